@@ -1,0 +1,1 @@
+"""Audio sources and the ring they fill, at 16 kHz by absolute sample index."""

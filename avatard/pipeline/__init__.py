@@ -1,0 +1,1 @@
+"""The streaming pipeline: audio by sample index in, frames by absolute frame number out."""

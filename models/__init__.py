@@ -1,0 +1,1 @@
+"""The networks and the mathematics; knows nothing of sockets."""

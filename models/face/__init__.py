@@ -1,0 +1,1 @@
+"""The face: mesh, pose, morphable model, crops and rasters."""

@@ -1,0 +1,1 @@
+"""MC-VDM: landmarks and one portrait to video, by diffusion over triplane latents."""
