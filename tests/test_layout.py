@@ -1,0 +1,72 @@
+"""The rules of the folders, which no linter knows: who may import whom, and who may read a clock."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "avatard": ROOT / "avatard",
+    "avatard.models": ROOT / "models",
+    "avatard.protocols": ROOT / "protocols",
+}
+# Arrows point one way: the daemon knows both, and neither knows the daemon or the other.
+FORBIDDEN = {
+    "avatard": (),
+    "avatard.models": ("avatard.protocols", "aiohttp", "aiortc", "zmq"),
+    "avatard.protocols": ("avatard.models", "torch", "transformers"),
+}
+CLOCKS = {"time", "datetime"}
+
+
+def modules(package: str) -> list[Path]:
+    links = {"models", "protocols", "configs"}
+    return [
+        path
+        for path in sorted(PACKAGES[package].rglob("*.py"))
+        if package != "avatard" or path.relative_to(ROOT / "avatard").parts[0] not in links
+    ]
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of what a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by the full name"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def under(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_one_way(package):
+    for path in modules(package):
+        for name in imports(path):
+            assert not any(under(name, banned) for banned in FORBIDDEN[package]), f"{path} imports {name}"
+            if package != "avatard" and under(name, "avatard") and name != "avatard":
+                assert under(name, package), f"{path} imports {name}"
+
+
+def test_only_the_clock_module_reads_a_clock():
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in modules(package)
+        if any(under(name, clock) for name in imports(path) for clock in CLOCKS)
+    }
+    assert readers == {"avatard/clock.py"}
+
+
+@pytest.mark.parametrize("name", ["models", "protocols", "configs"])
+def test_links_are_relative_and_committed_as_links(name):
+    link = ROOT / "avatard" / name
+    assert link.is_symlink()
+    assert link.readlink() == Path("..") / name
