@@ -1,0 +1,352 @@
+"""The two ZeroMQ sockets of the daemon: XPUB for what the avatar does, PULL for what it is to say.
+
+    publisher = Publisher("tcp://127.0.0.1:5556", sid=..., meta=..., now=...)
+    await publisher.start()
+    publisher.face(stamp, landmarks, blendshapes, head, speaking=True)  # when the frame is due
+
+    receiver = Receiver("tcp://127.0.0.1:5557", on_error=publisher.error)
+    await receiver.start()
+    async for request in receiver: ...
+
+Neither reads a clock: the caller publishes a frame when its media clock says it is due. Nothing here blocks, and a
+slow, dead or malicious peer costs a bounded amount of memory and none of the others' frames.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, Self, cast
+
+import msgspec
+import numpy as np
+import zmq
+import zmq.asyncio
+from numpy.typing import NDArray
+
+from avatard.protocols.curve import ServerKeys
+from avatard.protocols.endpoint import Endpoint
+from avatard.protocols.image import ImageFormat, encode_image
+from avatard.protocols.messages import (
+    BLENDSHAPES,
+    LANDMARKS,
+    MAX_REQUEST_BYTES,
+    AnyMessage,
+    AnyRequest,
+    Audio,
+    EndOfUtterance,
+    Face,
+    Head,
+    Interrupt,
+    MessageError,
+    Meta,
+    Portrait,
+    Speech,
+    State,
+    Stats,
+    Topic,
+    Video,
+    decode_request,
+    encode,
+)
+
+SNAPSHOT_SECONDS: Final = 1.0
+SEND_QUEUE_MESSAGES: Final = 16
+SEND_BUFFER_BYTES: Final = 512 * 1024
+RECEIVE_QUEUE_MESSAGES: Final = 8
+QUEUED_REQUESTS: Final = 1024
+QUEUED_PORTRAITS: Final = 2
+_TOPICS: Final[Mapping[type[AnyMessage], Topic]] = {
+    Meta: Topic.META,
+    State: Topic.STATE,
+    Face: Topic.FACE,
+    Video: Topic.VIDEO,
+    Audio: Topic.AUDIO,
+    Stats: Topic.STATS,
+}
+
+
+class Stamp(NamedTuple):
+    """When something is on the media clock and when that is by the wall clock (Unix time), both in microseconds."""
+
+    pts_us: int
+    cap_us: int
+
+
+class Publisher(Endpoint):
+    """Publishes one session; nothing is encoded for a topic that nobody subscribed to.
+
+    A subscriber that does not keep up loses messages once its queue of `queue` messages and the kernel's buffer are
+    full; `seq` shows it the gap, and nobody else notices.
+
+    Args:
+        endpoint: `tcp://ADDRESS:PORT` (port `*` takes a free one) or `ipc://PATH`; only loopback without `keys`.
+        sid: the session's id, at most 8 characters to keep `face` small.
+        meta: what the session is; its header is filled in here.
+        now: the media clock, for messages that belong to no frame.
+        image: how pictures are encoded; must be what `meta` says.
+        single_part: topic and payload in one part, for subscribers with ZMQ_CONFLATE.
+        keys: CURVE.
+        queue: messages that wait for one slow subscriber.
+
+    Raises:
+        EndpointError: the endpoint is malformed, or reachable from elsewhere without keys.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        sid: str,
+        meta: Meta,
+        now: Callable[[], Stamp],
+        image: ImageFormat | None = None,
+        single_part: bool = False,
+        keys: ServerKeys | None = None,
+        queue: int = SEND_QUEUE_MESSAGES,
+    ) -> None:
+        super().__init__(endpoint, zmq.XPUB, keys)
+        self.sent: Counter[Topic] = Counter()
+        self._sid = sid
+        self._meta = meta
+        self._now = now
+        self._image = image or ImageFormat()
+        self._single_part = single_part
+        self._queue = queue
+        self._state = State(state="starting", event="snapshot")
+        self._prefixes: set[bytes] = set()
+        self._wanted: frozenset[Topic] = frozenset()
+        self._joined = asyncio.Event()
+
+    def _configure(self, socket: zmq.asyncio.Socket) -> None:
+        socket.sndhwm = self._queue
+        socket.sndbuf = SEND_BUFFER_BYTES  # the kernel's own choice grows to megabytes of stale frames
+        socket.maxmsgsize = 4096  # subscriptions and handshakes; nobody has more to say here
+        # Every new subscription is reported, not only a topic's first, so that each late joiner gets its snapshot;
+        # unsubscribing is reported when the last one leaves, which is exactly what a set of prefixes needs.
+        socket.xpub_verbose = True
+
+    async def start(self) -> None:
+        """Bind and serve subscriptions.
+
+        Raises:
+            EndpointError: the address cannot be bound.
+        """
+        self._socket = self._bind()
+        self._tasks = [
+            asyncio.create_task(self._watch_subscriptions(), name="zmq-subscriptions"),
+            asyncio.create_task(self._repeat_snapshots(), name="zmq-snapshots"),
+        ]
+
+    def wanted(self, topic: Topic) -> bool:
+        """Whether anybody subscribed to it: ask before computing what only this topic needs."""
+        return topic in self._wanted
+
+    def face(
+        self,
+        stamp: Stamp,
+        landmarks: NDArray[np.float32],
+        blendshapes: NDArray[np.float32],
+        head: Head,
+        *,
+        speaking: bool,
+    ) -> None:
+        """Publish a frame's landmarks [68, 3] (interocular distances) and ARKit coefficients [52] (0..1).
+
+        Raises:
+            ValueError: an array has another shape.
+        """
+        if not self.wanted(Topic.FACE):
+            return
+        lm = _wire_floats(landmarks, (LANDMARKS, 3))
+        self._send(stamp, Face(lm=lm, bs=_wire_floats(blendshapes, (BLENDSHAPES,)), head=head, speaking=speaking))
+
+    def video(self, stamp: Stamp, rgb: NDArray[np.uint8]) -> None:
+        """Publish a frame's picture uint8 [h, w, 3].
+
+        Raises:
+            ValueError: the picture has another shape or type.
+        """
+        if not self.wanted(Topic.VIDEO):
+            return
+        data = encode_image(rgb, self._image)
+        self._send(stamp, Video(enc=self._image.enc, w=rgb.shape[1], h=rgb.shape[0], data=data))
+
+    def audio(self, stamp: Stamp, samples: NDArray[np.int16], sample_rate_hz: int) -> None:
+        """Publish a frame's sound int16 [n], mono.
+
+        Raises:
+            ValueError: the array has another shape or type.
+        """
+        if not self.wanted(Topic.AUDIO):
+            return
+        if samples.dtype != np.int16 or samples.ndim != 1:
+            raise ValueError(f"got sound {samples.dtype} {list(samples.shape)}, expected int16 [n]")
+        data = samples.astype("<i2", copy=False).tobytes()
+        self._send(stamp, Audio(enc="pcm_s16le", sr=sample_rate_hz, n=len(samples), data=data))
+
+    def state(self, state: State) -> None:
+        """Publish what happened; late joiners get its `state` from now on."""
+        self._state = state
+        self._send(self._now(), state)
+
+    def error(self, message: str, request_id: str = "") -> None:
+        """Publish that a request or a part of the daemon failed; the avatar's state stays what it was."""
+        self._send(self._now(), State(state=self._state.state, event="error", message=message, id=request_id))
+
+    def stats(self, values: Mapping[str, float]) -> None:
+        """Publish counters and measurements, and this publisher's own messages per topic."""
+        if self.wanted(Topic.STATS):
+            sent = {f"zmq_sent_{topic.name.lower()}": float(n) for topic, n in self.sent.items()}
+            self._send(self._now(), Stats(values={**values, **sent}))
+
+    def meta(self, meta: Meta) -> None:
+        """Publish what the session is now, after the portrait was swapped."""
+        self._meta = meta
+        self._send(self._now(), meta)
+
+    def _send(self, stamp: Stamp, message: AnyMessage) -> None:
+        topic = _TOPICS[type(message)]
+        if topic not in self._wanted:
+            return
+        message = msgspec.structs.replace(
+            message, sid=self._sid, seq=self.sent[topic], pts_us=stamp.pts_us, cap_us=stamp.cap_us
+        )
+        self.sent[topic] += 1
+        name, payload = topic.encode(), encode(message)
+        # XPUB never waits: it drops for the subscriber whose queue is full, so the future is done when it returns.
+        parts = [name + payload] if self._single_part else [name, payload]
+        cast("asyncio.Future[None]", self._socket.send_multipart(parts, zmq.NOBLOCK)).result()
+
+    async def _watch_subscriptions(self) -> None:
+        while True:
+            event = (await self._socket.recv_multipart())[0]
+            prefix = event[1:]
+            topics = [topic for topic in Topic if topic.encode().startswith(prefix)]
+            # A prefix of no topic is ignored, so that a peer cannot make this set grow.
+            if not topics:
+                continue
+            if event[:1] == b"\1":
+                self._prefixes.add(prefix)
+            elif event[:1] == b"\0":
+                self._prefixes.discard(prefix)
+            self._wanted = frozenset(t for t in Topic if any(t.encode().startswith(p) for p in self._prefixes))
+            if event[:1] == b"\1" and {Topic.META, Topic.STATE} & set(topics):
+                self._joined.set()
+
+    async def _repeat_snapshots(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._joined.wait(), SNAPSHOT_SECONDS)
+            self._joined.clear()
+            now = self._now()
+            self._send(now, self._meta)
+            self._send(now, State(state=self._state.state, event="snapshot"))
+
+
+class Receiver(Endpoint):
+    """Reads audio and control from any number of PUSH sockets; iterate over it to get checked requests.
+
+    Malformed messages are counted and reported to `on_error`, never fatal. At most `buffer_ms` of sound wait to be
+    consumed (and 1,024 requests, two of them portraits): then the socket is not read until there is room, PUSH sockets
+    fill their own queue and their `send` waits; nothing is lost. An interrupt that was read overtakes the sound before
+    it, which is dropped.
+
+    Args:
+        endpoint: as of `Publisher`.
+        on_error: gets one line on what was wrong with a message.
+        buffer_ms: sound that may wait.
+        keys: CURVE.
+
+    Raises:
+        EndpointError: the endpoint is malformed, or reachable from elsewhere without keys.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        on_error: Callable[[str], None],
+        buffer_ms: float = 30_000,
+        keys: ServerKeys | None = None,
+    ) -> None:
+        super().__init__(endpoint, zmq.PULL, keys)
+        self.received: Counter[str] = Counter()
+        """Requests by type, and `malformed`."""
+        self.buffered_ms = 0.0
+        self.dropped_ms = 0.0
+        """Sound that interrupts took away."""
+        self._buffer_ms = buffer_ms
+        self._on_error = on_error
+        self._requests: deque[AnyRequest] = deque()
+        self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
+
+    def _configure(self, socket: zmq.asyncio.Socket) -> None:
+        socket.rcvhwm = RECEIVE_QUEUE_MESSAGES
+        socket.maxmsgsize = MAX_REQUEST_BYTES  # whoever sends more is disconnected
+
+    async def start(self) -> None:
+        """Bind and read.
+
+        Raises:
+            EndpointError: the address cannot be bound.
+        """
+        self._socket = self._bind()
+        self._tasks = [asyncio.create_task(self._read(), name="zmq-requests")]
+
+    def __aiter__(self) -> Self:
+        """One consumer, until it is cancelled."""
+        return self
+
+    async def __anext__(self) -> AnyRequest:
+        while not self._requests:
+            self._filled.clear()
+            await self._filled.wait()
+        request = self._requests.popleft()
+        if isinstance(request, Speech):
+            self.buffered_ms -= request.seconds * 1e3
+        self._drained.set()
+        return request
+
+    async def _read(self) -> None:
+        while True:
+            while self._is_full():
+                self._drained.clear()
+                await self._drained.wait()
+            parts = await self._socket.recv_multipart()
+            try:
+                # A topic in front is allowed, so that what one avatar publishes can be another's input.
+                if len(parts) > 2:
+                    raise MessageError(f"got {len(parts)} parts, expected one msgpack map")
+                self._accept(decode_request(parts[-1]))
+            except MessageError as error:
+                self.received["malformed"] += 1
+                self._on_error(str(error))
+                # A flood of rubbish is answered at a pace that leaves the subscribers' queues room for frames.
+                await asyncio.sleep(0.001)
+
+    def _accept(self, request: AnyRequest) -> None:
+        self.received[type(request).__name__] += 1
+        if isinstance(request, Interrupt):
+            self.dropped_ms += self.buffered_ms
+            self.buffered_ms = 0.0
+            kept = [queued for queued in self._requests if not isinstance(queued, Speech | EndOfUtterance)]
+            self._requests = deque(kept)
+        elif isinstance(request, Speech):
+            self.buffered_ms += request.seconds * 1e3
+        self._requests.append(request)
+        self._filled.set()
+
+    def _is_full(self) -> bool:
+        return (
+            self.buffered_ms >= self._buffer_ms
+            or len(self._requests) >= QUEUED_REQUESTS
+            or sum(isinstance(queued, Portrait) for queued in self._requests) >= QUEUED_PORTRAITS
+        )
+
+
+def _wire_floats(array: NDArray[np.float32], shape: tuple[int, ...]) -> bytes:
+    if array.shape != shape:
+        raise ValueError(f"got an array {list(array.shape)}, expected {list(shape)}")
+    return array.astype("<f4", copy=False).tobytes()
