@@ -1,0 +1,72 @@
+"""Read a video file the way the rest of avatard counts: frames at 25 fps, sound at 16 kHz mono."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+FPS = 25
+SAMPLE_RATE_HZ = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
+
+
+class MediaError(ValueError):
+    """A file that cannot be used, in one line."""
+
+
+def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Pictures `[H, W, 3]` RGB of the first video stream, at 25 fps: nearest earlier picture where the file has another rate.
+
+    Raises `MediaError` where there is no readable video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaError(f"{path} has no video stream")
+            due = 0
+            last: NDArray[np.uint8] | None = None
+            start: float | None = None
+            for frame in container.decode(container.streams.video[0]):
+                time = float(frame.time or 0.0)
+                start = time if start is None else start
+                while last is not None and start + (due + 0.5) / FPS <= time:
+                    yield last
+                    due += 1
+                last = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            if last is not None:
+                yield last
+    except FFmpegError as error:
+        raise MediaError(f"{path} cannot be read as a video: {error.strerror}") from error
+
+
+def read_audio(path: Path) -> NDArray[np.int16]:
+    """Samples `[T]` of the first audio stream at 16 kHz mono; empty where the file has none.
+
+    Sample 0 is the moment of the container's first picture. Raises `MediaError` where the file is unreadable.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                return np.zeros(0, np.int16)
+            resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+            parts: list[NDArray[np.int16]] = []
+            lead: float | None = None
+            for frame in container.decode(container.streams.audio[0]):
+                lead = float(frame.time or 0.0) if lead is None else lead
+                parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+            parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
+            samples = np.concatenate(parts) if parts else np.zeros(0, np.int16)
+            video_start = 0.0
+            if container.streams.video and container.streams.video[0].start_time is not None:
+                stream = container.streams.video[0]
+                video_start = float(stream.start_time * stream.time_base) if stream.time_base else 0.0
+            shift = round(((lead or 0.0) - video_start) * SAMPLE_RATE_HZ)
+            return np.pad(samples, (shift, 0)) if shift > 0 else samples[-shift:]
+    except FFmpegError as error:
+        raise MediaError(f"{path} cannot be read as audio: {error.strerror}") from error

@@ -1,0 +1,62 @@
+"""The aligned square in which every portrait and video is seen: fixed face size, no roll, eyes at a fixed place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard.models.face.pose import Pose
+
+#: Side of the square in pixels.
+CROP_SIDE: Final = 256
+#: Pixels per interocular distance, so that forehead to chin of the mean face (2.64 of them) take 60 % of the side.
+CROP_SCALE: Final = 0.6 * CROP_SIDE / 2.64
+#: Where the canonical origin, midway between the eyes, falls.
+CROP_ORIGIN: Final = (128.0, 108.0)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A similarity from image pixels to pixels of the square."""
+
+    matrix: NDArray[np.floating]  # [2, 3]
+
+    @classmethod
+    def of(cls, pose: Pose) -> Crop:
+        """The crop that stands still around a face, from its pose (or its median over poses `[N]`)."""
+        angles = pose.yaw_pitch_roll.reshape(-1, 3)
+        roll = np.radians(np.median(angles[:, 2]))
+        factor = CROP_SCALE / np.median(pose.scale)
+        turn = factor * np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
+        centre = np.median(pose.translation.reshape(-1, 2), axis=0)
+        return cls(np.concatenate([turn, (np.array(CROP_ORIGIN) - turn @ centre)[:, None]], axis=1))
+
+    @property
+    def factor(self) -> float:
+        """Pixels of the square per pixel of the image."""
+        return float(np.hypot(self.matrix[0, 0], self.matrix[0, 1]))
+
+    def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The square `[256, 256, 3]` of an image `[H, W, 3]`; what lies outside repeats the image's edge."""
+        matrix = self.matrix
+        if self.factor < 1:  # shrink by area first: sampling alone would alias
+            height, width = image.shape[:2]
+            w, h = max(1, round(width * self.factor)), max(1, round(height * self.factor))
+            image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+            shrink = np.array([[width / w, 0, (width / w - 1) / 2], [0, height / h, (height / h - 1) / 2], [0, 0, 1]])
+            matrix = matrix @ shrink
+        square = cv2.warpAffine(
+            image, matrix, (CROP_SIDE, CROP_SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
+        return square.astype(np.uint8, copy=False)
+
+    def points(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Points `[..., K, 3]` of the image (x, y, relative depth) in pixels of the square."""
+        moved = np.empty_like(points)
+        moved[..., :2] = points[..., :2] @ self.matrix[:, :2].T + self.matrix[:, 2]
+        moved[..., 2] = points[..., 2] * self.factor
+        return moved

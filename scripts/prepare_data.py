@@ -1,0 +1,171 @@
+"""Track videos and portraits into training clips: crops, landmarks, pose and sound.
+
+Usage: python scripts/prepare_data.py SOURCE_DIR... --out DATA_DIR
+
+Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png). A
+`speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person and each portrait is
+another. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and
+reported. `index.json` is written last.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from avatard.media import FPS, SAMPLES_PER_FRAME, MediaError, read_audio, read_frames
+from avatard.models.dataset import Clip, Entry, read_index, write_index
+from avatard.models.face.crop import CROP_SCALE, Crop
+from avatard.models.face.mesh import FaceMesh, FaceTracker
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.topology import RIGID_MESH
+
+VIDEOS, PORTRAITS = {".mp4", ".mkv", ".mov", ".webm"}, {".jpg", ".jpeg", ".png"}
+#: Between two frames the head may turn this far (degrees) or move this far (interocular distances); more is a cut.
+MAX_TURN, MAX_MOVE = 12.0, 0.35
+#: Faces smaller than this (pixels between the eyes) are too blurred to learn from.
+MIN_INTEROCULAR = 20.0
+#: Faces turned further than this (degrees of yaw, median) hide half of what is to be learned.
+MAX_YAW = 35.0
+
+
+class Rejected(ValueError):
+    """A clip that is of no use, and why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to track."""
+
+    path: Path
+    source: str
+    speaker: str
+    out: Path
+
+    @property
+    def file(self) -> Path:
+        return Path(self.source) / f"{self.path.stem}.safetensors"
+
+
+@cache
+def networks() -> tuple[FaceMesh, MorphableModel]:
+    """One set a process."""
+    cv2.setNumThreads(1)
+    return FaceMesh(), MorphableModel.load()
+
+
+def load(path: Path) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
+    """Pictures and their meshes `[N, 468, 3]`. Raises `Rejected` or `MediaError`."""
+    mesh, _ = networks()
+    if path.suffix.lower() in PORTRAITS:
+        picture = cv2.imread(str(path))
+        if picture is None:
+            raise Rejected("not a picture")
+        image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+        found = mesh.detect(image)
+        if len(found) != 1:
+            raise Rejected(f"{len(found)} faces")
+        return [image], mesh.refine(image, found[0])[0][None].astype(np.float64)
+    tracker = FaceTracker(mesh)
+    images = list(read_frames(path))
+    points = [tracker(image) for image in images]
+    kept = [p for p in points if p is not None]
+    if len(kept) < len(points) or not kept:
+        raise Rejected("face lost")
+    return images, np.stack(kept).astype(np.float64)
+
+
+def prepare(job: Job) -> Entry | str:
+    """Track one file and write its clip; the index entry, or why it was skipped."""
+    target = job.out / job.file
+    try:
+        if not target.exists():
+            track(job, target)
+        return Entry(job.source, job.path.stem, job.speaker, len(Clip(target)), job.file.as_posix())
+    except (Rejected, MediaError) as reason:
+        return str(reason)
+
+
+def track(job: Job, target: Path) -> None:
+    """Meshes → crop, landmarks and pose → one file. Raises `Rejected` or `MediaError`."""
+    _, morphable = networks()
+    images, meshes = load(job.path)
+    rough = morphable.pose(meshes)
+    if np.median(rough.scale) < MIN_INTEROCULAR:
+        raise Rejected("face too small")
+    if abs(np.median(rough.yaw_pitch_roll[:, 0])) > MAX_YAW:
+        raise Rejected("face turned away")
+    crop = Crop.of(rough)
+    points = crop.points(meshes)
+    canonical, pose = morphable.frontal(points)
+    if len(images) > 1:
+        turn = np.abs(np.diff(pose.yaw_pitch_roll, axis=0)).max()
+        move = np.linalg.norm(np.diff(points[:, RIGID_MESH].mean(axis=1), axis=0), axis=-1).max() / CROP_SCALE
+        if turn > MAX_TURN or move > MAX_MOVE:
+            raise Rejected("face jumps")
+    audio = None
+    if job.path.suffix.lower() in VIDEOS:
+        wanted = len(images) * SAMPLES_PER_FRAME
+        audio = read_audio(job.path)[:wanted]
+        audio = np.pad(audio, (0, wanted - len(audio)))
+    metadata = {"source": job.source, "clip": job.path.stem, "speaker": job.speaker, "fps": str(FPS)}
+    frames = [crop.image(image) for image in images]
+    Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, audio)
+
+
+def jobs_of(folder: Path, out: Path) -> list[Job]:
+    """The files of one source."""
+    table = folder / "speakers.csv"
+    names = {row["clip"]: row["speaker"] for row in csv.DictReader(table.open())} if table.exists() else {}
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in VIDEOS:
+            found.append(Job(path, folder.name, names.get(path.name, folder.name), out))
+        elif path.suffix.lower() in PORTRAITS:
+            found.append(Job(path, folder.name, names.get(path.name, path.stem), out))
+    return found
+
+
+def main(
+    sources: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Folders of videos or portraits.")],
+    out: Annotated[Path, typer.Option(help="The data folder to write; resumed where it exists.")],
+    processes: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Track every file of every source into clips under --out."""
+    jobs = [job for folder in sources for job in jobs_of(folder.resolve(), out)]
+    if not jobs:
+        typer.echo("error: no videos or portraits in " + ", ".join(map(str, sources)), err=True)
+        raise typer.Exit(1)
+    out.mkdir(parents=True, exist_ok=True)
+    entries, skipped = [], []
+    with ProcessPoolExecutor(processes) as pool:
+        results = pool.map(prepare, jobs, chunksize=4)
+        for job, result in zip(jobs, tqdm(results, total=len(jobs), unit="clip"), strict=True):
+            if isinstance(result, Entry):
+                entries.append(result)
+            else:
+                skipped.append((job, result))
+    others = {job.source for job in jobs}
+    if (out / "index.json").exists():
+        entries = [entry for entry in read_index(out) if entry.source not in others] + entries
+    write_index(out, entries)
+    for job, reason in skipped:
+        typer.echo(f"skipped {job.source}/{job.path.name}: {reason}")
+    for (source, reason), count in Counter((job.source, reason) for job, reason in skipped).items():
+        typer.echo(f"{source}: {count} × {reason}")
+    typer.echo(f"{len(entries)} clips, {sum(entry.frames for entry in entries)} frames in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
