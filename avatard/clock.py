@@ -95,6 +95,7 @@ class MediaClock:
 
     async def until(self, frame: int) -> float:
         """Sleep until the frame is due, and return how many seconds late that is; return at once if it is late."""
-        while (late := self.lateness(frame)) < 0:
+        # A timer may fire early by its resolution, and a frame must not leave early.
+        while (late := self.lateness(frame)) < 0:  # noqa: ASYNC110
             await asyncio.sleep(-late)
         return late

@@ -1,0 +1,5 @@
+"""`python -m avatard`."""
+
+from avatard.cli import main
+
+main()

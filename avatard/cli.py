@@ -1,0 +1,113 @@
+"""The command line. Each verb is one function that imports what it runs when it runs, so that `--help` is instant.
+
+A verb takes `ConfigOption`, `SetOption`, `LogLevelOption` and `LogFormatOption`, calls `configure` with its own flags
+by the keys they set, and hands the frozen configuration on. What the user got wrong is an exception that `complain`
+is told of.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from avatard import __version__, settings
+from avatard.log import setup
+from avatard.settings import ConfigError, Settings
+
+app = typer.Typer(
+    help="One portrait and a live voice in, a live talking head out.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigOption = Annotated[str, typer.Option("--config", metavar="FILE|NAME", help="A TOML file, or nano or paper.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set any key of the configuration; repeatable."),
+]
+LogLevelOption = Annotated[str | None, typer.Option(metavar="debug|info|warning|error", help="Least severe to log.")]
+LogFormatOption = Annotated[str | None, typer.Option(metavar="human|json", help="One line an event in both.")]
+
+
+def configure(config: str, overrides: list[str] | None, flags: Mapping[str, object]) -> Settings:
+    """Read the configuration and start logging as it says.
+
+    Args:
+        config: what `--config` got.
+        overrides: what `--set` got.
+        flags: the verb's own flags by the key they set; `None` was not given.
+
+    Raises:
+        ConfigError: see `settings.load`.
+    """
+    effective = settings.load(config, overrides or (), flags, os.environ)
+    setup(effective.config.log, effective.secrets)
+    return effective
+
+
+@contextmanager
+def complain(*mistakes: type[Exception], code: int = 1) -> Iterator[None]:
+    """Turn the named exceptions, whose message is one line for the user, into that line and an exit code."""
+    try:
+        yield
+    except mistakes as mistake:
+        print(f"avatard: {mistake}", file=sys.stderr)
+        raise SystemExit(code) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"avatard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any verb."""
+
+
+@app.command("config")
+def config_verb(
+    config: ConfigOption = "nano",
+    set_: SetOption = None,
+) -> None:
+    """Print the effective configuration and its sources.
+
+    The output is a TOML file that gives the same configuration again; secrets are left out.
+    """
+    for line in settings.load(config, set_ or (), environ=os.environ).toml():
+        print(line)
+
+
+@app.command()
+def doctor(
+    config: ConfigOption = "nano",
+    set_: SetOption = None,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Check this machine and this installation.
+
+    The exit code is 1 if something that `serve` needs is missing.
+    """
+    effective = configure(config, set_, {"log.level": log_level, "log.format": log_format})
+    from avatard.doctor import examine, table
+
+    checks = list(examine(effective.config))
+    print(table(checks))
+    raise typer.Exit(any(check.state == "missing" for check in checks))
+
+
+def main() -> None:
+    """Run the command line; a mistake in the configuration exits with code 2, like a wrong option."""
+    with complain(ConfigError, code=2):
+        app(prog_name="avatard")

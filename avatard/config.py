@@ -1,0 +1,176 @@
+"""The configuration: typed, frozen, read once and passed down.
+
+Each section of the TOML file is one Struct below; `avatard.settings` reads files, environment and flags into them.
+An empty string means "not set".
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+Profile: TypeAlias = Literal["quality", "balanced", "low-latency"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""
+
+
+class Stream(Section):
+    """How audio becomes frames: latency against smoothness."""
+
+    profile: Annotated[Profile, Meta(description="preset of the other keys here; a key beside it wins")] = "balanced"
+    clip_frames: Annotated[int, Meta(ge=2, le=128, description="S: frames of one diffusion clip")] = 16
+    hop_frames: Annotated[int, Meta(ge=1, le=128, description="H: new frames of each clip")] = 8
+    fade_frames: Annotated[int, Meta(ge=0, le=64, description="X: frames cross-faded with the clip before")] = 2
+    lookahead_ms: Annotated[int, Meta(ge=0, le=1000, description="audio heard beyond the frame it moves")] = 80
+    motion_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of AToM-Net")] = 4
+    video_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of MC-VDM")] = 2
+    seed: Annotated[int, Meta(ge=0, lt=2**32, description="same audio and seed, same landmarks and frames")] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a hop and fade that do not fit into the clip."""
+        if self.hop_frames + self.fade_frames > self.clip_frames:
+            raise ValueError(
+                f"stream.hop_frames + stream.fade_frames = {self.hop_frames} + {self.fade_frames}: "
+                f"expected at most stream.clip_frames = {self.clip_frames}"
+            )
+
+
+#: What each profile sets in [stream]. Live latency is (hop + fade) · 40 ms + look-ahead + compute.
+PROFILES: dict[Profile, dict[str, int]] = {
+    "quality": {
+        "clip_frames": 16,
+        "hop_frames": 12,
+        "fade_frames": 4,
+        "lookahead_ms": 160,
+        "motion_steps": 4,
+        "video_steps": 4,
+    },
+    "balanced": {
+        "clip_frames": 16,
+        "hop_frames": 8,
+        "fade_frames": 2,
+        "lookahead_ms": 80,
+        "motion_steps": 4,
+        "video_steps": 2,
+    },
+    "low-latency": {
+        "clip_frames": 8,
+        "hop_frames": 4,
+        "fade_frames": 1,
+        "lookahead_ms": 80,
+        "motion_steps": 2,
+        "video_steps": 1,
+    },
+}
+
+Weights: TypeAlias = Annotated[str, Meta(min_length=1)]
+
+
+class Speech(Section):
+    """The speech encoder whose features AToM-Net hears."""
+
+    encoder: Annotated[Literal["whisper", "hubert"], Meta(description="must be the one AToM-Net was trained on")] = (
+        "whisper"
+    )
+    weights: Annotated[Weights, Meta(description="shipped name or file; for hubert a folder or hub name")] = (
+        "whisper-tiny-en"
+    )
+
+
+class Motion(Section):
+    """AToM-Net: speech to landmarks."""
+
+    weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "atom-nano"
+
+
+class Video(Section):
+    """MC-VDM: landmarks and the portrait to video."""
+
+    weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "mcvdm-nano"
+
+
+class Inference(Section):
+    """Where the networks run."""
+
+    device: Annotated[str, Meta(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")] = "cpu"
+
+
+class Idle(Section):
+    """What moves while nobody speaks."""
+
+    motion: Annotated[float, Meta(ge=0, le=2, description="size of head motion; 0 is still, 1 is natural")] = 1.0
+    pose_video: Annotated[str, Meta(description="a video whose head pose drives the avatar's")] = ""
+
+
+class Audio(Section):
+    """Where speech comes from, besides the clients."""
+
+    source: Annotated[str, Meta(description="'mic', or a sound file to play; not set: the clients only")] = ""
+    buffer_seconds: Annotated[float, Meta(gt=0, le=600, description="most pushed speech that may wait")] = 30.0
+
+
+class Server(Section):
+    """The HTTP server: page, signalling, control and metrics."""
+
+    host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8080
+    max_sessions: Annotated[int, Meta(ge=1, le=64, description="more are answered 503")] = 1
+    token: Annotated[str, Meta(description="bearer token asked for; not set: none", extra={"secret": True})] = ""
+    tls_certificate_file: Annotated[str, Meta(description="PEM; with the key below: HTTPS")] = ""
+    tls_key_file: Annotated[str, Meta(description="PEM")] = ""
+
+    def __post_init__(self) -> None:
+        """Refuse half of a TLS pair."""
+        if bool(self.tls_certificate_file) != bool(self.tls_key_file):
+            missing = "tls_key_file" if self.tls_certificate_file else "tls_certificate_file"
+            raise ValueError(f"server.{missing} is not set: expected both the TLS certificate and its key, or neither")
+
+
+class Webrtc(Section):
+    """WebRTC media and connectivity."""
+
+    codec: Annotated[Literal["vp8", "h264"], Meta(description="video codec")] = "vp8"
+    bitrate_kbps: Annotated[int, Meta(ge=50, le=20_000, description="video bit rate aimed at")] = 1500
+    ice_servers: Annotated[
+        tuple[str, ...], Meta(description="stun:, turn: and turns: URLs; the first of each is used")
+    ] = ()
+    ice_username: Annotated[str, Meta(description="for the TURN server")] = ""
+    ice_credential: Annotated[str, Meta(description="for the TURN server", extra={"secret": True})] = ""
+
+
+class Zmq(Section):
+    """ZeroMQ: frames, landmarks and sound out; audio in."""
+
+    publish: Annotated[str, Meta(description="endpoint of the publisher; not set: none")] = ""
+    audio: Annotated[str, Meta(description="endpoint of the audio input; not set: none")] = ""
+    single_part: Annotated[bool, Meta(description="topic and payload in one part, for ZMQ_CONFLATE")] = False
+    video_encoding: Annotated[Literal["jpeg", "png", "rgb24"], Meta(description="of the video topic")] = "jpeg"
+    jpeg_quality: Annotated[int, Meta(ge=1, le=100, description="of the video topic")] = 85
+    send_queue_messages: Annotated[int, Meta(ge=1, le=1000, description="kept for a slow subscriber")] = 16
+    secret_key_file: Annotated[str, Meta(description="CURVE key of the server; needed beyond loopback")] = ""
+    allowed_clients_file: Annotated[str, Meta(description="CURVE public keys, one a line; not set: any")] = ""
+
+
+class Log(Section):
+    """What is logged, to standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least severe")] = "info"
+    format: Annotated[Literal["human", "json"], Meta(description="one line an event in both")] = "human"
+
+
+class Config(Section):
+    """Everything that can be configured."""
+
+    stream: Stream = Stream()
+    speech: Speech = Speech()
+    motion: Motion = Motion()
+    video: Video = Video()
+    inference: Inference = Inference()
+    idle: Idle = Idle()
+    audio: Audio = Audio()
+    server: Server = Server()
+    webrtc: Webrtc = Webrtc()
+    zmq: Zmq = Zmq()
+    log: Log = Log()
