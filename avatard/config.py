@@ -75,20 +75,20 @@ class Speech(Section):
         "whisper"
     )
     weights: Annotated[Weights, Meta(description="shipped name or file; for hubert a folder or hub name")] = (
-        "whisper-tiny-en"
+        "whisper_tiny_en_3"
     )
 
 
 class Motion(Section):
     """AToM-Net: speech to landmarks."""
 
-    weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "atom-nano"
+    weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "atom_nano"
 
 
 class Video(Section):
     """MC-VDM: landmarks and the portrait to video."""
 
-    weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "mcvdm-nano"
+    weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "mcvdm_nano"
 
 
 class Inference(Section):

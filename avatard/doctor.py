@@ -57,9 +57,9 @@ def _cpu() -> Iterator[Check]:
     if not info.exists():
         yield Check("CPU features", "note", "not known on this system")
         return
-    text = info.read_text(encoding="utf-8", errors="replace")
-    fields = dict(map(str.strip, line.split(":", 1)) for line in text.splitlines() if ":" in line)
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    # x86 says "flags", Arm says "Features"; all cores are taken to be alike.
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
     found = [flag for flag in wanted if flag in flags]
     fast = any("bf16" in flag for flag in found)

@@ -56,10 +56,9 @@ def verified(name: str) -> Path:
     path = weights_dir() / name
     digests = shipped()
     if not path.is_file():
-        known = ", ".join(sorted(digests)) or "none"
-        raise CheckpointError(
-            f"no weights {name!r} in {path.parent} (shipped: {known}): reinstall avatard or give a path"
-        )
+        if name in digests:
+            raise CheckpointError(f"{path} is missing: reinstall avatard")
+        raise CheckpointError(f"no weights {name!r} ship with avatard, only {_names(digests)}: give a path instead")
     if name not in digests:
         raise CheckpointError(
             f"{path} is not listed in SHA256SUMS: add its `sha256sum` line, or load it from elsewhere"
@@ -69,6 +68,10 @@ def verified(name: str) -> Path:
     if digest != digests[name]:
         raise CheckpointError(f"{path} is damaged: sha256 {digest}, expected {digests[name]}: reinstall avatard")
     return path
+
+
+def _names(digests: Mapping[str, str]) -> str:
+    return ", ".join(sorted(name for name in digests if name.endswith(".safetensors"))) or "none"
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -88,8 +91,7 @@ def locate(name_or_path: str | Path) -> Path:
         if name_or_path in shipped():
             return verified(name_or_path)
     if not path.is_file():
-        known = ", ".join(sorted(shipped())) or "none"
-        raise CheckpointError(f"no weights at {path}: give the path of a .safetensors file, or a shipped one ({known})")
+        raise CheckpointError(f"no weights at {path}: give the path of a file, or what ships: {_names(shipped())}")
     if path.resolve().parent == weights_dir():
         return verified(path.name)
     return path

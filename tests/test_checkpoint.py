@@ -81,10 +81,13 @@ def test_an_unlisted_file_in_the_weights_folder_is_refused(folder):
 
 
 def test_a_missing_network_says_what_there_is(folder, tmp_path):
-    with pytest.raises(CheckpointError, match=r"no weights 'atom.safetensors' in .* \(shipped: tiny.safetensors\)"):
+    with pytest.raises(CheckpointError, match="no weights 'atom.safetensors' ship with avatard, only tiny.safetensors"):
         load("atom")
     with pytest.raises(CheckpointError, match="no weights at"):
         load(tmp_path / "missing.safetensors")
+    (folder / "tiny.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="is missing: reinstall avatard"):
+        load("tiny")
 
 
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path):
