@@ -17,7 +17,7 @@ import zmq.auth
 from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
 
-_ZAP_DOMAIN: Final = b"avatard"
+_ZAP_DOMAIN: Final = "avatard"
 
 
 class KeysError(ValueError):
@@ -90,7 +90,7 @@ class Gatekeeper:
         self._zap = None
         if keys is not None and keys.clients is not None:
             self._zap = AsyncioAuthenticator(context)
-            self._zap.configure_curve_callback("*", _Clients(keys.clients))
+            self._zap.configure_curve_callback(_ZAP_DOMAIN, _Clients(keys.clients))
 
     def start(self) -> None:
         """Answer ZAP requests from now on; before the first bind."""
@@ -104,7 +104,7 @@ class Gatekeeper:
         socket.curve_server = True
         socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
         if self._zap is not None:
-            socket.zap_domain = _ZAP_DOMAIN
+            socket.zap_domain = _ZAP_DOMAIN.encode()
             # Without it a context whose ZAP handler is gone would let everybody in.
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 

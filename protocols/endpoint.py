@@ -42,9 +42,12 @@ class Endpoint:
         """End the tasks and close the socket; what is queued for slow peers is dropped."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         self._resources.close()
+        for end in ends:
+            if isinstance(end, Exception):  # not CancelledError: a task broke before it was told to end
+                raise end
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -138,7 +138,7 @@ class Speech(Request, frozen=True, kw_only=True, tag="audio"):
         if not self.data or len(self.data) % frame:
             raise ValueError(f"audio data is {len(self.data)} bytes, expected a positive multiple of {frame}")
         if self.seconds > MAX_SPEECH_SECONDS:
-            raise ValueError(f"audio data is {self.seconds:.1f} s, expected at most {MAX_SPEECH_SECONDS}")
+            raise ValueError(f"audio data is {self.seconds:.6g} s, expected at most {MAX_SPEECH_SECONDS}")
 
     @property
     def seconds(self) -> float:
@@ -215,7 +215,8 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MessageError(str(error)) from None
+        # The text may quote what the sender sent: one line, and not megabytes of it.
+        raise MessageError(" ".join(str(error).split())[:200]) from None
     except RecursionError:
         raise MessageError("the message is nested too deeply") from None
 
