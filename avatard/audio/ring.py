@@ -1,0 +1,57 @@
+"""The timeline's sound, addressed by absolute sample number."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+
+class AudioRing:
+    """A bounded window of a mono signal in which every sample keeps its absolute number.
+
+    Samples are appended at `end`; the oldest ones fall out behind `start` when `capacity` is reached.
+
+    Args:
+        capacity: samples kept at most.
+        start: absolute number of the first sample that will be appended.
+    """
+
+    def __init__(self, capacity: int, start: int = 0) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity is {capacity} samples, expected at least 1")
+        self._buffer = np.zeros(capacity, np.float32)
+        self._start = start
+        self._end = start
+
+    @property
+    def start(self) -> int:
+        """Absolute number of the oldest sample still held."""
+        return self._start
+
+    @property
+    def end(self) -> int:
+        """Absolute number that the next appended sample gets."""
+        return self._end
+
+    def append(self, samples: Samples) -> None:
+        """Append `samples` (float32 [T]), forgetting the oldest ones where they no longer fit."""
+        capacity = len(self._buffer)
+        skipped = max(0, len(samples) - capacity)
+        positions = np.arange(self._end + skipped, self._end + len(samples)) % capacity
+        self._buffer[positions] = samples[skipped:]
+        self._end += len(samples)
+        self._start = max(self._start, self._end - capacity)
+
+    def read(self, first: int, count: int) -> Samples:
+        """Samples [first, first + count) as float32 [count]; what is not held reads as silence."""
+        samples = np.zeros(count, np.float32)
+        held_from, held_to = max(first, self._start), min(first + count, self._end)
+        if held_from < held_to:
+            samples[held_from - first : held_to - first] = self._buffer[
+                np.arange(held_from, held_to) % len(self._buffer)
+            ]
+        return samples
+
+    def truncate(self, end: int) -> None:
+        """Forget the samples from absolute number `end` on, so that the next one appended is `end`."""
+        self._end = max(self._start, min(self._end, end))
