@@ -94,7 +94,10 @@ class Video(Section):
 class Inference(Section):
     """Where the networks run."""
 
-    device: Annotated[str, Meta(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")] = "cpu"
+    device: Annotated[
+        str,
+        Meta(pattern=r"^(cpu|cuda(:\d+)?)$", description="of all networks", extra={"allowed": "cpu, cuda or cuda:N"}),
+    ] = "cpu"
 
 
 class Idle(Section):
@@ -117,7 +120,14 @@ class Server(Section):
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8080
     max_sessions: Annotated[int, Meta(ge=1, le=64, description="more are answered 503")] = 1
-    token: Annotated[str, Meta(description="bearer token asked for; not set: none", extra={"secret": True})] = ""
+    token: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9._~+/-]*=*$",  # RFC 6750: nothing else passes an Authorization header
+            description="bearer token asked for; not set: none",
+            extra={"secret": True, "allowed": "letters, digits and -._~+/"},
+        ),
+    ] = ""
     tls_certificate_file: Annotated[str, Meta(description="PEM; with the key below: HTTPS")] = ""
     tls_key_file: Annotated[str, Meta(description="PEM")] = ""
 

@@ -33,10 +33,16 @@ def setup(config: Log, secrets: Iterable[str] = (), stream: TextIO | None = None
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
 
 
+def _quoted(text: str) -> tuple[str, ...]:
+    return text, repr(text)[1:-1], json.dumps(text)[1:-1]
+
+
 class _OneLine(logging.Formatter):
     def __init__(self, secrets: tuple[str, ...]) -> None:
         super().__init__()
-        self._secrets = secrets
+        # A secret inside of a quoted value looks as the quoting left it.
+        quotings = {form for text in secrets for once in _quoted(text) for form in _quoted(once)}
+        self._secrets = sorted(quotings, key=len, reverse=True)
 
     def _hide(self, text: str) -> str:
         for secret in self._secrets:
@@ -67,4 +73,4 @@ class _Json(_OneLine):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         fixed = {"time": at, "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
-        return self._hide(json.dumps(self._fields(record) | fixed, default=str, ensure_ascii=False))
+        return self._hide(json.dumps(self._fields(record) | fixed, default=str))

@@ -24,6 +24,9 @@ ENVIRONMENT_PREFIX = "AVATARD_"
 class ConfigError(ValueError):
     """The configuration cannot be used; the message is one line: the key, what was got and what is allowed."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
+
 
 class Key(NamedTuple):
     """One key of the configuration, as its Struct declares it."""
@@ -87,7 +90,7 @@ def keys() -> dict[str, Key]:
             assert isinstance(info, inspect.Metadata)
             description = (info.extra_json_schema or {})["description"]
             secret = bool((info.extra or {}).get("secret"))
-            allowed = _allowed(info.type, description)
+            allowed = (info.extra or {}).get("allowed") or _allowed(info.type)
             found[f"{section.name}.{field.name}"] = Key(field.type, allowed, description, secret)
     return found
 
@@ -149,11 +152,11 @@ def _file(config: str | Path) -> dict[str, Setting]:
         raise ConfigError(f"cannot read the configuration {str(config)!r}: {error}") from None
     settings = {}
     for section, table in tables.items():
+        if section not in _sections():
+            first = f"{section}.{next(iter(table))}" if isinstance(table, dict) and table else section
+            raise ConfigError(f"{_unknown(first)} ({source})")
         if not isinstance(table, dict):
-            # A key outside of any table is most often one whose [section] line was forgotten.
-            raise ConfigError(f"{_unknown(section)} ({source}): keys belong into a [section]")
-        if not table:
-            _section(section, source)
+            raise ConfigError(f"{section} = {table!r} ({source}): expected a table [{section}]")
         for name, value in table.items():
             settings[f"{section}.{name}"] = _setting(f"{section}.{name}", value, source)
     return settings
@@ -195,25 +198,22 @@ def _setting(path: str, value: object, source: str, text: bool = False) -> Setti
         raise ConfigError(f"{path} = {got} ({source}): expected {key.allowed}") from None
 
 
-def _section(section: str, source: str) -> None:
-    if not any(path.startswith(f"{section}.") for path in keys()):
-        raise ConfigError(f"{_unknown(section)} ({source})")
+def _sections() -> list[str]:
+    return [field.name for field in msgspec.structs.fields(Config)]
 
 
 def _unknown(path: str) -> str:
-    section, _, _ = path.partition(".")
-    shown = path if path.isprintable() else repr(path)
-    siblings = [known for known in keys() if known.startswith(f"{section}.")]
-    close = difflib.get_close_matches(path, keys(), n=1, cutoff=0.7)
+    section, dot, _ = path.partition(".")
+    close = difflib.get_close_matches(path, [*keys(), *([] if dot else _sections())], n=1, cutoff=0.7)
     if close:
-        return f"{shown}: unknown key; did you mean {close[0]}?"
-    if siblings:
-        return f"{shown}: unknown key; [{section}] has {', '.join(known.partition('.')[2] for known in siblings)}"
-    sections = dict.fromkeys(known.partition(".")[0] for known in keys())
-    return f"{shown}: unknown section; there are {', '.join(sections)}"
+        return f"{path}: unknown {'key' if '.' in close[0] else 'section'}; did you mean {close[0]}?"
+    if section in _sections():
+        siblings = [known.partition(".")[2] for known in keys() if known.startswith(f"{section}.")]
+        return f"{path}: unknown key; [{section}] has {', '.join(siblings)}"
+    return f"{path}: unknown section; there are {', '.join(_sections())}"
 
 
-def _allowed(info: inspect.Type, description: str) -> str:
+def _allowed(info: inspect.Type) -> str:
     """What a key may be, in words."""
     match info:
         case inspect.LiteralType():
@@ -231,7 +231,7 @@ def _allowed(info: inspect.Type, description: str) -> str:
         case inspect.VarTupleType():
             return "a list of texts"
         case inspect.StrType():
-            return description if info.pattern else "a text that is not empty" if info.min_length else "a text"
+            return "a text that is not empty" if info.min_length else "a text"
         case _:
             raise TypeError(f"a configuration key cannot be of type {info}")
 
