@@ -1,0 +1,69 @@
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from typer.main import get_group
+from typer.testing import CliRunner
+
+from avatard import __version__
+from avatard.cli import app, complain
+
+HEAVY = {"torch", "transformers", "aiortc", "av", "cv2", "numpy"}
+
+
+def avatard(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "avatard", *arguments], capture_output=True, text=True, env={"PATH": "", **environment}
+    )
+
+
+def test_help_names_the_verbs_and_imports_nothing_heavy():
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "avatard", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "doctor" in ran.stdout and "config" in ran.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in ran.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("verb", sorted(get_group(app).commands))
+def test_every_verb_explains_itself(verb):
+    ran = CliRunner().invoke(app, [verb, "--help"])
+    assert ran.exit_code == 0
+    assert "Usage" in ran.stdout
+
+
+def test_version():
+    assert avatard("--version").stdout == f"avatard {__version__}\n"
+
+
+def test_config_prints_toml_and_the_source_of_each_value():
+    ran = avatard("config", "--set", "stream.profile=quality", AVATARD_SERVER__PORT="9000")
+    assert ran.returncode == 0
+    assert tomllib.loads(ran.stdout)["server"]["port"] == 9000
+    assert "port = 9000  # environment AVATARD_SERVER__PORT: " in ran.stdout
+    assert "hop_frames = 12  # command line, profile quality: " in ran.stdout
+
+
+def test_a_mistake_in_the_configuration_is_one_line_and_exit_code_2():
+    ran = avatard("doctor", "--set", "stream.hops=3")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "avatard: stream.hops: unknown key; did you mean stream.hop_frames? (command line)\n"
+
+
+def test_an_unknown_verb_or_option_is_exit_code_2_without_a_traceback():
+    for arguments in (["conduct"], ["config", "--colour"]):
+        ran = avatard(*arguments)
+        assert ran.returncode == 2
+        assert "Traceback" not in ran.stderr
+
+
+def test_complain_turns_named_exceptions_only(capsys):
+    with pytest.raises(SystemExit) as stopped, complain(KeyError, OSError):
+        raise OSError("no such portrait")
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "avatard: no such portrait\n"
+    with pytest.raises(ZeroDivisionError), complain(OSError):
+        print(1 / 0)
