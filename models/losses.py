@@ -1,0 +1,61 @@
+"""Losses that compare pictures (paper eq. 5-7). Training only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def l1(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference; `weight` broadcasts against the pictures and is normalised to mean one."""
+    difference = (picture.float() - target.float()).abs()
+    if weight is None:
+        return difference.mean()
+    return (difference * weight).mean() / weight.mean().clamp_min(1e-6)
+
+
+class Perceptual(nn.Module):
+    """LPIPS on the first three levels of a VGG-16 trunk (Zhang et al. 2018), for pictures in [-1, 1].
+
+    The trunk is a safetensors file written by `scripts/fetch_perceptual.py`. Only the levels that see texture and parts
+    are used: the deeper ones cost more than the decoder they would train.
+    """
+
+    def __init__(self, path: Path):
+        from avatard.models import checkpoint
+
+        super().__init__()
+        tensors, _ = checkpoint.load(path)
+        self.levels = [sorted({key.rsplit(".", 1)[0] for key in tensors if key.startswith(f"level{n}")}) for n in range(3)]
+        for key, value in tensors.items():
+            self.register_buffer(key.replace(".", "_"), value.float())
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        x = (x - self.get_buffer("shift")) / self.get_buffer("scale")
+        features = []
+        for n, names in enumerate(self.levels):
+            if n:
+                x = F.max_pool2d(x, 2)
+            for name in names:
+                key = name.replace(".", "_")
+                x = F.relu(F.conv2d(x, self.get_buffer(f"{key}_weight"), self.get_buffer(f"{key}_bias"), padding=1))
+            features.append(x)
+        return features
+
+    def forward(self, picture: Tensor, target: Tensor) -> Tensor:
+        """Pictures `[N, 3, H, W]` → mean distance."""
+        memory = torch.channels_last
+        with torch.no_grad():
+            truths = self._features(target.contiguous(memory_format=memory))
+        distance = picture.new_zeros(())
+        for n, (x, y) in enumerate(zip(self._features(picture.contiguous(memory_format=memory)), truths, strict=True)):
+            difference = (_unit(x.float()) - _unit(y.float())).square()
+            distance = distance + (difference * self.get_buffer(f"linear{n}").view(1, -1, 1, 1)).sum(1).mean()
+        return distance
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)

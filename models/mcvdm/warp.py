@@ -1,0 +1,93 @@
+"""Dense warps in normalised coordinates: [-1, 1] across the picture, x right and y down, pixel centres inside.
+
+A flow `[..., 2, H, W]` is a displacement: the picture at p is sampled at p + flow(p) (backward warping).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Softening of the interpolation weights (squared, normalised units): about 1.5 pixels of 256.
+SOFTENING = 0.012**2
+#: The ring around the head that moves with the skull: the jaw line, and its reflection above the ears, times this.
+RING = 1.28
+#: Control points on each side of the border that never move.
+BORDER = 8
+
+
+def normalise(pixels: Tensor, size: int = 256) -> Tensor:
+    """Pixel coordinates `[..., 2+]` (x, y, …) → normalised `[..., 2]`."""
+    return (pixels[..., :2] + 0.5) * (2.0 / size) - 1.0
+
+
+def grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Normalised coordinates of the pixel centres, `[2, height, width]` (x, y)."""
+    y = (torch.arange(height, device=device) + 0.5) * (2.0 / height) - 1.0
+    x = (torch.arange(width, device=device) + 0.5) * (2.0 / width) - 1.0
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+
+
+def absolute(flow: Tensor) -> Tensor:
+    """Displacements `[..., 2, H, W]` of whole pictures → the positions to sample at."""
+    return flow + grid(flow.shape[-2], flow.shape[-1], flow.device)
+
+
+def _ring(points: Tensor) -> Tensor:
+    """34 points `[..., 34, 2]` around the head of 68 points `[..., 68, 2]`."""
+    jaw = points[..., 0:17, :]
+    right, left = jaw[..., :1, :], jaw[..., -1:, :]
+    centre, axis = (right + left) / 2, F.normalize(left - right, dim=-1)
+    offset = jaw - centre
+    reflected = 2 * (offset * axis).sum(-1, keepdim=True) * axis - offset
+    return centre + RING * torch.cat([offset, reflected], dim=-2)
+
+
+def landmark_flow(source: Tensor, rigid: Tensor, target: Tensor, size: int) -> Tensor:
+    """The closed-form flow that moves 68 points of the portrait to where a frame has them.
+
+    Normalised inverse-distance weights over the points, a ring that moves rigidly and a fixed border.
+
+    Args:
+        source: the portrait's points `[..., 68, 2]`, normalised.
+        rigid: the portrait's face under the frame's head pose, its expression unchanged `[..., 68, 2]`.
+        target: the frame's points `[..., 68, 2]`; pass `rigid` for the flow of the head alone.
+        size: side of the flow.
+
+    Returns:
+        `[..., 2, size, size]`, normalised units.
+    """
+    side = torch.linspace(-1, 1, BORDER + 1, device=source.device)[:-1]
+    one = torch.ones_like(side)
+    border = torch.cat(
+        [torch.stack(edge, -1) for edge in ((side, -one), (one, side), (-side, one), (-one, -side))]
+    ).expand(*target.shape[:-2], -1, 2)
+    goal = torch.cat([target, _ring(rigid), border], dim=-2)
+    moved = torch.cat([source - target, _ring(source) - _ring(rigid), torch.zeros_like(border)], dim=-2)
+    query = grid(size, size, source.device).flatten(1).T  # [HW, 2]
+    # |q - g|² + softening in one matrix product: the tensor [..., HW, K] is large, so it is passed over seldom.
+    rows = torch.cat([-2 * query, (query**2).sum(-1, keepdim=True), torch.ones_like(query[:, :1])], -1)
+    columns = torch.cat([goal, torch.ones_like(goal[..., :1]), (goal**2).sum(-1, keepdim=True) + SOFTENING], -1)
+    inverse = (rows @ columns.transpose(-1, -2)).clamp_min_(SOFTENING).rsqrt_()
+    weight = inverse.square().mul_(inverse)  # [..., HW, K]
+    total = weight @ torch.cat([moved, torch.ones_like(moved[..., :1])], -1)
+    flow = total[..., :2] / total[..., 2:]
+    return flow.transpose(-1, -2).unflatten(-1, (size, size))
+
+
+def sample(pictures: Tensor, positions: Tensor) -> Tensor:
+    """Each clip's picture at its frames' positions.
+
+    Args:
+        pictures: `[B, C, H, W]`, one per clip.
+        positions: `[B, S, 2, h, w]`, where to sample, normalised (a flow plus `grid`).
+
+    Returns:
+        `[B, S, C, h, w]` float32, channels innermost in memory.
+    """
+    b, s, _, h, w = positions.shape
+    # The frames of a clip lie below each other, so that its picture is not copied for each of them.
+    rows = positions.permute(0, 1, 3, 4, 2).reshape(b, s * h, w, 2).float()
+    out = F.grid_sample(pictures.float(), rows, mode="bilinear", padding_mode="border", align_corners=False)
+    return out.unflatten(2, (s, h)).permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)

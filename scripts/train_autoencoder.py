@@ -1,0 +1,266 @@
+"""Train the triplane video autoencoder (first stage of MC-VDM).
+
+    accelerate launch scripts/train_autoencoder.py DATA_DIR RUN_DIR --perceptual vgg.safetensors --steps 20000
+
+DATA_DIR was written by scripts/prepare_data.py, the perceptual trunk by scripts/fetch_perceptual.py. RUN_DIR receives
+`state.safetensors` (weights, averaged weights, optimiser), `log.csv`, `validation.csv` and a sheet of pictures per
+validation; a run that finds a state there goes on from it, with whatever arguments it is given now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+
+from avatard.models.dataset import read_index
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.losses import Perceptual, l1
+from avatard.models.mcvdm import warp
+from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Autoencoder, AutoencoderConfig, Planes, Window
+from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
+from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, save_state, sheet
+
+Batch = dict[str, Tensor]
+
+#: Standard deviation of the noise on the latent: the decoder will see generated latents, which are never exact.
+LATENT_NOISE = 0.06
+#: Cells of a training window (128 pixels), and pixels of the perceptual loss inside it.
+WINDOW, PERCEPTUAL = 16, 64
+#: Pixels at a window's border that its zero padding spoils.
+MARGIN = 8
+
+
+def main() -> int:
+    """Train; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--perceptual", type=Path, help="the trunk of the perceptual loss; without it the loss is L1")
+    parser.add_argument("--mix", default="lrw_ar=0.9,grid_s1=0.1", help="share of each source")
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--batch", type=int, default=4, help="clips a step and process")
+    parser.add_argument("--frames", type=int, default=4, help="frames a clip")
+    parser.add_argument("--rate", type=float, default=6e-4, help="learning rate")
+    parser.add_argument("--decoder", choices=["reference", "plain"], default="reference")
+    parser.add_argument("--encoder", choices=["conv", "timesformer"], default="conv")
+    parser.add_argument("--full", type=float, default=0.0, help="share of steps on whole frames instead of windows")
+    parser.add_argument("--validate", type=int, default=1000, help="steps between validations")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read data")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    try:
+        entries, mix = read_index(arguments.data), parse_mix(arguments.mix)
+        train(arguments, [e for e in entries if not e.validation], [e for e in entries if e.validation], mix)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(arguments: argparse.Namespace, entries: list, unseen: list, mix: dict[str, float]) -> None:
+    """The training loop."""
+    accelerator = Accelerator(mixed_precision="bf16")
+    torch.manual_seed(arguments.seed)
+    run: Path = arguments.run
+    run.mkdir(parents=True, exist_ok=True)
+    mean_68 = MorphableModel.load().mean_68
+    config = AutoencoderConfig(encoder=arguments.encoder, decoder=arguments.decoder)
+    network = Autoencoder(config)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    ema = Ema(network, 0.998)
+    first, state = 0, run / "state.safetensors"
+    if state.exists():
+        first, groups = load_state(state, {"network": network}, {"optimizer": optimizer})
+        ema.weights = groups["ema"]
+    examples = Examples(
+        arguments.data,
+        entries,
+        mix,
+        mean_68,
+        Sampling(frames=arguments.frames),
+        length=(arguments.steps - first) * arguments.batch * accelerator.num_processes,
+        seed=arguments.seed,
+        start=first * arguments.batch * accelerator.num_processes,
+    )
+    loader = DataLoader(examples, arguments.batch, num_workers=arguments.workers)
+    perceptual = Perceptual(arguments.perceptual) if arguments.perceptual else None
+    objective, optimizer, loader = accelerator.prepare(Objective(network, perceptual), optimizer, loader)
+    averaged = Autoencoder(config).eval()
+    validation = validation_examples(arguments.data, unseen, mean_68, clips=24, frames=6)
+    log, scores = CsvLog(run / "log.csv"), CsvLog(run / "validation.csv")
+    window_rng = torch.Generator().manual_seed(arguments.seed + first)
+    sums: dict[str, float] = {}
+    began = time.process_time()
+    for step, batch in enumerate(loader, start=first):
+        for group in optimizer.param_groups:
+            group["lr"] = arguments.rate * cosine(step, arguments.steps)
+        whole = float(torch.rand((), generator=window_rng)) < arguments.full
+        if whole:
+            batch = {key: value[: max(1, arguments.batch // 2)] for key, value in batch.items()}
+        window = None if whole else choose_window(batch["target"], window_rng)
+        losses = objective(batch, step, window)
+        accelerator.backward(losses["total"])
+        losses["gradient"] = accelerator.clip_grad_norm_(network.parameters(), 0.5)
+        if not torch.isfinite(losses["gradient"]):
+            optimizer.zero_grad()
+            continue
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(network, step)
+        for key, value in losses.items():
+            sums[key] = sums.get(key, 0.0) + float(value.detach())
+        if not accelerator.is_main_process:
+            continue
+        if (step + 1) % 50 == 0:
+            spent = (time.process_time() - began) / 50
+            log.write({"step": step + 1, **{k: v / 50 for k, v in sums.items()}, "core_ms": 1000 * spent})
+            sums, began = {}, time.process_time()
+        last = step + 1 == arguments.steps
+        if (step + 1) % arguments.validate == 0 or last or step + 1 == 200:
+            averaged.load_state_dict(ema.weights)
+            scores.write({"step": step + 1, **validate(averaged, validation, run / f"sheet_{step + 1:06}.png")})
+        if (step + 1) % 250 == 0 or last:
+            save_state(state, {"network": network.state_dict(), "ema": ema.weights}, {"optimizer": optimizer}, step + 1)
+
+
+def choose_window(target: Tensor, rng: torch.Generator) -> Window:
+    """A window per clip: on the mouth (60 %), the eyes (15 %) or anywhere."""
+    draw = torch.rand(len(target), 1, generator=rng)
+    mouth, eyes = target[:, :, 48:68].mean((1, 2)), target[:, :, 36:48].mean((1, 2))
+    anywhere = torch.rand(len(target), 2, generator=rng) * FRAME
+    centre = torch.where(draw < 0.6, mouth, torch.where(draw < 0.75, eyes, anywhere))
+    centre = centre + 12 * torch.randn(centre.shape, generator=rng)
+    corners = (centre / (FRAME // CELLS) - WINDOW / 2).round().long().clamp(0, CELLS - WINDOW)
+    return Window(corners.flip(-1), WINDOW)
+
+
+def to_pictures(frames: Tensor) -> Tensor:
+    """Bytes → [-1, 1]."""
+    return frames.float() / 127.5 - 1
+
+
+def recolour(frames: Tensor) -> Tensor:
+    """Each clip `[B, S, 3, H, W]` in colours of its own: the latent shall carry shape, colours are the portrait's."""
+    shape = (len(frames), 1, 3, 1, 1)
+    gain = torch.exp(0.15 * torch.randn(len(frames), 1, 1, 1, 1) + 0.06 * torch.randn(shape))
+    return frames * gain + 0.12 * torch.randn(len(frames), 1, 1, 1, 1)
+
+
+class Objective(nn.Module):
+    """The autoencoder with its losses; one forward pass, so that it can be distributed."""
+
+    def __init__(self, network: Autoencoder, perceptual: Perceptual | None):
+        super().__init__()
+        self.network, self.perceptual = network, perceptual
+
+    def forward(self, batch: Batch, step: int, window: Window | None) -> dict[str, Tensor]:
+        """Losses by name; `total` is what is minimised."""
+        frames, reference = to_pictures(batch["frames"]), to_pictures(batch["reference"])
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            source, rigid_points, target = (warp.normalise(batch[key]) for key in ("source", "rigid", "target"))
+            rigid = warp.landmark_flow(source[:, None], rigid_points, rigid_points, CELLS)
+            teacher = warp.landmark_flow(source[:, None], rigid_points, target, CELLS)
+        raw = self.network.encoder(recolour(frames))
+        planes = Planes(*(torch.tanh(p) + LATENT_NOISE * torch.randn_like(p) for p in raw))
+        rendering = self.network.render(self.network.volume(planes), self.network.portrait(reference), rigid, window)
+
+        weight = batch["weight"]
+        if window:
+            frames, weight = window.crop(frames), window.crop(weight)
+            weight = weight * border(weight.shape[-1])
+        losses = {
+            "frames": l1(rendering.frames, frames, weight),
+            "painted": l1(rendering.painted, frames, weight),
+            "warped": l1(rendering.warped, frames, weight),
+            "flow": (rendering.flow - teacher).abs().mean(),
+            "latent": sum((p.square().mean() for p in raw), torch.zeros(())),
+        }
+        total = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"] + 1e-3 * losses["latent"]
+        if self.network.config.decoder == "reference":
+            total = total + 20 * flow_weight(step) * losses["flow"]
+        if self.perceptual is not None:
+            losses["perceptual"] = self.perceptual(*patches(rendering.frames, frames))
+            total = total + 0.25 * losses["perceptual"]
+        return {"total": total, **losses}
+
+
+def flow_weight(step: int) -> float:
+    """The teacher's weight: the landmark flow shows the way, then lets go."""
+    return 0.05 + 1.45 * math.exp(-step / 700) + 0.15 * math.exp(-step / 4000)
+
+
+def border(size: int) -> Tensor:
+    """1 inside, 0 along the border of a window `[size, size]`."""
+    mask = torch.zeros(size, size)
+    mask[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
+    return mask
+
+
+def patches(picture: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """One patch about the middle of one frame of each clip, `[B, 3, 64, 64]` of both."""
+    size, half = picture.shape[-1], PERCEPTUAL // 2
+    reach = min(size // 2 - half - MARGIN, 16 if size < FRAME else size)
+    pairs = []
+    for b in range(len(picture)):
+        s = int(torch.randint(picture.shape[1], ()))
+        top, left = (size // 2 - half + int(torch.randint(-reach, reach + 1, ())) for _ in range(2))
+        cut = (b, s, slice(None), slice(top, top + PERCEPTUAL), slice(left, left + PERCEPTUAL))
+        pairs.append((picture[cut], target[cut]))
+    return torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs])
+
+
+def psnr(picture: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """PSNR per frame `[...]` of pictures `[..., 3, H, W]` in [-1, 1], inside a mask `[..., 1, H, W]`."""
+    error = ((picture.clamp(-1, 1) - target) / 2).square().mean(-3, keepdim=True)
+    mask = torch.ones_like(error) if mask is None else mask.float()
+    mean = (error * mask).sum((-1, -2, -3)) / mask.sum((-1, -2, -3)).clamp_min(1)
+    return -10 * torch.log10(mean.clamp_min(1e-8))
+
+
+@torch.inference_mode()
+def validate(network: Autoencoder, examples: list[Batch], picture: Path) -> dict[str, float]:
+    """Figures on unseen people, and a sheet: portrait, target, frame, warp, painted, landmark warp, latent zeroed.
+
+    `zeroed` and `shuffled` decode without a latent and with another clip's: both must cost in the mouth.
+    """
+    totals: dict[str, list[Tensor]] = {}
+    rows, previous = [], None
+    for item in examples:
+        batch = default_collate([item])
+        frames, reference = to_pictures(batch["frames"]), to_pictures(batch["reference"])
+        source, rigid_points, target = (warp.normalise(batch[key]) for key in ("source", "rigid", "target"))
+        rigid = warp.landmark_flow(source[:, None], rigid_points, rigid_points, CELLS)
+        flow = warp.landmark_flow(source[:, None], rigid_points, target, 64)
+        baseline = warp.sample(reference, warp.absolute(nn.functional.interpolate(flow[0], FRAME, mode="bilinear")[None]))
+        with torch.autocast("cpu", torch.bfloat16):
+            planes, portrait = network.encode(frames), network.portrait(reference)
+            rendering = network.render(network.volume(planes), portrait, rigid)
+            zeroed = network.decode(Planes(*(torch.zeros_like(p) for p in planes)), portrait, rigid)
+            shuffled = network.decode(previous or planes, portrait, rigid)
+        mask = mouth_mask(batch["target"])
+        still = reference[:, None].expand_as(frames)
+        for name, made in {
+            "still": still, "warp": baseline, "frames": rendering.frames, "zeroed": zeroed, "shuffled": shuffled,
+        }.items():  # fmt: skip
+            if name == "shuffled" and previous is None:
+                continue
+            totals.setdefault(f"{name}_psnr", []).append(psnr(made, frames).mean())
+            totals.setdefault(f"{name}_mouth", []).append(psnr(made, frames, mask).mean())
+        widest = int((batch["target"][0, :, 66, 1] - batch["target"][0, :, 62, 1]).argmax())
+        shown = (frames, rendering.frames, rendering.warped, rendering.painted, baseline, zeroed)
+        rows.append(torch.stack([reference[0], *(clip[0, widest].float() for clip in shown)]))
+        previous = planes
+    sheet(picture, rows[:12])
+    return {name: float(torch.stack(values).mean()) for name, values in totals.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
