@@ -206,17 +206,117 @@ class Rig:
         oval[:, :2] = centre + factor * (oval[:, :2] - centre)
         return oval
 
-    def vertices(self, photographed: Array, at: Pose, canonical: Array, pose: Pose) -> Array:
-        """All vertices `[V, 3]` (crop pixels, relative depth) of a face whose portrait was taken as `photographed` `at`."""
-        chin = photographed[FACE_OVAL, 1] > photographed[FACE_OVAL, 1].mean()
+    def vertices(self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array) -> Array:
+        """All vertices `[V, 3]` (crop pixels, relative depth) of a portrait's face `[468, 3]` at a pose.
+
+        `shape` `[468, 3]` is how far the face differs from the photographed one at rest; the rings follow it.
+        """
+        chin = portrait.canonical[FACE_OVAL, 1] > portrait.canonical[FACE_OVAL, 1].mean()
         rings = []
         for factor, upper, lower in RINGS:
-            ring = self._ring(photographed, factor)
-            still, moved = at.project(ring), pose.project(ring)
+            still = portrait.pose.project(self._ring(portrait.canonical, factor))
+            moved = pose.project(self._ring(portrait.canonical + shape, factor))
             follows = np.where(chin, lower, upper)[:, None]
             rings.append(still + follows * (moved - still))
         depth = np.full((len(self.border), 1), 1e3)
         return np.concatenate([pose.project(canonical), *rings, np.concatenate([self.border, depth], axis=1)])
+
+    def render(self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array, mouth: Mouth) -> Image:
+        """The portrait with the face `[468, 3]` at a pose: `[512, 512, 3]` RGB, the crop at OVERSAMPLING."""
+        source = self.vertices(portrait, portrait.canonical, portrait.pose, np.zeros_like(canonical))
+        target = self.vertices(portrait, canonical, pose, shape)
+        maps = [_affine(target[self.triangles, :2], source[self.triangles, :2])]
+        for lids in range(2):
+            anchors = [*EYE_CORNERS[lids], *NASION]
+            maps.append(_affine(target[None, anchors, :2], source[None, anchors, :2]))
+        strip = _mouth_strip()
+        maps.append(_affine(target[strip, :2], mouth.points[strip, :2]))
+        order = np.argsort(-target[self.triangles, 2].mean(axis=1))
+        first_eye, first_mouth = len(self.triangles), len(self.triangles) + 2
+        polygons = [*target[strip, :2], *(_eye_polygon(target, eye)[:, :2] for eye in range(2)), *target[self.triangles[order], :2]]
+        labels = [*range(first_mouth, first_mouth + len(strip)), first_eye, first_eye + 1, *order]
+        owner = _rasterise(polygons, labels)
+        x, y = _sample(np.concatenate(maps), owner)
+        offset, scale = (OVERSAMPLING - 1) / 2, OVERSAMPLING
+        edge = OVERSAMPLING * MARGIN
+        image = cv2.remap(portrait.texture, x * scale + offset + edge, y * scale + offset + edge, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        inside = owner >= first_mouth
+        if inside.any():
+            rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+            box = (slice(max(rows[0] - 4, 0), rows[-1] + 5), slice(max(columns[0] - 4, 0), columns[-1] + 5))
+            painted = mouth.paint(x[box], y[box])
+            alpha = cv2.GaussianBlur(inside[box].astype(np.float32), (5, 5), 1.0)[..., None]
+            alpha = np.minimum(alpha, inside[box][..., None])
+            image[box] = np.clip((1 - alpha) * image[box] + alpha * painted + 0.5, 0, 255).astype(np.uint8)
+        return image
+
+
+@dataclass(frozen=True)
+class Mouth:
+    """The inside of the mouth for one frame: the driving frame's own pixels, in the light of the portrait."""
+
+    points: Array  # [468, 3] of the driving frame, its pixels
+    frame: Image  # [256, 256, 3]
+    gain: Array  # [3]
+
+    def paint(self, x: Array, y: Array) -> Array:
+        """Colours `[H, W, 3]`, 0..255, at the driving frame's positions `[H, W]`."""
+        pixels = cv2.remap(self.frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        return pixels.astype(np.float32) * self.gain
+
+
+def skin(image: Image, points: Array) -> Array:
+    """Mean colour `[3]` of a face's cheeks."""
+    soft = cv2.blur(image, (5, 5))
+    x, y = np.clip(np.round(points[CHEEKS, :2]).astype(int), 0, image.shape[0] - 1).T
+    colour: Array = soft[y, x].astype(np.float64).mean(axis=0)
+    return colour
+
+
+def _mouth_strip() -> Indices:
+    """Triangles `[18, 3]` that fill the inner lips."""
+    right, left = MOUTH_CORNERS
+    u, v = UPPER_INNER, LOWER_INNER
+    triangles = [(right, u[0], v[0]), (u[-1], left, v[-1])]
+    for i in range(len(u) - 1):
+        triangles += [(u[i], u[i + 1], v[i + 1]), (u[i], v[i + 1], v[i])]
+    return np.array(triangles, dtype=np.intp)
+
+
+def _eye_polygon(points: Array, eye: int) -> Array:
+    outer, inner = EYE_CORNERS[eye]
+    polygon: Array = points[[outer, *UPPER_LIDS[eye], inner, *LOWER_LIDS[eye][::-1]]]
+    return polygon
+
+
+def _affine(target: Array, source: Array) -> NDArray[np.float32]:
+    """Least-squares affine maps `[T, 3, 2]` that take `target` `[T, K, 2]` to `source` `[T, K, 2]`."""
+    ones = np.ones((*target.shape[:-1], 1))
+    homogeneous = np.concatenate([target, ones], axis=-1)
+    return (np.linalg.pinv(homogeneous, rcond=1e-7) @ source).astype(np.float32)
+
+
+def _rasterise(polygons: Sequence[Array], labels: Sequence[int]) -> NDArray[np.int32]:
+    """Which polygon (crop pixels) owns each pixel of the oversampled crop, the last one drawn winning; -1 for none."""
+    side = CROP_SIDE * OVERSAMPLING
+    owner = np.full((side, side), -1, np.int32)
+    offset = (OVERSAMPLING - 1) / 2
+    for polygon, label in zip(polygons, labels, strict=True):
+        fixed = np.round((polygon * OVERSAMPLING + offset) * 16).astype(np.int32)
+        if len(polygon) == 3:
+            cv2.fillConvexPoly(owner, fixed, int(label), shift=4)
+        else:
+            cv2.fillPoly(owner, [fixed], int(label), shift=4)
+    return owner
+
+
+def _sample(maps: NDArray[np.float32], owner: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Source positions x, y `[H, W]` (the maps' unit) of each pixel of the oversampled crop."""
+    side = owner.shape[0]
+    at = ((np.arange(side) + 0.5) / OVERSAMPLING - 0.5).astype(np.float32)
+    chosen = maps[owner]  # [H, W, 3, 2]
+    position = chosen[..., 0, :] * at[None, :, None] + chosen[..., 1, :] * at[:, None, None] + chosen[..., 2, :]
+    return np.ascontiguousarray(position[..., 0]), np.ascontiguousarray(position[..., 1])
 
 
 def _delaunay(points: Array, first: Sequence[int], apart: float = 1.5) -> Indices:
