@@ -21,8 +21,9 @@ class MediaError(ValueError):
 
 
 def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Pictures `[H, W, 3]` RGB of the first video stream, at 25 fps: nearest earlier picture where the file has another rate.
+    """Pictures `[H, W, 3]` RGB of the first video stream, at 25 fps.
 
+    Where the file has another rate, pictures are repeated or left out, each shown at most half a frame early or late.
     Raises `MediaError` where there is no readable video.
     """
     try:
@@ -63,9 +64,9 @@ def read_audio(path: Path) -> NDArray[np.int16]:
             parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
             samples = np.concatenate(parts) if parts else np.zeros(0, np.int16)
             video_start = 0.0
-            if container.streams.video and container.streams.video[0].start_time is not None:
-                stream = container.streams.video[0]
-                video_start = float(stream.start_time * stream.time_base) if stream.time_base else 0.0
+            for stream in container.streams.video[:1]:
+                if stream.start_time is not None and stream.time_base is not None:
+                    video_start = float(stream.start_time * stream.time_base)
             shift = round(((lead or 0.0) - video_start) * SAMPLE_RATE_HZ)
             return np.pad(samples, (shift, 0)) if shift > 0 else samples[-shift:]
     except FFmpegError as error:

@@ -2,10 +2,10 @@
 
 Usage: python scripts/prepare_data.py SOURCE_DIR... --out DATA_DIR
 
-Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png). A
-`speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person and each portrait is
-another. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and
-reported. `index.json` is written last.
+Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png).
+A `speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person and each portrait is
+another. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and reported.
+`index.json` is written last.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Job:
 
     @property
     def file(self) -> Path:
+        """Where the clip goes, relative to the data folder."""
         return Path(self.source) / f"{self.path.stem}.safetensors"
 
 
@@ -138,7 +139,7 @@ def jobs_of(folder: Path, out: Path) -> list[Job]:
 
 
 def main(
-    sources: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Folders of videos or portraits.")],
+    sources: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Folders of clips or portraits.")],
     out: Annotated[Path, typer.Option(help="The data folder to write; resumed where it exists.")],
     processes: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:

@@ -2,9 +2,10 @@
 
 Usage: python scripts/train_morphable.py DATA_DIR [--out models/weights/morphable.safetensors]
 
-DATA_DIR holds portraits (*.jpg, *.png) and videos (*.mp4, *.mkv) in any folders; a folder's `speakers.csv` (clip,speaker) says
-who speaks, otherwise a folder of videos is one person. Expression is what varies within a clip, identity what
-varies between people once expression is taken away; mean and bases are learned from faces and their mirror images.
+DATA_DIR holds portraits (*.jpg, *.png) and videos (*.mp4, *.mkv) in any folders; a folder's `speakers.csv`
+(clip,speaker) says who speaks, otherwise a folder of videos is one person. Expression is what varies within a clip,
+identity what varies between people once expression is taken away; mean and bases are learned from faces and their
+mirror images.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def track(path: Path) -> Array | None:
         picture = cv2.imread(str(path))
         if picture is None:
             return None
-        image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         found = mesh.detect(image)
         return mesh.refine(image, found[0])[0][None] if len(found) == 1 else None
     tracker = FaceTracker(mesh)
@@ -102,7 +103,7 @@ def to_unit(mean: Array) -> Array:
 
 
 def principal(samples: Array, components: int) -> tuple[Array, Array]:
-    """PCA about zero of `[N, 468, 3]` → basis `[K, 468, 3]` in standard deviations, and the share of variance each explains."""
+    """PCA about zero of `[N, 468, 3]`: basis `[K, 468, 3]` in standard deviations, and each one's share of variance."""
     flat = samples.reshape(len(samples), -1)
     _, singular, vt = np.linalg.svd(flat, full_matrices=False)
     deviation = singular[:components] / np.sqrt(len(flat))
@@ -122,7 +123,8 @@ def main(
     """Track, align, and alternate between expression and identity until they are apart."""
     who = people(data, clips_each)
     jobs = [(name, path) for name, files in who.items() for path in files]
-    portraits, clips = [], defaultdict(list)
+    portraits: list[Array] = []
+    clips: dict[str, list[Array]] = defaultdict(list)
     with ProcessPoolExecutor(processes) as pool:
         results = pool.map(track, [path for _, path in jobs], chunksize=4)
         for (name, _), meshes in zip(jobs, tqdm(results, total=len(jobs), desc="tracking"), strict=True):
@@ -151,9 +153,9 @@ def main(
     motion = np.concatenate(moving)
     expression, share_expression = principal(both(motion), expression_components)
     faces = basis.pose(still).unproject(still)
-    identity = np.zeros((0, 468, 3))
-    # Portraits smile. The speakers' closed mouths come first, so that a smile is explained as expression, not as identity.
-    neutral_faces = np.stack(rest)
+    identity: Array = np.zeros((0, 468, 3))
+    # Portraits smile. The speakers' closed mouths come first, so that a smile is expression, not identity.
+    neutral_faces: Array = np.stack(rest)
     for _ in range(rounds):
         mean = to_unit(both(neutral_faces).mean(axis=0))
         identity, share_identity = principal(both(neutral_faces - mean), identity_components)

@@ -13,8 +13,10 @@ from avatard.models.face.pose import Pose
 
 #: Side of the square in pixels.
 CROP_SIDE: Final = 256
-#: Pixels per interocular distance, so that forehead to chin of the mean face (2.64 of them) take 60 % of the side.
-CROP_SCALE: Final = 0.6 * CROP_SIDE / 2.64
+#: Forehead to chin of the mean face in interocular distances.
+FACE_HEIGHT: Final = 2.64
+#: Pixels per interocular distance, so that forehead to chin take 60 % of the side.
+CROP_SCALE: Final = 0.6 * CROP_SIDE / FACE_HEIGHT
 #: Where the canonical origin, midway between the eyes, falls.
 CROP_ORIGIN: Final = (128.0, 108.0)
 

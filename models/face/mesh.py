@@ -1,6 +1,7 @@
 """Face detection and the 468-point mesh: MediaPipe's short-range detector and face-landmark network on LiteRT.
 
-Source: Bazarevsky et al., "BlazeFace" (2019); Kartynnik et al., "Real-time Facial Surface Geometry from Monocular Video" (2019).
+Source: Bazarevsky et al., "BlazeFace" (2019); Kartynnik et al., "Real-time Facial Surface Geometry from Monocular
+Video" (2019).
 """
 
 from __future__ import annotations
@@ -58,12 +59,23 @@ class Detection:
 
     @property
     def region(self) -> Region:
+        """The square around the box with a quarter of margin on each side, turned with the eyes."""
         left, top, right, bottom = self.box
         (rx, ry), (lx, ly) = self.eyes
         return Region(
             ((left + right) / 2, (top + bottom) / 2),
             1.5 * max(right - left, bottom - top),
             math.atan2(ly - ry, lx - rx),
+        )
+
+    def mapped(self, factor: float, x: float, y: float) -> Detection:
+        """The same face in a picture `factor` times as large that begins `x`, `y` of its pixels further left and up."""
+        left, top, right, bottom = self.box
+        (rx, ry), (lx, ly) = self.eyes
+        return Detection(
+            self.score,
+            (left * factor + x, top * factor + y, right * factor + x, bottom * factor + y),
+            ((rx * factor + x, ry * factor + y), (lx * factor + x, ly * factor + y)),
         )
 
 
@@ -126,9 +138,9 @@ class FaceMesh:
         values = raw[0, chosen].reshape(len(chosen), 8, 2) / DETECTOR_SIDE
         values[:, [0, 2, 3, 4, 5, 6, 7]] += self._anchors[chosen, None]
         offset = np.array([(side - width) / 2, (side - height) / 2], np.float32)
-        size = values[:, 1] * side
-        values = values * side - offset
-        return _merge(scores[chosen], values[:, 0], size, values[:, 2:4])
+        size = (values[:, 1] * side).astype(np.float32)
+        values = (values * side - offset).astype(np.float32)
+        return _merge(scores[chosen].astype(np.float32), values[:, 0], size, values[:, 2:4])
 
     @staticmethod
     def _letterbox(image: Image, side: int) -> Image:

@@ -42,7 +42,7 @@ class MorphableModel:
         return self.mean[MESH_TO_68]
 
     def pose(self, mesh: Array, template: Array | None = None) -> Pose:
-        """Pose of image meshes `[..., 468, 3]` by their rigid points; `template` `[468, 3]` is the person's own face."""
+        """Pose of image meshes `[..., 468, 3]` by their rigid points; `template` `[468, 3]` is the person's face."""
         template = self.mean if template is None else template
         return align(template[RIGID_MESH], mesh[..., RIGID_MESH, :])
 
@@ -64,7 +64,7 @@ class MorphableModel:
         return (canonical - self.mean)[..., MESH_TO_68, :]
 
     def fit(self, landmarks: Array) -> tuple[Array, Array]:
-        """Offsets `[..., 68 or 468, 3]` from the mean → (α_id `[..., K_id]`, α_exp `[..., K_exp]`), maximum a posteriori."""
+        """Maximum a posteriori α_id `[..., K_id]` and α_exp `[..., K_exp]` of offsets `[..., 68 or 468, 3]`."""
         points = slice(None) if landmarks.shape[-2] == MESH_VERTICES else MESH_TO_68
         basis = np.concatenate([self.identity, self.expression])[:, points]
         basis = basis.reshape(len(basis), -1)
@@ -74,7 +74,7 @@ class MorphableModel:
         return alpha[..., : len(self.identity)], alpha[..., len(self.identity) :]
 
     def neutral(self, landmarks: Array) -> Array:
-        """The person's face at rest: offsets `[..., 68 or 468, 3]` without what the expression basis explains of them."""
+        """The face at rest: offsets `[..., 68 or 468, 3]` without what the expression basis explains of them."""
         points = slice(None) if landmarks.shape[-2] == MESH_VERTICES else MESH_TO_68
         _, alpha = self.fit(landmarks)
         rest: Array = landmarks - np.tensordot(alpha, self.expression[:, points], axes=1)

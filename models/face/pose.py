@@ -40,23 +40,28 @@ class Pose:
 
     @property
     def yaw_pitch_roll(self) -> Array:
-        """Angles `[..., 3]` in degrees. Positive yaw: the nose points to the right of the picture; pitch: up; roll: clockwise."""
+        """Angles `[..., 3]` in degrees, within ±90, ±180, ±180.
+
+        Positive yaw turns the nose to the right of the picture, positive pitch lifts it, positive roll turns the
+        picture clockwise. Roll is exactly the slope of the head's left-right axis in the picture.
+        """
         r = self.rotation
-        yaw = np.arctan2(-r[..., 0, 2], np.hypot(r[..., 1, 2], r[..., 2, 2]))
-        pitch = np.arctan2(r[..., 1, 2], r[..., 2, 2])
+        yaw = np.arctan2(r[..., 2, 0], np.hypot(r[..., 0, 0], r[..., 1, 0]))
+        pitch = np.arctan2(-r[..., 2, 1], r[..., 2, 2])
         roll = np.arctan2(r[..., 1, 0], r[..., 0, 0])
-        return np.degrees(np.stack([yaw, pitch, roll], axis=-1))
+        angles: Array = np.degrees(np.stack([yaw, pitch, roll], axis=-1))
+        return angles
 
 
 def rotation_matrix(yaw: float, pitch: float, roll: float) -> Array:
-    """Rotation `[3, 3]` with the angles (degrees) of `Pose.yaw_pitch_roll`."""
+    """Rotation `[3, 3]` with the angles (degrees) of `Pose.yaw_pitch_roll`: pitch first, then yaw, then roll."""
     cy, sy = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
     cp, sp = math.cos(math.radians(pitch)), math.sin(math.radians(pitch))
     cr, sr = math.cos(math.radians(roll)), math.sin(math.radians(roll))
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
     about_y = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
-    matrix: Array = about_x @ about_y @ about_z
+    matrix: Array = about_z @ about_y @ about_x
     return matrix
 
 

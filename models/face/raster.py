@@ -1,8 +1,8 @@
-"""Landmark rasters: the 68 points as coloured, anti-aliased lines, the picture that MC-VDM takes as its condition.
+"""Landmark rasters: the 68 points as a coloured, anti-aliased picture, the condition of MC-VDM.
 
-Channel 0 has every line, channel 1 marks the upper face, channel 2 the mouth, so that the first one, two or three channels
-make a raster by themselves. Open eyes and an open mouth are filled: at 64x64 a lid moves by a pixel, and an area tells
-more than two lines that touch.
+Jaw, brows and nose are lines; eyes, lips and the inner mouth are areas, because at 64x64 a lid or a lip moves by a
+fraction of a pixel and coverage shows that where two lines would touch. Channel 0 has every part, channel 1 marks the
+upper face, channel 2 the mouth, so that the first one, two or three channels make a raster by themselves.
 """
 
 from __future__ import annotations
@@ -28,28 +28,27 @@ from avatard.models.face.topology import (
 
 #: Bits of a pixel's fraction that OpenCV draws with: 1/16 px.
 FRACTION_BITS: Final = 4
+#: Smaller rasters are drawn at least this large and averaged: OpenCV fills to whole pixels.
+DRAWN_SIDE: Final = 256
 
 
 @dataclass(frozen=True)
-class _Stroke:
-    """Points that are drawn in one colour."""
+class _Part:
+    """Points that are drawn in one colour, as lines or as areas."""
 
-    parts: tuple[slice, ...]
+    points: tuple[slice, ...]
     colour: tuple[int, int, int]
-    closed: bool = False
-    fill: bool = False
+    area: bool = False
 
 
-#: In drawing order: areas below lines.
-STROKES: Final = (
-    _Stroke((RIGHT_EYE, LEFT_EYE), (96, 160, 0), fill=True),
-    _Stroke((INNER_LIP,), (96, 0, 160), fill=True),
-    _Stroke((JAW,), (255, 0, 0)),
-    _Stroke((RIGHT_BROW, LEFT_BROW), (255, 255, 0)),
-    _Stroke((NOSE_BRIDGE, NOSE_BASE), (255, 128, 0)),
-    _Stroke((RIGHT_EYE, LEFT_EYE), (192, 255, 0), closed=True),
-    _Stroke((OUTER_LIP,), (255, 0, 255), closed=True),
-    _Stroke((INNER_LIP,), (192, 0, 255), closed=True),
+#: In drawing order: the inner mouth lies on the lips.
+PARTS: Final = (
+    _Part((JAW,), (255, 0, 0)),
+    _Part((RIGHT_BROW, LEFT_BROW), (255, 255, 0)),
+    _Part((NOSE_BRIDGE, NOSE_BASE), (255, 128, 0)),
+    _Part((RIGHT_EYE, LEFT_EYE), (128, 255, 0), area=True),
+    _Part((OUTER_LIP,), (255, 0, 160), area=True),
+    _Part((INNER_LIP,), (80, 0, 255), area=True),
 )
 
 
@@ -74,21 +73,25 @@ def raster(
         raise ValueError(f"got points of shape {points.shape}, expected [..., 68, 2]")
     if channels not in (1, 2, 3):
         raise ValueError(f"got {channels} channels, expected 1, 2 or 3")
-    factor = 1.0 if side is None else size / side
-    local = (points[..., :2].reshape(-1, 68, 2) + 0.5) * factor - 0.5
+    drawn = size * max(1, round(DRAWN_SIDE / size))
+    local = (points[..., :2].reshape(-1, 68, 2) + 0.5) * (drawn / (side or size)) - 0.5
     # Far outside, fixed-point coordinates would overflow.
-    fixed = np.rint(np.clip(local, -8 * size, 8 * size) * 2**FRACTION_BITS).astype(np.int32)
-    frames = np.zeros((len(fixed), size, size, channels), np.uint8)
+    fixed = np.rint(np.clip(local, -8 * drawn, 8 * drawn) * 2**FRACTION_BITS).astype(np.int32)
+    frames = np.empty((len(fixed), size, size, channels), np.uint8)
     for frame, face in zip(frames, fixed, strict=True):
-        _draw(frame, face, thickness=max(1, round(size / 128)))
+        picture = _draw(face, drawn, channels)
+        frame[:] = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA).reshape(frame.shape)
     return frames.reshape(*points.shape[:-2], size, size, channels)
 
 
-def _draw(frame: NDArray[np.uint8], face: NDArray[np.int32], thickness: int) -> None:
-    """Draw one face `[68, 2]`, in 1/16 px, into a frame `[size, size, channels]`."""
-    for stroke in STROKES:
-        lines = [face[part] for part in stroke.parts]
-        if stroke.fill:
-            cv2.fillPoly(frame, lines, stroke.colour, cv2.LINE_AA, FRACTION_BITS)
-        else:
-            cv2.polylines(frame, lines, stroke.closed, stroke.colour, thickness, cv2.LINE_AA, FRACTION_BITS)
+def _draw(face: NDArray[np.int32], side: int, channels: int) -> NDArray[np.uint8]:
+    """One face `[68, 2]`, in 1/16 px, as a picture `[side, side, channels]`."""
+    picture = np.zeros((side, side, channels), np.uint8)
+    width = max(1, round(side / 64))
+    for part in PARTS:
+        lines = [face[points] for points in part.points]
+        if part.area:
+            cv2.fillPoly(picture, lines, part.colour, cv2.LINE_AA, FRACTION_BITS)
+        # An area gets a hair line as its rim: lines move by fractions of a pixel.
+        cv2.polylines(picture, lines, part.area, part.colour, 1 if part.area else width, cv2.LINE_AA, FRACTION_BITS)
+    return picture

@@ -1,7 +1,7 @@
 """Index tables: which vertex is which part of the face.
 
-The 68 points follow the iBUG 300-W order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, outer lip 48-59, inner lip 60-67.
-"Right" and "left" are the subject's; a subject's right side is on the left of a frontal picture.
+The 68 points follow the iBUG 300-W order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, outer lip 48-59, inner lip
+60-67. "Right" and "left" are the subject's; a subject's right side is on the left of a frontal picture.
 """
 
 from typing import Final
@@ -79,7 +79,7 @@ def mouth_opening(points: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def eye_opening(points: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Mean height of both eyes' lids `[..., 2]` (right, left) of 68 points `[..., 68, 2 or 3]`, in their unit (y down)."""
+    """Mean gap of the lids `[..., 2]` (right, left) of 68 points `[..., 68, 2 or 3]`, in their unit (y down)."""
     right = points[..., [41, 40], 1] - points[..., [37, 38], 1]
     left = points[..., [47, 46], 1] - points[..., [43, 44], 1]
     return np.stack([right.mean(axis=-1), left.mean(axis=-1)], axis=-1)
