@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -105,6 +106,23 @@ def doctor(
     checks = list(examine(effective.config))
     print(table(checks))
     raise typer.Exit(any(check.state == "missing" for check in checks))
+
+
+@app.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("."),
+    name: Annotated[str, typer.Option(help="Name of the two files.")] = "avatard",
+) -> None:
+    """Make a pair of CURVE keys for ZeroMQ.
+
+    `zmq.secret_key_file` of `serve` takes the secret one; clients need the public key.
+    """
+    from avatard.protocols.curve import KeysError, create_keys
+
+    with complain(KeysError):
+        public_file, secret_file, public = create_keys(folder, name)
+    print(f"{secret_file}  keep it: zmq.secret_key_file")
+    print(f"{public_file}  hand it out: {public}")
 
 
 def main() -> None:

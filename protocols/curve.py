@@ -39,8 +39,10 @@ def create_keys(folder: Path, name: str) -> tuple[Path, Path, str]:
         The path of the public file, the path of the secret one, and the public key.
 
     Raises:
-        KeysError: a file of that name is there, or the folder cannot be written.
+        KeysError: the name is none of a file, one of that name is there, or the folder cannot be written.
     """
+    if not name or Path(name).name != name:
+        raise KeysError(f"{name!r} is no name of a file: give the folder apart from it")
     public_path, secret_path = folder / f"{name}.key", folder / f"{name}.key_secret"
     for path in (public_path, secret_path):
         if path.exists():

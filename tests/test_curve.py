@@ -1,7 +1,9 @@
 """Key files: what is written, and what is refused."""
 
 import pytest
+from typer.testing import CliRunner
 
+from avatard.cli import app
 from avatard.protocols.curve import KeysError, create_keys, load_server_keys
 
 
@@ -22,6 +24,23 @@ def test_keys_are_never_overwritten(tmp_path):
     with pytest.raises(KeysError, match=r"server\.key exists"):
         create_keys(tmp_path, "server")
     assert (tmp_path / "server.key_secret").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "/etc/key"])
+def test_a_name_is_no_path(tmp_path, name):
+    with pytest.raises(KeysError, match="is no name of a file"):
+        create_keys(tmp_path, name)
+
+
+def test_the_verb_prints_the_public_key_and_not_the_secret_one(tmp_path):
+    result = CliRunner().invoke(app, ["keys", str(tmp_path), "--name", "game"])
+    assert result.exit_code == 0
+    loaded = load_server_keys(tmp_path / "game.key_secret")
+    assert loaded.public.decode() in result.output
+    assert loaded.secret.decode() not in result.output
+    again = CliRunner().invoke(app, ["keys", str(tmp_path), "--name", "game"])
+    assert again.exit_code == 1
+    assert again.output.startswith("avatard: ") and again.output.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
