@@ -1,0 +1,344 @@
+"""A photographed face as a puppet: its mesh, rings around it and a fixed border, warped to any expression and pose.
+
+The triangulation is made once on the mean face. Each picture takes the portrait's own pixels from the photographed mesh to
+the wanted one, triangle by triangle. What a portrait does not show is painted behind two kinds of holes: eyeballs stay with
+the head while the lids slide over them, and the inside of the mouth comes from another picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard.models.face.crop import CROP_SIDE, Crop
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.pose import Pose
+from avatard.models.face.topology import MESH_VERTICES
+
+Array = NDArray[np.floating]
+Indices = NDArray[np.intp]
+Image = NDArray[np.uint8]
+
+#: The mesh's outline, clockwise from the forehead.
+FACE_OVAL: Final[Indices] = np.array(
+    [
+        *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+        *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+    ]
+)
+#: Inner lips from the right to the left corner; entry i of the upper lip lies over entry i of the lower one.
+UPPER_INNER: Final[Indices] = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
+LOWER_INNER: Final[Indices] = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
+MOUTH_CORNERS: Final = (78, 308)
+#: Upper and lower lids from the outer to the inner corner, right eye then left.
+UPPER_LIDS: Final[Indices] = np.array(
+    [[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]]
+)
+LOWER_LIDS: Final[Indices] = np.array([[7, 163, 144, 145, 153, 154, 155], [249, 390, 373, 374, 380, 381, 382]])
+EYE_CORNERS: Final[Indices] = np.array([[33, 133], [263, 362]])
+#: Points that lids do not move and that place an eyeball in the picture (with its corners).
+NASION: Final = (168, 6, 8)
+#: Portraits are kept and warped at twice the crop's resolution, with a margin that heads can move into.
+OVERSAMPLING: Final = 2
+MARGIN: Final = 32
+#: How far the two rings around the face are from its centre, in multiples of the outline, and how much they follow the
+#: head: above the chin and below it (the neck stays with the shoulders).
+RINGS: Final = ((1.25, 1.0, 0.8), (1.65, 0.75, 0.25))
+#: The upper lid does most of a blink.
+UPPER_LID_SHARE: Final = 0.88
+#: How far (interocular distances) around the lips a correction of their opening is felt.
+LIP_REACH: Final = 0.22
+
+
+def lip_gap(canonical: Array) -> Array:
+    """Height `[..., 9]` of the mouth's opening along the inner lips of a mesh `[..., 468, 3]`."""
+    gap: Array = canonical[..., LOWER_INNER, 1] - canonical[..., UPPER_INNER, 1]
+    return gap
+
+
+def lid_gap(canonical: Array) -> Array:
+    """Height `[..., 2, 7]` of the eyes' opening along the lids of a mesh `[..., 468, 3]`."""
+    gap: Array = canonical[..., LOWER_LIDS, 1] - canonical[..., UPPER_LIDS, 1]
+    return gap
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One photographed face."""
+
+    name: str
+    texture: Image  # the crop and its margin at OVERSAMPLING, [640, 640, 3] RGB
+    canonical: Array  # [468, 3]
+    pose: Pose  # in the crop
+    rest: Array  # [468, 3]: the canonical mesh without expression
+
+    @classmethod
+    def of(cls, name: str, image: Image, mesh: Array, model: MorphableModel) -> Portrait:
+        """From a picture `[H, W, 3]` and its mesh `[468, 3]` in pixels."""
+        crop = Crop.of(model.pose(mesh))
+        points = crop.points(mesh)
+        canonical, pose = model.frontal(points[None])
+        offset = np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
+        matrix = OVERSAMPLING * (crop.matrix + offset)
+        matrix[:, 2] += (OVERSAMPLING - 1) / 2
+        side = OVERSAMPLING * (CROP_SIDE + 2 * MARGIN)
+        flags = cv2.INTER_AREA if OVERSAMPLING * crop.factor < 1 else cv2.INTER_CUBIC
+        texture = cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        rest = model.mean + model.neutral(canonical[0] - model.mean)
+        return cls(name, texture.astype(np.uint8, copy=False), canonical[0], pose[0], rest)
+
+    @property
+    def crop(self) -> Image:
+        """The picture as a clip would show it, `[256, 256, 3]`."""
+        edge = OVERSAMPLING * MARGIN
+        return shrink(self.texture[edge:-edge, edge:-edge])
+
+
+def mouth_width(canonical: Array) -> float:
+    """Distance between the mouth's corners of a mesh `[468, 3]`."""
+    return float(np.linalg.norm(canonical[MOUTH_CORNERS[1]] - canonical[MOUTH_CORNERS[0]]))
+
+
+def with_openings(canonical: Array, lips: Array | None, lids: Array | None) -> Array:
+    """The mesh `[468, 3]` with its inner lips `lips` `[9]` apart and its lids `lids` `[2, 7]` apart.
+
+    Both lips share the correction and carry the skin around them with it; lids slide, the upper one the most.
+    """
+    moved = canonical.copy()
+    if lips is not None:
+        change = lips - lip_gap(canonical)
+        for contour, share in ((UPPER_INNER, -0.4), (LOWER_INNER, 0.6)):
+            other = LOWER_INNER if contour is UPPER_INNER else UPPER_INNER
+            distance = np.linalg.norm(canonical[:, None] - canonical[contour], axis=-1)  # [468, 9]
+            own = distance.min(axis=1) < np.linalg.norm(canonical[:, None] - canonical[other], axis=-1).min(axis=1)
+            own[other], own[contour] = False, True
+            kernel = np.exp(-((distance / 0.1) ** 2)) + 1e-9
+            along = kernel @ (share * change) / kernel.sum(axis=1)
+            reach = np.exp(-((distance.min(axis=1) / LIP_REACH) ** 2))
+            reach[list(MOUTH_CORNERS)] = 0
+            shift = along * reach * own
+            shift[contour] = share * change
+            moved[:, 1] += shift
+    if lids is not None:
+        change = lids - lid_gap(canonical)
+        moved[UPPER_LIDS, 1] -= UPPER_LID_SHARE * change
+        moved[LOWER_LIDS, 1] += (1 - UPPER_LID_SHARE) * change
+    return moved
+
+
+class Rig:
+    """The triangulation of face, rings and border, the same for all faces."""
+
+    def __init__(self, model: MorphableModel):
+        opened = with_openings(model.mean, 0.3 * np.sin(np.linspace(0, np.pi, len(UPPER_INNER) + 2)[1:-1]), None)
+        outline = [self._ring(model.mean, factor) for factor, _, _ in RINGS]
+        flat = Pose(np.eye(3), np.array(0.6 * CROP_SIDE / 2.64), np.array([128.0, 108.0]))
+        layout = np.concatenate([flat.project(np.concatenate([opened, *outline]))[:, :2], self.border])
+        contours = [*MOUTH_CORNERS, *UPPER_INNER, *LOWER_INNER, *UPPER_LIDS.flat, *LOWER_LIDS.flat, *EYE_CORNERS.flat]
+        triangles = _delaunay(layout, first=contours)
+        lips = np.array([*UPPER_INNER, *LOWER_INNER, *MOUTH_CORNERS])
+        eyes = [np.concatenate([UPPER_LIDS[i], LOWER_LIDS[i], EYE_CORNERS[i]]) for i in range(2)]
+        hole = np.zeros(len(triangles), bool)
+        for part in (lips, *eyes):
+            hole |= np.isin(triangles, part).all(axis=1)
+        self.triangles: Indices = triangles[~hole]
+
+    @property
+    def border(self) -> Array:
+        """Fixed points around the crop's margin, `[B, 2]` crop pixels."""
+        edge = np.linspace(-MARGIN, CROP_SIDE + MARGIN, 11)
+        low, high = np.full_like(edge, edge[0]), np.full_like(edge, edge[-1])
+        sides = [np.stack(s, axis=-1)[:-1] for s in ((edge, low), (high, edge), (edge[::-1], high), (low, edge[::-1]))]
+        return np.concatenate(sides)
+
+    @staticmethod
+    def _ring(canonical: Array, factor: float) -> Array:
+        """The outline `[36, 3]` of a mesh, blown up in the picture's plane."""
+        oval = canonical[FACE_OVAL].copy()
+        centre = oval[:, :2].mean(axis=0)
+        oval[:, :2] = centre + factor * (oval[:, :2] - centre)
+        return oval
+
+    def vertices(self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array) -> Array:
+        """All vertices `[V, 3]` (crop pixels, relative depth) of a portrait's face `[468, 3]` at a pose.
+
+        `shape` `[468, 3]` is how far the face differs from the photographed one at rest; the rings follow it.
+        """
+        chin = portrait.canonical[FACE_OVAL, 1] > portrait.canonical[FACE_OVAL, 1].mean()
+        rings = []
+        for factor, upper, lower in RINGS:
+            still = portrait.pose.project(self._ring(portrait.canonical, factor))
+            moved = pose.project(self._ring(portrait.canonical + shape, factor))
+            follows = np.where(chin, lower, upper)[:, None]
+            rings.append(still + follows * (moved - still))
+        depth = np.full((len(self.border), 1), 1e3)
+        return np.concatenate([pose.project(canonical), *rings, np.concatenate([self.border, depth], axis=1)])
+
+    def render(self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array, mouth: Mouth) -> Image:
+        """The portrait with the face `[468, 3]` at a pose: `[512, 512, 3]` RGB, the crop at OVERSAMPLING."""
+        source = self.vertices(portrait, portrait.canonical, portrait.pose, np.zeros_like(shape))
+        target = self.vertices(portrait, canonical, pose, shape)
+        lips = _without_mouth(source)
+        order = np.argsort(-target[self.triangles, 2].mean(axis=1))  # the nearest is drawn last
+        visible = self.triangles[order]
+        eyes = np.array([[*EYE_CORNERS[eye], *NASION] for eye in range(2)])
+        maps = np.concatenate(
+            [
+                _affine(target[MOUTH_STRIP, :2], mouth.points[MOUTH_STRIP, :2]),
+                _affine(target[eyes, :2], _in_texture(source[eyes, :2])),
+                _affine(target[visible, :2], _in_texture(lips[visible, :2])),
+            ]
+        )
+        eyelids = [target[_eye_outline(eye), :2] for eye in range(2)]
+        owner = _rasterise([*target[MOUTH_STRIP, :2], *eyelids, *target[visible, :2]])
+        x, y = _sample(maps, owner)
+        image: Image = cv2.remap(portrait.texture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        inside = (owner >= 0) & (owner < len(MOUTH_STRIP))
+        if inside.any():
+            _paint(image, inside, mouth, x, y)
+        return image
+
+
+@dataclass(frozen=True)
+class Mouth:
+    """What is seen between the lips: another picture of an open mouth, in the light of the portrait."""
+
+    points: Array  # [468, 2 or 3] where that picture has the inner lips, its pixels
+    picture: Image  # [H, W, 3]
+    gain: Array  # [3] factor of the colours
+
+    @classmethod
+    def of(cls, picture: Image, points: Array, gain: Array, inset: tuple[float, float] = (0.05, 0.18)) -> Mouth:
+        """From a picture and its mesh, without what the tracker's inner lips include of upper and lower lip."""
+        tight = points[:, :2].copy()
+        height = tight[LOWER_INNER] - tight[UPPER_INNER]
+        tight[UPPER_INNER] += inset[0] * height
+        tight[LOWER_INNER] -= inset[1] * height
+        corners = list(MOUTH_CORNERS)
+        tight[corners] += 0.08 * (tight[corners].mean(axis=0) - tight[corners])
+        return cls(tight, picture, gain)
+
+    @classmethod
+    def own(cls, portrait: Portrait) -> Mouth:
+        """The portrait's own mouth as photographed."""
+        return cls(_in_texture(portrait.pose.project(portrait.canonical)[:, :2]), portrait.texture, np.ones(3))
+
+
+def _in_texture(points: Array) -> Array:
+    """Crop pixels `[..., 2]` as pixels of a portrait's texture."""
+    placed: Array = OVERSAMPLING * (points + MARGIN) + (OVERSAMPLING - 1) / 2
+    return placed
+
+
+def _without_mouth(source: Array, outset: float = 0.9) -> Array:
+    """Vertices whose inner lips lie `outset` pixels inside the lips' flesh where the mouth is open.
+
+    The tracker's contour touches the teeth; their pixels must not travel with the lips when those close.
+    """
+    moved = source.copy()
+    height = source[LOWER_INNER, 1] - source[UPPER_INNER, 1]
+    shift = outset * np.clip(height / 3, 0, 1)
+    moved[UPPER_INNER, 1] -= shift
+    moved[LOWER_INNER, 1] += shift
+    wide = outset * np.clip(height.max() / 3, 0, 1)
+    moved[MOUTH_CORNERS[0], 0] -= wide
+    moved[MOUTH_CORNERS[1], 0] += wide
+    return moved
+
+
+def _paint(image: Image, inside: NDArray[np.bool_], mouth: Mouth, x: Array, y: Array, edge: int = 9) -> None:
+    """Put the mouth's inside into a picture, with a soft shadow line where it meets the lips."""
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    box = (slice(max(rows[0] - edge, 0), rows[-1] + edge), slice(max(columns[0] - edge, 0), columns[-1] + edge))
+    hole, lips = inside[box].astype(np.float32)[..., None], image[box].astype(np.float32)
+    pixels = cv2.remap(mouth.picture, x[box], y[box], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    painted = pixels.astype(np.float32) * mouth.gain
+    around = cv2.blur((1 - hole) * lips, (edge, edge)) / np.maximum(cv2.blur(1 - hole, (edge, edge)), 1e-3)[..., None]
+    soft = np.minimum(cv2.GaussianBlur(hole, (5, 5), 1.0)[..., None], hole)
+    mixed = (1 - hole) * lips + (hole - soft) * 0.75 * around + soft * painted
+    image[box] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
+
+
+def _strip() -> Indices:
+    """Triangles `[18, 3]` that fill the inner lips."""
+    right, left = MOUTH_CORNERS
+    u, v = UPPER_INNER, LOWER_INNER
+    triangles = [(right, u[0], v[0]), (u[-1], left, v[-1])]
+    for i in range(len(u) - 1):
+        triangles += [(u[i], u[i + 1], v[i + 1]), (u[i], v[i + 1], v[i])]
+    return np.array(triangles, dtype=np.intp)
+
+
+MOUTH_STRIP: Final = _strip()
+
+
+def _eye_outline(eye: int) -> Indices:
+    outer, inner = EYE_CORNERS[eye]
+    return np.array([outer, *UPPER_LIDS[eye], inner, *LOWER_LIDS[eye][::-1]])
+
+
+def _affine(target: Array, source: Array) -> NDArray[np.float32]:
+    """Least-squares affine maps `[T, 3, 2]` that take `target` `[T, K, 2]` to `source` `[T, K, 2]`."""
+    centre, source_centre = target.mean(axis=1, keepdims=True), source.mean(axis=1, keepdims=True)
+    t, s = target - centre, source - source_centre
+    transposed = np.swapaxes(t, 1, 2)
+    gram = transposed @ t + 1e-6 * np.eye(2)  # slivers have no inverse; no pixel is theirs either
+    linear = np.linalg.inv(gram) @ (transposed @ s)
+    return np.concatenate([linear, source_centre - centre @ linear], axis=1).astype(np.float32)
+
+
+def _rasterise(polygons: Sequence[Array]) -> NDArray[np.int32]:
+    """Which polygon (crop pixels) owns each pixel of the oversampled crop, the last one winning; -1 for none."""
+    side, bits = CROP_SIDE * OVERSAMPLING, 4
+    owner = np.full((side, side), -1, np.int32)
+    corners = OVERSAMPLING * np.concatenate(polygons) + (OVERSAMPLING - 1) / 2
+    fixed = np.round(corners * (1 << bits)).astype(np.int32)
+    start = 0
+    for label, polygon in enumerate(polygons):
+        end = start + len(polygon)
+        cv2.fillPoly(owner, [fixed[start:end]], label, shift=bits) if end - start > 3 else cv2.fillConvexPoly(
+            owner, fixed[start:end], label, shift=bits
+        )
+        start = end
+    return owner
+
+
+def _sample(maps: NDArray[np.float32], owner: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Source positions x, y `[H, W]` (the maps' unit) of each pixel of the oversampled crop."""
+    side = owner.shape[0]
+    at = ((np.arange(side) + 0.5) / OVERSAMPLING - 0.5).astype(np.float32)
+    across, down, constant = (np.take(np.ascontiguousarray(maps[:, i]), owner, axis=0, mode="wrap") for i in range(3))
+    position = across * at[None, :, None] + down * at[:, None, None] + constant
+    return np.ascontiguousarray(position[..., 0]), np.ascontiguousarray(position[..., 1])
+
+
+def _delaunay(points: Array, first: Sequence[int], apart: float = 1.5) -> Indices:
+    """Delaunay triangles `[T, 3]` of points `[V, 2]`, those of `first` before the others.
+
+    The mesh curls inwards at lips and nostrils; points that come within `apart` of earlier ones are left out, because
+    triangles between them would fold at the first movement.
+    """
+    low = points.min(axis=0) - 1
+    width, height = np.ceil(points.max(axis=0) - low).astype(int) + 2
+    division = cv2.Subdiv2D((0, 0, int(width), int(height)))
+    local = (points - low).astype(np.float32)
+    chosen: list[int] = []
+    for index in dict.fromkeys([*first, *range(len(points))]):
+        if index in first or np.linalg.norm(local[chosen] - local[index], axis=-1).min() >= apart:
+            chosen.append(index)
+            division.insert((float(local[index, 0]), float(local[index, 1])))
+    corners = division.getTriangleList().reshape(-1, 3, 1, 2)
+    distance = np.linalg.norm(corners - local[chosen], axis=-1)  # [T, 3, chosen]
+    real = (distance.min(axis=-1) < 1e-2).all(axis=-1)
+    return np.array(chosen)[distance.argmin(axis=-1)[real]]
+
+
+def shrink(image: Image) -> Image:
+    """An oversampled picture at the crop's resolution."""
+    side = image.shape[0] // OVERSAMPLING
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
