@@ -109,6 +109,23 @@ def doctor(
 
 
 @app.command()
+def inspect(
+    picture: Annotated[Path, typer.Argument(help="The portrait.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an overlay to this file.")] = None,
+    face: Annotated[int | None, typer.Option(help="Which face, counted from the left and from 1.")] = None,
+) -> None:
+    """Show what avatard sees in a portrait: size and pose of the face, and on request its 68 points."""
+    from avatard.identity import Identity, IdentityError
+    from avatard.inspection import OverlayError, table, write_overlay
+
+    with complain(IdentityError, OverlayError):
+        identity = Identity.load(picture, face)
+        if output is not None:
+            write_overlay(identity, output)
+    print(table(identity))
+
+
+@app.command()
 def keys(
     folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("."),
     name: Annotated[str, typer.Option(help="Name of the two files.")] = "avatard",

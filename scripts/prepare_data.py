@@ -3,7 +3,7 @@
 Usage: python scripts/prepare_data.py SOURCE_DIR... --out DATA_DIR
 
 Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png).
-A `speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person and each portrait is
+A `speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person, each portrait
 another. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and reported.
 `index.json` is written last.
 """

@@ -7,6 +7,9 @@ Video" (2019).
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -90,14 +93,28 @@ def region_of(points: Points) -> Region:
     return Region((float(x), float(y)), 1.5 * float((high - low).max()), angle)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the process's standard error silent: LiteRT announces its delegate there and has no switch for it."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
 class _Network:
     """A LiteRT network with one input, one thread."""
 
     def __init__(self, path: Path):
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter = Interpreter(str(path), num_threads=1)
-        self._interpreter.allocate_tensors()
+        with _quiet():
+            self._interpreter = Interpreter(str(path), num_threads=1)
+            self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
 

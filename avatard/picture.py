@@ -1,0 +1,103 @@
+"""Read a still picture that a user brought: any common format, upright, as 8-bit RGB, or one clear line of refusal."""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+#: What is read. Pillow's other readers are left out: some start other programs (EPS), none carries portraits.
+FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+#: More pixels are refused before they are decoded: a small file can claim to be any size.
+MAX_PIXELS: Final = 64_000_000
+MAX_BYTES: Final = 100_000_000
+#: What shines through transparent parts.
+BACKGROUND: Final = (255, 255, 255)
+
+
+class PictureError(ValueError):
+    """A file that is not a usable picture, in one line."""
+
+
+def read_picture(path: str | Path) -> NDArray[np.uint8]:
+    """Pixels `[H, W, 3]`, RGB, turned as the EXIF data says, of a file; of an animation the first picture.
+
+    CMYK and embedded colour profiles become sRGB, 16 bits become 8, transparent parts become white.
+
+    Raises:
+        PictureError: for what is missing, no picture, damaged, cut off, or too large (before it is decoded).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PictureError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give the path of a picture")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise PictureError(f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}: reduce it")
+        # Pillow warns about broken metadata and large sizes; both are decided here.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                claim = f"{picture.width}x{picture.height} pixels"
+                raise PictureError(f"{path} has {claim}, expected at most {MAX_PIXELS:,}: reduce it")
+            picture.load()
+            return _rgb(_upright(picture))
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        known = ", ".join(name for name in FORMATS if name not in ("MPO", "PPM"))
+        raise PictureError(f"{path} is not a picture that can be read; expected one of {known}") from None
+    except PermissionError:
+        raise PictureError(f"{path} may not be read: check its permissions") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{path} is too large, expected at most {MAX_PIXELS:,} pixels: reduce it") from None
+    except Exception as error:  # Damaged files raise nearly anything inside Pillow's readers.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(f"{path} is damaged or cut off: {reason}") from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as EXIF says; a picture whose EXIF data is broken stays as it is."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:
+        return picture
+
+
+def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """Any of Pillow's modes as 8-bit sRGB `[H, W, 3]`."""
+    if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
+        picture = _eight_bits(picture)
+    if picture.has_transparency_data:
+        behind = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
+        picture = Image.alpha_composite(behind, picture.convert("RGBA"))
+    else:
+        picture = _managed(picture)
+    return np.array(picture.convert("RGB"), dtype=np.uint8)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A deep greyscale picture in 8 bits; its white is the smallest of 1, 255 and 65535 that no pixel exceeds."""
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0.0, neginf=0.0).clip(0)
+    if picture.mode != "F" and picture.mode != "I":
+        white = 65535.0
+    else:
+        white = next((white for white in (1.0, 255.0, 65535.0) if values.max() <= white), float(values.max()))
+    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+
+
+def _managed(picture: Image.Image) -> Image.Image:
+    """Colours through the embedded profile to sRGB; as they are where there is none or it is unusable."""
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "CMYK", "L"):
+        return picture
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return converted or picture
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return picture
