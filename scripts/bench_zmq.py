@@ -1,0 +1,146 @@
+"""Measure the ZeroMQ publisher: its cost in CPU time, the jitter that subscribers see, the sizes of messages.
+
+    python scripts/bench_zmq.py me.png --seconds 20 --subscribers 10
+
+The publisher runs in this process with nothing else: frames of a portrait at 25 fps by the media clock, landmarks,
+coefficients, sound. The subscribers are processes of their own on the same machine (one clock) that take every topic.
+Lateness is the time between a frame's due time and its `face` message in the subscriber's hands.
+"""
+
+import asyncio
+import json
+import multiprocessing
+import platform
+import resource
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cv2
+import numpy as np
+import typer
+import zmq
+
+from avatard.clock import FRAME_US, MediaClock, wall_us
+from avatard.protocols.image import ImageFormat
+from avatard.protocols.messages import Face, Head, Meta, Topic, decode, split
+from avatard.protocols.zmq import Publisher, Stamp
+
+
+def subscribe(endpoint: str, results: Connection) -> None:
+    """Read everything until told to stop; send back lateness in ms, messages and bytes by topic."""
+    late: list[float] = []
+    size: dict[str, int] = {}
+    count: dict[str, int] = {}
+    lost = 0
+    after: dict[str, int] = {}
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.subscribe("")
+        socket.connect(endpoint)
+        while not results.poll(0):
+            if not socket.poll(100):
+                continue
+            parts = socket.recv_multipart()
+            now = wall_us()
+            topic, payload = split(parts)
+            message = decode(payload)
+            lost += max(message.seq - after.get(topic, message.seq), 0)
+            after[topic] = message.seq + 1
+            size[topic] = max(size.get(topic, 0), sum(map(len, parts)))
+            count[topic] = count.get(topic, 0) + 1
+            if isinstance(message, Face):
+                late.append((now - message.cap_us) / 1e3)
+    results.send({"late": late, "size": size, "count": count, "lost": lost})
+
+
+async def publish(publisher: Publisher, picture: np.ndarray, frames: int) -> dict[str, float]:
+    """Publish so many frames, each when it is due; CPU time of this process and how late its own timer woke it."""
+    random = np.random.default_rng(0)
+    landmarks = random.normal(size=(68, 3)).astype(np.float32)
+    blendshapes = random.random(52, np.float32)
+    pictures = [np.roll(picture, shift, axis=1).copy() for shift in range(8)]  # no two frames in a row are the same
+    sound = random.integers(-3000, 3000, 640).astype(np.int16)
+    clock, woke = MediaClock(), []
+    while not all(publisher.wanted(topic) for topic in Topic):  # noqa: ASYNC110 -- the first of them, before the start
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    clock.start()
+    begin, cpu = time.monotonic(), time.process_time()
+    for frame in range(frames):
+        late = await clock.until(frame)
+        woke.append(late * 1e3)
+        stamp = Stamp(frame * FRAME_US, wall_us() - round(late * 1e6))
+        head = Head.from_pose(np.eye(3), 70.0, np.array([128.0, 120.0]), (picture.shape[1], picture.shape[0]))
+        publisher.face(stamp, landmarks, blendshapes, head, speaking=True)
+        publisher.audio(stamp, sound, 16_000)
+        publisher.video(stamp, pictures[frame % len(pictures)])
+    return {
+        "cpu_percent_of_a_core": 100 * (time.process_time() - cpu) / (time.monotonic() - begin),
+        "own_timer_late_ms_p95": float(np.percentile(woke, 95)),
+    }
+
+
+async def measure(
+    picture: np.ndarray, image: ImageFormat, seconds: float, pipes: list[Connection], start: Any
+) -> dict[str, Any]:
+    """Run publisher and subscribers; the figures."""
+    h, w = picture.shape[:2]
+    meta = Meta(server="bench", identity="", fps=25, enc=image.enc, w=w, h=h, sr=16_000, arkit=["x"] * 52)
+    async with Publisher(
+        "tcp://127.0.0.1:*", sid="00000000", meta=meta, now=lambda: Stamp(0, wall_us()), image=image
+    ) as publisher:
+        processes = [start(publisher.endpoint, pipe) for pipe in pipes]
+        own = await publish(publisher, picture, round(25 * seconds))
+        await asyncio.sleep(0.5)
+        sent = {topic.value: n for topic, n in publisher.sent.items()}
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {**own, "sent": sent, "memory_mb": memory, "processes": processes}
+
+
+def main(
+    portrait: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture to publish, at 256 x 256.")],
+    seconds: float = 20,
+    subscribers: Annotated[int, typer.Option(min=1)] = 1,
+    encoding: Annotated[str, typer.Option(help="jpeg, png or rgb24.")] = "jpeg",
+    quality: Annotated[int, typer.Option(min=1, max=100)] = 85,
+) -> None:
+    """Print the figures as JSON."""
+    loaded = cv2.imread(str(portrait))
+    if loaded is None or encoding not in ("jpeg", "png", "rgb24"):
+        raise typer.BadParameter(f"{portrait} is no picture, or {encoding} none of jpeg, png, rgb24")
+    side = min(loaded.shape[:2])
+    picture = np.ascontiguousarray(
+        cv2.resize(loaded[:side, :side], (256, 256), interpolation=cv2.INTER_AREA)[:, :, ::-1]
+    )
+    enc: Literal["jpeg", "png", "rgb24"] = encoding  # type: ignore[assignment] # checked above
+    spawn = multiprocessing.get_context("spawn")
+    ends = [spawn.Pipe() for _ in range(subscribers)]
+
+    def start(endpoint: str, pipe: Connection) -> Any:
+        process = spawn.Process(target=subscribe, args=(endpoint, pipe))
+        process.start()
+        return process
+
+    figures = asyncio.run(measure(picture, ImageFormat(enc, quality), seconds, [theirs for _, theirs in ends], start))
+    results = []
+    for ours, _ in ends:
+        ours.send(None)
+        results.append(ours.recv())
+    for process in figures.pop("processes"):
+        process.join()
+    late = np.array([ms for result in results for ms in result["late"]])
+    figures |= {
+        "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
+        "encoding": f"{encoding} {quality}" if encoding == "jpeg" else encoding,
+        "subscribers": subscribers,
+        "face_late_ms": {f"p{p}": round(float(np.percentile(late, p)), 3) for p in (50, 95, 99, 100)},
+        "face_messages_each": [result["count"][Topic.FACE] for result in results],
+        "messages_lost": sum(result["lost"] for result in results),
+        "largest_bytes": results[0]["size"],
+    }
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)
