@@ -19,8 +19,7 @@ def picture(value: float) -> Picture:
         np.full((2, 2, 3), value, np.uint8),
         np.full((68, 3), value, np.float32),
         np.zeros(52, np.float32),
-        np.zeros(4, np.float32),
-        np.zeros(3, np.float32),
+        np.zeros(8, np.float32),
     )
 
 

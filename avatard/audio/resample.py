@@ -63,7 +63,8 @@ def from_pcm16(data: bytes, channels: int = 1) -> Samples:
     """
     if len(data) % (2 * channels):
         raise ValueError(f"got {len(data)} bytes, expected a multiple of {2 * channels}")
-    return np.frombuffer(data, "<i2").reshape(-1, channels).mean(axis=1, dtype=np.float32) / np.float32(32768)
+    mono: Samples = np.frombuffer(data, "<i2").reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    return mono / np.float32(32768)
 
 
 def to_pcm16(samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.int16]]:

@@ -63,10 +63,9 @@ class Picture:
     """One generated frame."""
 
     pixels: NDArray[np.uint8]  # [H, W, 3] RGB
-    landmarks: NDArray[np.float32]  # [68, 3], IOD units, from the mean face
+    landmarks: NDArray[np.float32]  # [68, 3], iBUG points of the frontal face, IOD units
     blendshapes: NDArray[np.float32]  # [52], ARKit order
-    rotation: NDArray[np.float32]  # [4], quaternion x, y, z, w of the head
-    translation: NDArray[np.float32]  # [3]
+    head: NDArray[np.float32]  # [8]: quaternion x, y, z, w; translation x, y, z in IOD from the centre; pixels per IOD
 
 
 @dataclass(frozen=True, slots=True)
