@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import os
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -84,7 +85,7 @@ class Endpoint:
             try:
                 socket.bind(self.endpoint)
             except zmq.ZMQError as error:
-                raise EndpointError(f"cannot bind {self.endpoint}: {error.strerror}") from None
+                raise EndpointError(f"cannot bind {self.endpoint}: {os.strerror(error.errno or 0)}") from None
             self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
             self._resources = resources.pop_all()
         return socket

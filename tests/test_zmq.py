@@ -274,6 +274,21 @@ async def test_a_peer_that_talks_to_the_publisher_is_ignored(client, subscribe):
         assert (await receive(socket))[0] == Topic.FACE
 
 
+async def test_bytes_that_are_no_zmtp_disturb_nobody(subscribe, push):
+    async with publisher() as avatar, Receiver(LOOPBACK, on_error=pytest.fail) as receiver:
+        for endpoint in (avatar.endpoint, receiver.endpoint):
+            for rubbish in (b"GET / HTTP/1.1\r\n\r\n", bytes(1000), b"\xff" * 5000):
+                _, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.rpartition(":")[2]))
+                writer.write(rubbish)
+                with contextlib.suppress(ConnectionError):
+                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()
+        assert (await receive(subscribe(avatar.endpoint)))[0] == Topic.META
+        await push(receiver.endpoint).send(encode(Interrupt()))
+        assert await collect(receiver, 1) == [Interrupt()]
+
+
 async def collect(receiver, n):
     async with asyncio.timeout(10):
         return [await anext(receiver) for _ in range(n)]
