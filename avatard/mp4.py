@@ -1,0 +1,160 @@
+"""Write an MP4 file: H.264 pictures at 25 fps, AAC sound, and the mark that it is synthetic."""
+
+from __future__ import annotations
+
+import os
+import struct
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard.clock import FPS
+
+if TYPE_CHECKING:
+    from av import AudioFrame, AudioStream
+    from av.container import InputContainer
+
+SOUND_RATE_HZ: Final = 48_000
+#: x264's constant rate factor and speed: about 40 kB a second of a talking head at 256².
+QUALITY, PRESET = 18, "veryfast"
+
+#: IPTC Digital Source Type of a real picture that a trained network animates.
+DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+#: The box that carries XMP in ISO base media files (XMP specification, part 3).
+XMP_BOX: Final = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
+XMP: Final = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    f'Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+)
+
+
+class Mp4Error(ValueError):
+    """A file that cannot be written, or sound that cannot be read, in one line."""
+
+
+class Mp4Writer:
+    """A context that writes a file whole or not at all: it appears when the context ends without an exception.
+
+    Args:
+        path: the file; one that is there is replaced.
+        size: side of the square pictures, even.
+        sound: a file whose first audio stream is laid under the pictures from frame 0 on; silent without one.
+        metadata: such as title and comment.
+
+    Raises:
+        Mp4Error: the file cannot be written, or the sound cannot be read.
+    """
+
+    def __init__(self, path: Path, size: int, sound: Path | None = None, metadata: Mapping[str, str] | None = None):
+        self._path, self._size, self._sound, self._metadata = path, size, sound, dict(metadata or {})
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        self._frames = 0
+
+    def __enter__(self) -> Mp4Writer:
+        import av
+        from av.error import FFmpegError
+
+        with ExitStack() as undo:
+            undo.callback(self._temporary.unlink, missing_ok=True)
+            try:
+                # The index goes in front, so that a browser plays while it loads.
+                options = {"movflags": "+faststart"}
+                self._output = undo.enter_context(av.open(str(self._temporary), "w", format="mp4", options=options))
+            except FFmpegError as error:
+                raise Mp4Error(f"{self._path} cannot be written: {error.strerror}") from None
+            self._output.metadata.update(self._metadata)
+            self._video = self._output.add_stream("libx264", rate=FPS, options={"crf": f"{QUALITY}", "preset": PRESET})
+            self._video.width = self._video.height = self._size
+            self._video.pix_fmt = "yuv420p"
+            self._audio: AudioStream | None = None
+            self._packets: Iterator[AudioFrame] = iter(())
+            if self._sound is not None:
+                source = undo.enter_context(_open_sound(self._sound))
+                layout = "mono" if source.streams.audio[0].layout.nb_channels == 1 else "stereo"
+                self._audio = self._output.add_stream("aac", rate=SOUND_RATE_HZ, layout=layout)
+                self._packets = _decode(self._sound, source)
+            self._sounded = 0.0  # seconds
+            self._undo = undo.pop_all()
+        return self
+
+    def write(self, picture: NDArray[np.uint8]) -> None:
+        """Append a frame `[size, size, 3]` RGB and the sound that belongs to it."""
+        from av import VideoFrame
+        from av.error import FFmpegError
+
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame.pts, frame.time_base = self._frames, Fraction(1, FPS)
+        self._frames += 1
+        try:
+            self._output.mux(self._video.encode(frame))
+            while self._audio is not None and self._sounded < self._frames / FPS:
+                sound = next(self._packets, None)
+                if sound is None:
+                    break
+                self._sounded += sound.samples / sound.sample_rate
+                self._output.mux(self._audio.encode(sound))
+        except FFmpegError as error:
+            raise Mp4Error(f"{self._path} cannot be written: {error.strerror}") from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from av.error import FFmpegError
+
+        with self._undo:
+            if kind is not None:
+                return
+            try:
+                self._output.mux(self._video.encode(None))
+                if self._audio is not None:
+                    self._output.mux(self._audio.encode(None))
+                self._output.close()
+                with self._temporary.open("ab") as file:
+                    file.write(_xmp_box())
+                self._temporary.replace(self._path)
+            except (FFmpegError, OSError) as failure:
+                raise Mp4Error(f"{self._path} cannot be written: {failure.strerror}") from None
+
+
+def _open_sound(path: Path) -> InputContainer:
+    import av
+    from av.error import FFmpegError
+
+    try:
+        source = av.open(str(path))
+    except FFmpegError as error:
+        raise Mp4Error(f"{path} cannot be read as sound: {error.strerror}") from None
+    if not source.streams.audio:
+        source.close()
+        raise Mp4Error(f"{path} has no sound in it")
+    return source
+
+
+def _decode(path: Path, source: InputContainer) -> Iterator[AudioFrame]:
+    """The frames of the first audio stream, one after the other: the networks heard them without gaps, too."""
+    from av.error import FFmpegError
+
+    samples = 0
+    try:
+        for frame in source.decode(source.streams.audio[0]):
+            # Numbered from 0, so that what AAC puts in front comes before 0 and players skip it.
+            frame.pts, frame.time_base = samples, Fraction(1, frame.sample_rate)
+            samples += frame.samples
+            yield frame
+    except FFmpegError as error:
+        raise Mp4Error(f"{path} cannot be read as sound: {error.strerror}") from None
+
+
+def _xmp_box() -> bytes:
+    """FFmpeg writes no XMP; a file may end with any box that its reader does not have to know."""
+    content = b"uuid" + XMP_BOX.bytes + XMP.encode()
+    return struct.pack(">I", len(content) + 4) + content
