@@ -36,9 +36,7 @@ UPPER_INNER: Final[Indices] = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415]
 LOWER_INNER: Final[Indices] = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
 MOUTH_CORNERS: Final = (78, 308)
 #: Upper and lower lids from the outer to the inner corner, right eye then left.
-UPPER_LIDS: Final[Indices] = np.array(
-    [[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]]
-)
+UPPER_LIDS: Final[Indices] = np.array([[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]])
 LOWER_LIDS: Final[Indices] = np.array([[7, 163, 144, 145, 153, 154, 155], [249, 390, 373, 374, 380, 381, 382]])
 EYE_CORNERS: Final[Indices] = np.array([[33, 133], [263, 362]])
 #: Points that lids do not move and that place an eyeball in the picture (with its corners).
@@ -88,7 +86,7 @@ class Portrait:
         matrix[:, 2] += (OVERSAMPLING - 1) / 2
         side = OVERSAMPLING * (CROP_SIDE + 2 * MARGIN)
         flags = cv2.INTER_AREA if OVERSAMPLING * crop.factor < 1 else cv2.INTER_CUBIC
-        texture = cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        texture = cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         rest = model.mean + model.neutral(canonical[0] - model.mean)
         return cls(name, texture.astype(np.uint8, copy=False), canonical[0], pose[0], rest)
 
@@ -129,6 +127,15 @@ def with_openings(canonical: Array, lips: Array | None, lids: Array | None) -> A
         moved[UPPER_LIDS, 1] -= UPPER_LID_SHARE * change
         moved[LOWER_LIDS, 1] += (1 - UPPER_LID_SHARE) * change
     return moved
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Where a rendered picture shows the inside of the mouth, and which pixels of another picture belong there."""
+
+    inside: NDArray[np.bool_]  # [512, 512]
+    x: NDArray[np.float32]  # [512, 512] pixels of the other picture, where inside
+    y: NDArray[np.float32]
 
 
 class Rig:
@@ -179,8 +186,13 @@ class Rig:
         depth = np.full((len(self.border), 1), 1e3)
         return np.concatenate([pose.project(canonical), *rings, np.concatenate([self.border, depth], axis=1)])
 
-    def render(self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array, mouth: Mouth) -> Image:
-        """The portrait with the face `[468, 3]` at a pose: `[512, 512, 3]` RGB, the crop at OVERSAMPLING."""
+    def render(
+        self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array, inner_lips: Array
+    ) -> tuple[Image, Opening]:
+        """The portrait with the face `[468, 3]` at a pose, `[512, 512, 3]` RGB: the crop at OVERSAMPLING; and its mouth.
+
+        `inner_lips` `[468, 2]` places the inner lips in the picture that the mouth's inside will come from.
+        """
         source = self.vertices(portrait, portrait.canonical, portrait.pose, np.zeros_like(shape))
         target = self.vertices(portrait, canonical, pose, shape)
         lips = _without_mouth(source)
@@ -189,53 +201,25 @@ class Rig:
         eyes = np.array([[*EYE_CORNERS[eye], *NASION] for eye in range(2)])
         maps = np.concatenate(
             [
-                _affine(target[MOUTH_STRIP, :2], mouth.points[MOUTH_STRIP, :2]),
-                _affine(target[eyes, :2], _in_texture(source[eyes, :2])),
-                _affine(target[visible, :2], _in_texture(lips[visible, :2])),
+                affine(target[MOUTH_STRIP, :2], inner_lips[MOUTH_STRIP, :2]),
+                affine(target[eyes, :2], in_texture(source[eyes, :2])),
+                affine(target[visible, :2], in_texture(lips[visible, :2])),
             ]
         )
         eyelids = [target[_eye_outline(eye), :2] for eye in range(2)]
         owner = _rasterise([*target[MOUTH_STRIP, :2], *eyelids, *target[visible, :2]])
         x, y = _sample(maps, owner)
         image: Image = cv2.remap(portrait.texture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-        inside = (owner >= 0) & (owner < len(MOUTH_STRIP))
-        if inside.any():
-            _paint(image, inside, mouth, x, y)
-        return image
+        return image, Opening((owner >= 0) & (owner < len(MOUTH_STRIP)), x, y)
 
 
-@dataclass(frozen=True)
-class Mouth:
-    """What is seen between the lips: another picture of an open mouth, in the light of the portrait."""
-
-    points: Array  # [468, 2 or 3] where that picture has the inner lips, its pixels
-    picture: Image  # [H, W, 3]
-    gain: Array  # [3] factor of the colours
-
-    @classmethod
-    def of(cls, picture: Image, points: Array, gain: Array, inset: tuple[float, float] = (0.05, 0.18)) -> Mouth:
-        """From a picture and its mesh, without what the tracker's inner lips include of upper and lower lip."""
-        tight = points[:, :2].copy()
-        height = tight[LOWER_INNER] - tight[UPPER_INNER]
-        tight[UPPER_INNER] += inset[0] * height
-        tight[LOWER_INNER] -= inset[1] * height
-        corners = list(MOUTH_CORNERS)
-        tight[corners] += 0.08 * (tight[corners].mean(axis=0) - tight[corners])
-        return cls(tight, picture, gain)
-
-    @classmethod
-    def own(cls, portrait: Portrait) -> Mouth:
-        """The portrait's own mouth as photographed."""
-        return cls(_in_texture(portrait.pose.project(portrait.canonical)[:, :2]), portrait.texture, np.ones(3))
-
-
-def _in_texture(points: Array) -> Array:
+def in_texture(points: Array) -> Array:
     """Crop pixels `[..., 2]` as pixels of a portrait's texture."""
     placed: Array = OVERSAMPLING * (points + MARGIN) + (OVERSAMPLING - 1) / 2
     return placed
 
 
-def _without_mouth(source: Array, outset: float = 0.9) -> Array:
+def _without_mouth(source: Array, outset: float = 1.2) -> Array:
     """Vertices whose inner lips lie `outset` pixels inside the lips' flesh where the mouth is open.
 
     The tracker's contour touches the teeth; their pixels must not travel with the lips when those close.
@@ -249,19 +233,6 @@ def _without_mouth(source: Array, outset: float = 0.9) -> Array:
     moved[MOUTH_CORNERS[0], 0] -= wide
     moved[MOUTH_CORNERS[1], 0] += wide
     return moved
-
-
-def _paint(image: Image, inside: NDArray[np.bool_], mouth: Mouth, x: Array, y: Array, edge: int = 9) -> None:
-    """Put the mouth's inside into a picture, with a soft shadow line where it meets the lips."""
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    box = (slice(max(rows[0] - edge, 0), rows[-1] + edge), slice(max(columns[0] - edge, 0), columns[-1] + edge))
-    hole, lips = inside[box].astype(np.float32)[..., None], image[box].astype(np.float32)
-    pixels = cv2.remap(mouth.picture, x[box], y[box], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-    painted = pixels.astype(np.float32) * mouth.gain
-    around = cv2.blur((1 - hole) * lips, (edge, edge)) / np.maximum(cv2.blur(1 - hole, (edge, edge)), 1e-3)[..., None]
-    soft = np.minimum(cv2.GaussianBlur(hole, (5, 5), 1.0)[..., None], hole)
-    mixed = (1 - hole) * lips + (hole - soft) * 0.75 * around + soft * painted
-    image[box] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
 
 
 def _strip() -> Indices:
@@ -282,7 +253,7 @@ def _eye_outline(eye: int) -> Indices:
     return np.array([outer, *UPPER_LIDS[eye], inner, *LOWER_LIDS[eye][::-1]])
 
 
-def _affine(target: Array, source: Array) -> NDArray[np.float32]:
+def affine(target: Array, source: Array) -> NDArray[np.float32]:
     """Least-squares affine maps `[T, 3, 2]` that take `target` `[T, K, 2]` to `source` `[T, K, 2]`."""
     centre, source_centre = target.mean(axis=1, keepdims=True), source.mean(axis=1, keepdims=True)
     t, s = target - centre, source - source_centre
