@@ -12,11 +12,11 @@ from msgspec import Meta
 Profile: TypeAlias = Literal["quality", "balanced", "low-latency"]
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the configuration file."""
 
 
-class Stream(Section):
+class Stream(Section, frozen=True):
     """How audio becomes frames: latency against smoothness."""
 
     profile: Annotated[Profile, Meta(description="preset of the other keys here; a key beside it wins")] = "balanced"
@@ -68,7 +68,7 @@ PROFILES: dict[Profile, dict[str, int]] = {
 Weights: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 
-class Speech(Section):
+class Speech(Section, frozen=True):
     """The speech encoder whose features AToM-Net hears."""
 
     encoder: Annotated[Literal["whisper", "hubert"], Meta(description="must be the one AToM-Net was trained on")] = (
@@ -79,19 +79,19 @@ class Speech(Section):
     )
 
 
-class Motion(Section):
+class Motion(Section, frozen=True):
     """AToM-Net: speech to landmarks."""
 
     weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "atom_nano"
 
 
-class Video(Section):
+class Video(Section, frozen=True):
     """MC-VDM: landmarks and the portrait to video."""
 
     weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "mcvdm_nano"
 
 
-class Inference(Section):
+class Inference(Section, frozen=True):
     """Where the networks run."""
 
     device: Annotated[
@@ -100,21 +100,21 @@ class Inference(Section):
     ] = "cpu"
 
 
-class Idle(Section):
+class Idle(Section, frozen=True):
     """What moves while nobody speaks."""
 
     motion: Annotated[float, Meta(ge=0, le=2, description="size of head motion; 0 is still, 1 is natural")] = 1.0
     pose_video: Annotated[str, Meta(description="a video whose head pose drives the avatar's")] = ""
 
 
-class Audio(Section):
+class Audio(Section, frozen=True):
     """Where speech comes from, besides the clients."""
 
     source: Annotated[str, Meta(description="'mic', or a sound file to play; not set: the clients only")] = ""
     buffer_seconds: Annotated[float, Meta(gt=0, le=600, description="most pushed speech that may wait")] = 30.0
 
 
-class Server(Section):
+class Server(Section, frozen=True):
     """The HTTP server: page, signalling, control and metrics."""
 
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
@@ -138,7 +138,7 @@ class Server(Section):
             raise ValueError(f"server.{missing} is not set: expected both the TLS certificate and its key, or neither")
 
 
-class Webrtc(Section):
+class Webrtc(Section, frozen=True):
     """WebRTC media and connectivity."""
 
     codec: Annotated[Literal["vp8", "h264"], Meta(description="video codec")] = "vp8"
@@ -150,7 +150,7 @@ class Webrtc(Section):
     ice_credential: Annotated[str, Meta(description="for the TURN server", extra={"secret": True})] = ""
 
 
-class Zmq(Section):
+class Zmq(Section, frozen=True):
     """ZeroMQ: frames, landmarks and sound out; audio in."""
 
     publish: Annotated[str, Meta(description="endpoint of the publisher; not set: none")] = ""
@@ -163,14 +163,14 @@ class Zmq(Section):
     allowed_clients_file: Annotated[str, Meta(description="CURVE public keys, one a line; not set: any")] = ""
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     """What is logged, to standard error."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least severe")] = "info"
     format: Annotated[Literal["human", "json"], Meta(description="one line an event in both")] = "human"
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """Everything that can be configured."""
 
     stream: Stream = Stream()
