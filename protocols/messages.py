@@ -196,7 +196,6 @@ class Portrait(Request, frozen=True, kw_only=True, tag="identity"):
     """Swap the portrait."""
 
     data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_IMAGE_BYTES)]  # an image file
-    face: Annotated[int, msgspec.Meta(ge=0)] | None = None  # which face, where there are several
 
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@
     await publisher.start()
     publisher.face(stamp, landmarks, blendshapes, head, speaking=True)  # when the frame is due
 
-    receiver = Receiver("tcp://127.0.0.1:5557", on_error=publisher.error)
+    receiver = Receiver("tcp://127.0.0.1:5557", on_interrupt=..., on_error=publisher.error)
     await receiver.start()
     async for request in receiver: ...
 
@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Self, cast
+from typing import Final, NamedTuple, Self, TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -56,6 +56,7 @@ SEND_BUFFER_BYTES: Final = 512 * 1024
 RECEIVE_QUEUE_MESSAGES: Final = 8
 QUEUED_REQUESTS: Final = 1024
 QUEUED_PORTRAITS: Final = 2
+Queued: TypeAlias = Speech | EndOfUtterance | Portrait
 _TOPICS: Final[Mapping[type[AnyMessage], Topic]] = {
     Meta: Topic.META,
     State: Topic.STATE,
@@ -88,6 +89,7 @@ class Publisher(Endpoint):
         single_part: topic and payload in one part, for subscribers with ZMQ_CONFLATE.
         keys: CURVE.
         queue: messages that wait for one slow subscriber.
+        on_wanted: called when `wanted` changed for a topic.
 
     Raises:
         EndpointError: the endpoint is malformed, or reachable from elsewhere without keys.
@@ -104,6 +106,7 @@ class Publisher(Endpoint):
         single_part: bool = False,
         keys: ServerKeys | None = None,
         queue: int = SEND_QUEUE_MESSAGES,
+        on_wanted: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(endpoint, zmq.XPUB, keys)
         self.sent: Counter[Topic] = Counter()
@@ -113,6 +116,7 @@ class Publisher(Endpoint):
         self._image = image or ImageFormat()
         self._single_part = single_part
         self._queue = queue
+        self._on_wanted = on_wanted
         self._state = State(state="starting", event="snapshot")
         self._prefixes: set[bytes] = set()
         self._wanted: frozenset[Topic] = frozenset()
@@ -230,7 +234,10 @@ class Publisher(Endpoint):
                 self._prefixes.add(prefix)
             elif event[:1] == b"\0":
                 self._prefixes.discard(prefix)
+            before = self._wanted
             self._wanted = frozenset(t for t in Topic if any(t.encode().startswith(p) for p in self._prefixes))
+            if self._wanted != before and self._on_wanted is not None:
+                self._on_wanted()
             if event[:1] == b"\1" and {Topic.META, Topic.STATE} & set(topics):
                 self._joined.set()
 
@@ -249,11 +256,12 @@ class Receiver(Endpoint):
 
     Malformed messages are counted and reported to `on_error`, never fatal. At most `buffer_ms` of sound wait to be
     consumed (and 1,024 requests, two of them portraits): then the socket is not read until there is room, PUSH sockets
-    fill their own queue and their `send` waits; nothing is lost. An interrupt that was read overtakes the sound before
-    it, which is dropped.
+    fill their own queue and their `send` waits; nothing is lost. An interrupt does not queue behind the sound before
+    it: that is dropped, and `on_interrupt` is called at once.
 
     Args:
         endpoint: as of `Publisher`.
+        on_interrupt: gets an interrupt as soon as it was read.
         on_error: gets one line on what was wrong with a message.
         buffer_ms: sound that may wait.
         keys: CURVE.
@@ -266,6 +274,7 @@ class Receiver(Endpoint):
         self,
         endpoint: str,
         *,
+        on_interrupt: Callable[[Interrupt], None],
         on_error: Callable[[str], None],
         buffer_ms: float = 30_000,
         keys: ServerKeys | None = None,
@@ -277,8 +286,9 @@ class Receiver(Endpoint):
         self.dropped_ms = 0.0
         """Sound that interrupts took away."""
         self._buffer_ms = buffer_ms
+        self._on_interrupt = on_interrupt
         self._on_error = on_error
-        self._requests: deque[AnyRequest] = deque()
+        self._requests: deque[Queued] = deque()
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
 
@@ -299,7 +309,7 @@ class Receiver(Endpoint):
         """One consumer, until it is cancelled."""
         return self
 
-    async def __anext__(self) -> AnyRequest:
+    async def __anext__(self) -> Queued:
         while not self._requests:
             self._filled.clear()
             await self._filled.wait()
@@ -331,9 +341,10 @@ class Receiver(Endpoint):
         if isinstance(request, Interrupt):
             self.dropped_ms += self.buffered_ms
             self.buffered_ms = 0.0
-            kept = [queued for queued in self._requests if not isinstance(queued, Speech | EndOfUtterance)]
-            self._requests = deque(kept)
-        elif isinstance(request, Speech):
+            self._requests = deque(queued for queued in self._requests if isinstance(queued, Portrait))
+            self._on_interrupt(request)
+            return
+        if isinstance(request, Speech):
             self.buffered_ms += request.seconds * 1e3
         self._requests.append(request)
         self._filled.set()

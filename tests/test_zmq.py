@@ -45,6 +45,10 @@ def publisher(**options):
     return Publisher(endpoint, sid="s1", meta=META, now=lambda: Stamp(7, 8), **options)
 
 
+def receiver(**options):
+    return Receiver(LOOPBACK, **{"on_interrupt": pytest.fail} | options)
+
+
 def publish(publisher, frame):
     stamp = Stamp(frame * 40_000, 1_000_000 + frame * 40_000)
     publisher.face(stamp, LANDMARKS + frame, BLENDSHAPES, HEAD, speaking=True)
@@ -128,7 +132,9 @@ async def test_meta_and_state_are_repeated_every_second(subscribe):
 
 
 async def test_nothing_is_encoded_without_a_subscriber(subscribe):
-    async with publisher() as avatar:
+    changes: list[bool] = []
+    avatar = publisher(on_wanted=lambda: changes.append(avatar.wanted(Topic.FACE)))
+    async with avatar:
         publish(avatar, 0)
         avatar.stats({"rtf": 0.5})
         assert not avatar.sent
@@ -141,6 +147,7 @@ async def test_nothing_is_encoded_without_a_subscriber(subscribe):
         await until(lambda: not avatar.wanted(Topic.FACE))
         publish(avatar, 1)
         assert avatar.sent == {Topic.FACE: 1}
+        assert changes == [True, False]
 
 
 @pytest.mark.parametrize(("enc", "magic"), [("jpeg", b"\xff\xd8\xff"), ("png", b"\x89PNG"), ("rgb24", b"")])
@@ -275,8 +282,8 @@ async def test_a_peer_that_talks_to_the_publisher_is_ignored(client, subscribe):
 
 
 async def test_bytes_that_are_no_zmtp_disturb_nobody(subscribe, push):
-    async with publisher() as avatar, Receiver(LOOPBACK, on_error=pytest.fail) as receiver:
-        for endpoint in (avatar.endpoint, receiver.endpoint):
+    async with publisher() as avatar, receiver(on_error=pytest.fail) as ear:
+        for endpoint in (avatar.endpoint, ear.endpoint):
             for rubbish in (b"GET / HTTP/1.1\r\n\r\n", bytes(1000), b"\xff" * 5000):
                 _, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.rpartition(":")[2]))
                 writer.write(rubbish)
@@ -285,13 +292,13 @@ async def test_bytes_that_are_no_zmtp_disturb_nobody(subscribe, push):
                     writer.close()
                     await writer.wait_closed()
         assert (await receive(subscribe(avatar.endpoint)))[0] == Topic.META
-        await push(receiver.endpoint).send(encode(Interrupt()))
-        assert await collect(receiver, 1) == [Interrupt()]
+        await push(ear.endpoint).send(encode(EndOfUtterance()))
+        assert await collect(ear, 1) == [EndOfUtterance()]
 
 
-async def collect(receiver, n):
+async def collect(ear, n):
     async with asyncio.timeout(10):
-        return [await anext(receiver) for _ in range(n)]
+        return [await anext(ear) for _ in range(n)]
 
 
 async def test_requests_arrive_in_order(push):
@@ -299,42 +306,40 @@ async def test_requests_arrive_in_order(push):
         SECOND_OF_SOUND,
         Speech(enc="f32le", sr=48_000, ch=2, data=bytes(80), id="a"),
         EndOfUtterance(),
-        Portrait(data=b"image", face=1),
-        Interrupt(id="b"),
+        Portrait(data=b"image"),
     ]
-    async with Receiver(LOOPBACK, on_error=pytest.fail) as receiver:
-        socket = push(receiver.endpoint)
+    async with receiver(on_error=pytest.fail) as ear:
+        socket = push(ear.endpoint)
         for request in requests:
             await socket.send(encode(request))
-            assert await collect(receiver, 1) == [request]
-        assert receiver.received == {
+            assert await collect(ear, 1) == [request]
+        assert ear.received == {
             "Speech": 2,
             "EndOfUtterance": 1,
             "Portrait": 1,
-            "Interrupt": 1,
         }
-        assert receiver.buffered_ms == 0
+        assert ear.buffered_ms == 0
 
 
 async def test_what_one_avatar_publishes_another_can_hear(subscribe, push):
-    async with publisher() as avatar, Receiver(LOOPBACK, on_error=pytest.fail) as receiver:
+    async with publisher() as avatar, receiver(on_error=pytest.fail) as ear:
         socket = subscribe(avatar.endpoint, Topic.AUDIO)
         await until(lambda: avatar.wanted(Topic.AUDIO))
         publish(avatar, 1)
-        await push(receiver.endpoint).send_multipart(await socket.recv_multipart())
-        [speech] = await collect(receiver, 1)
+        await push(ear.endpoint).send_multipart(await socket.recv_multipart())
+        [speech] = await collect(ear, 1)
         np.testing.assert_array_equal(speech.samples(), np.full(640, 1 / 32768, np.float32))
 
 
 async def test_two_thousand_malformed_messages_are_counted_and_answered(push, subscribe):
     random = np.random.default_rng(1)
     good = encode(SECOND_OF_SOUND)
-    async with publisher() as avatar, Receiver(LOOPBACK, on_error=avatar.error) as receiver:
+    async with publisher() as avatar, receiver(on_error=avatar.error) as ear:
         states = subscribe(avatar.endpoint, Topic.STATE)
         faces = subscribe(avatar.endpoint, Topic.FACE)
         await receive(states)
         await until(lambda: avatar.wanted(Topic.FACE))
-        socket = push(receiver.endpoint)
+        socket = push(ear.endpoint)
 
         async def flood():
             for i in range(2000):
@@ -354,7 +359,7 @@ async def test_two_thousand_malformed_messages_are_counted_and_answered(push, su
 
         flooding = asyncio.create_task(flood())
         frame = 0
-        while not flooding.done() or receiver.received.total() < 2000:
+        while not flooding.done() or ear.received.total() < 2000:
             publish(avatar, frame)
             assert (await receive(faces))[1].seq == frame
             frame += 1
@@ -364,14 +369,14 @@ async def test_two_thousand_malformed_messages_are_counted_and_answered(push, su
         errors = [state for state in [(await receive(states))[1] for _ in range(300)] if state.event == "error"]
         assert errors and all(error.message for error in errors)
         # A changed byte may still leave a valid message.
-        assert receiver.received["malformed"] > 1900
-        await socket.send(encode(Interrupt()))
-        await until(lambda: receiver.received["Interrupt"] == 1)
+        assert ear.received["malformed"] > 1900
+        await socket.send(encode(EndOfUtterance(id="still here")))
+        await until(lambda: ear.received["EndOfUtterance"] == 1)
 
 
 async def test_a_full_buffer_makes_the_sender_wait_and_loses_nothing(push):
-    async with Receiver(LOOPBACK, on_error=pytest.fail, buffer_ms=5_000) as receiver:
-        socket = push(receiver.endpoint)
+    async with receiver(on_error=pytest.fail, buffer_ms=5_000) as ear:
+        socket = push(ear.endpoint)
         socket.sndhwm = 1
         sent = 0
 
@@ -382,46 +387,48 @@ async def test_a_full_buffer_makes_the_sender_wait_and_loses_nothing(push):
                 sent += 1
 
         sending = asyncio.create_task(send())
-        await until(lambda: receiver.buffered_ms >= 5_000)
+        await until(lambda: ear.buffered_ms >= 5_000)
         for _ in range(50):
             await asyncio.sleep(0.01)
-            assert receiver.buffered_ms <= 6_000
+            assert ear.buffered_ms <= 6_000
         assert sent < 500
-        received = await collect(receiver, 500)
+        received = await collect(ear, 500)
         assert [request.id for request in received] == [str(i) for i in range(500)]
         await sending
 
 
 async def test_a_flood_of_requests_is_bounded(push):
-    async with Receiver(LOOPBACK, on_error=pytest.fail) as receiver:
-        socket = push(receiver.endpoint)
+    async with receiver(on_error=pytest.fail) as ear:
+        socket = push(ear.endpoint)
         for _ in range(QUEUED_REQUESTS + 500):
             await socket.send(encode(EndOfUtterance()))
-        await until(lambda: receiver.received.total() == QUEUED_REQUESTS)
+        await until(lambda: ear.received.total() == QUEUED_REQUESTS)
         await asyncio.sleep(0.05)
-        assert receiver.received.total() == QUEUED_REQUESTS
-        await collect(receiver, QUEUED_REQUESTS + 500)
+        assert ear.received.total() == QUEUED_REQUESTS
+        await collect(ear, QUEUED_REQUESTS + 500)
 
 
 async def test_an_interrupt_overtakes_the_sound_before_it(push):
-    async with Receiver(LOOPBACK, on_error=pytest.fail) as receiver:
-        socket = push(receiver.endpoint)
+    interrupts: list[Interrupt] = []
+    async with receiver(on_error=pytest.fail, on_interrupt=interrupts.append) as ear:
+        socket = push(ear.endpoint)
         for _ in range(10):
             await socket.send(encode(SECOND_OF_SOUND))
         await socket.send(encode(Portrait(data=b"image")))
-        await socket.send(encode(Interrupt()))
+        await socket.send(encode(Interrupt(id="b")))
         await socket.send(encode(EndOfUtterance()))
-        await until(lambda: receiver.received["EndOfUtterance"])
-        assert receiver.dropped_ms == 10_000
-        assert await collect(receiver, 3) == [Portrait(data=b"image"), Interrupt(), EndOfUtterance()]
+        await until(lambda: ear.received["EndOfUtterance"])
+        assert interrupts == [Interrupt(id="b")]
+        assert ear.dropped_ms == 10_000
+        assert await collect(ear, 2) == [Portrait(data=b"image"), EndOfUtterance()]
 
 
 async def test_a_message_beyond_the_limit_costs_its_sender_the_connection(push):
-    async with Receiver(LOOPBACK, on_error=pytest.fail) as receiver:
-        await push(receiver.endpoint).send(bytes(9 * 1024 * 1024))
-        await push(receiver.endpoint).send(encode(Interrupt()))
-        assert await collect(receiver, 1) == [Interrupt()]
-        assert receiver.received.total() == 1
+    async with receiver(on_error=pytest.fail) as ear:
+        await push(ear.endpoint).send(bytes(9 * 1024 * 1024))
+        await push(ear.endpoint).send(encode(EndOfUtterance()))
+        assert await collect(ear, 1) == [EndOfUtterance()]
+        assert ear.received.total() == 1
 
 
 @pytest.mark.parametrize(
@@ -441,7 +448,7 @@ def test_endpoints_that_are_refused(endpoint, text):
     with pytest.raises(EndpointError, match=text):
         publisher(endpoint=endpoint)
     with pytest.raises(EndpointError, match=text):
-        Receiver(endpoint, on_error=print)
+        Receiver(endpoint, on_interrupt=print, on_error=print)
 
 
 async def test_a_taken_port_is_one_clear_line():
@@ -482,7 +489,7 @@ def keys(tmp_path):
 )
 async def test_only_clients_with_an_allowed_key_get_in(client, keys, who, let_in):
     server_keys, server_public, friend, stranger = keys
-    async with publisher(keys=server_keys) as avatar, Receiver(LOOPBACK, on_error=pytest.fail, keys=server_keys) as ear:
+    async with publisher(keys=server_keys) as avatar, receiver(on_error=pytest.fail, keys=server_keys) as ear:
         subscriber, pusher = client(zmq.SUB), client(zmq.PUSH)
         for socket in (subscriber, pusher):
             if who != "plain":
@@ -490,10 +497,10 @@ async def test_only_clients_with_an_allowed_key_get_in(client, keys, who, let_in
         subscriber.subscribe("")
         subscriber.connect(avatar.endpoint)
         pusher.connect(ear.endpoint)
-        sending = asyncio.ensure_future(pusher.send(encode(Interrupt())))
+        sending = asyncio.ensure_future(pusher.send(encode(EndOfUtterance())))
         if let_in:
             assert (await receive(subscriber))[0] == Topic.META
-            assert await collect(ear, 1) == [Interrupt()]
+            assert await collect(ear, 1) == [EndOfUtterance()]
         else:
             assert not await subscriber.poll(300)
             assert not ear.received
