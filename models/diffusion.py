@@ -32,7 +32,7 @@ def few_timesteps(timesteps: int, steps: int) -> list[int]:
 def ddim(predict_x0: Callable[[Tensor, int], Tensor], x: Tensor, alpha_bar: Tensor, steps: int) -> Tensor:
     """DDIM, eta = 0, for a network that predicts x_0. Source: Song et al. 2021, eq. 12.
 
-    `predict_x0(x_t, t)` gives the clean sample; `x` `[B, ...]` is the start noise (zeros give the mode's neighbourhood).
+    `predict_x0(x_t, t)` gives the clean sample; `x` `[B, ...]` is the start noise (zeros stay near the mean).
     """
     path = few_timesteps(len(alpha_bar), steps)
     for t, following in zip(path, [*path[1:], None], strict=True):
@@ -42,3 +42,9 @@ def ddim(predict_x0: Callable[[Tensor, int], Tensor], x: Tensor, alpha_bar: Tens
         noise = (x - alpha_bar[t].sqrt() * x0) / (1 - alpha_bar[t]).sqrt()
         x = alpha_bar[following].sqrt() * x0 + (1 - alpha_bar[following]).sqrt() * noise
     raise AssertionError("unreachable: few_timesteps is never empty")
+
+
+def sqrt_linear_alpha_bar(timesteps: int = 1000, first: float = 0.0015, last: float = 0.0195) -> Tensor:
+    """The schedule of the paper's MC-VDM (that of latent diffusion): square roots of the betas are evenly spaced, `[T]`."""
+    betas = torch.linspace(first**0.5, last**0.5, timesteps, dtype=torch.float64).square()
+    return torch.cumprod(1 - betas, 0).float()

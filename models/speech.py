@@ -114,7 +114,8 @@ class WhisperLayer(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, N, width / heads] each
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
         x = x + self.out(attended)
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        transformed: Tensor = self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        return x + transformed
 
 
 class WhisperFeatures(nn.Module):
@@ -173,10 +174,11 @@ class HubertFeatures(nn.Module):
             extractor = Wav2Vec2FeatureExtractor.from_pretrained(str(name))
         except (OSError, ValueError) as error:
             raise SpeechError(
-                f"HuBERT {str(name)!r} is neither a local folder with config.json and weights nor reachable on the hub; "
+                f"HuBERT {str(name)!r} is neither a folder with config.json and weights nor reachable on the hub; "
                 f"where there is a network run `hf download {name} --local-dir FOLDER`, then give FOLDER"
             ) from error
-        return cls(model.eval().requires_grad_(False), bool(extractor.do_normalize))
+        features = cls(model.requires_grad_(False), bool(extractor.do_normalize))
+        return features.eval()
 
     def forward(self, audio: Tensor) -> Tensor:
         """Waveforms `[B, T]` → features `[B, T / 640, dim]`."""

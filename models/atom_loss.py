@@ -1,0 +1,115 @@
+"""What AToM-Net is trained to do: continue imperfect motion (paper eq. 4, with velocity and mouth opening)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avatard.models.atom import Atom
+from avatard.models.diffusion import add_noise
+from avatard.models.motion_data import Batch
+
+VELOCITY_WEIGHT = 2.0
+OPENING_WEIGHT = 0.5
+
+
+def point_weights() -> Tensor:
+    """Weight of each coordinate `[68, 3]`: the mouth is what is looked at, depth is what is measured worst."""
+    weight = torch.full((68, 3), 0.3)
+    weight[4:13] = 0.5
+    weight[48:60] = 2.0
+    weight[60:68] = 3.0
+    weight[:, 2] *= 0.5
+    return weight / weight.mean()
+
+
+def opening(x: Tensor) -> Tensor:
+    """Mouth opening `[B, S]` of `[B, S, 68, 3]`: mean height of the inner lip."""
+    return (x[:, :, [67, 66, 65], 1] - x[:, :, [61, 62, 63], 1]).mean(-1)
+
+
+def weighted_mean(value: Tensor, weight: Tensor) -> Tensor:
+    """Mean of `[B, S]` values by weight."""
+    return (value * weight).sum() / weight.sum().clamp(min=1)
+
+
+def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor) -> Tensor:
+    """Scalar: L2 of positions, velocities and opening.
+
+    `x0` and `target` `[B, S, 68, 3]`, scaled; `predicted` `[B, S]` is 1 for frames the network had to find (the others
+    take part as the neighbours of a velocity), `known` `[B, S]` 0 where the target is unknown.
+    """
+    weight = point_weights().to(x0)
+    x0 = torch.where(predicted[..., None, None] > 0, x0, target)
+    position = ((x0 - target).square() * weight).mean((2, 3))
+    velocity = ((x0.diff(dim=1) - target.diff(dim=1)).square() * weight).mean((2, 3))
+    here = predicted * known
+    moved = here[:, 1:] * known[:, :-1]
+    return (
+        weighted_mean(position, here)
+        + VELOCITY_WEIGHT * weighted_mean(velocity, moved)
+        + OPENING_WEIGHT * weighted_mean((opening(x0) - opening(target)).square(), here)
+    )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How training windows are made hard. Noise is in the network's scaled units."""
+
+    hop: int = 4  # frames that are new at serving
+    serving_share: float = 0.6  # of windows, with the prefix of serving
+    no_prefix_share: float = 0.15
+    jitter: float = 0.05  # per coordinate and frame of the prefix
+    drift: float = 0.25  # per coordinate, constant over the prefix: what slow drift looks like
+    drift_share: float = 0.5
+    start_share: float = 0.35  # of windows at the sampler's first step: nothing but zeros to denoise
+    rollout_share: float = 0.4  # of steps in which half of the prefixes end in the network's own frames
+    rollout_frames: int = 8
+
+
+def prefix_lengths(batch: int, frames: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
+    """How many frames are given, `[B]`."""
+    draw = torch.rand(batch, generator=rng)
+    length = torch.randint(0, frames - recipe.hop + 1, (batch,), generator=rng)
+    length[draw < recipe.serving_share + recipe.no_prefix_share] = 0
+    length[draw < recipe.serving_share] = frames - recipe.hop
+    return length
+
+
+def training_loss(
+    model: torch.nn.Module, atom: Atom, batch: Batch, lookahead: int, recipe: Recipe, rng: torch.Generator
+) -> Tensor:
+    """Loss of one batch. `model` is what is called (perhaps wrapped for several processes), `atom` the network."""
+    device = batch.target.device
+    size, frames = batch.target.shape[:2]
+    x0 = batch.target / atom.scale
+    length = prefix_lengths(size, frames, recipe, rng).to(device)
+    clean = (torch.arange(frames, device=device) < length[:, None]).float() * batch.weight
+    given = x0
+    if torch.rand((), generator=rng) < recipe.rollout_share:
+        given = with_own_frames(atom, x0, clean, batch, lookahead, recipe)
+    drifts = (torch.rand(size, 1, 1, 1, generator=rng) < recipe.drift_share).float() * recipe.drift
+    given = given + drifts.to(device) * torch.randn(size, 1, 68, 3, generator=rng).to(device)
+    given = given + recipe.jitter * torch.randn(x0.shape, generator=rng).to(device)
+    t = torch.randint(0, atom.config.timesteps, (size,), generator=rng).to(device)
+    start = (torch.rand(size, generator=rng) < recipe.start_share).to(device)
+    t = torch.where(start, atom.config.timesteps - 1, t)
+    noisy = add_noise(x0, torch.randn(x0.shape, generator=rng).to(device), atom.alpha_bar[t])
+    noisy = torch.where(start[:, None, None, None], 0.0, noisy)
+    x = torch.where(clean[..., None, None] > 0, given, noisy)
+    predicted = model(x, clean, t, batch.audio, batch.reference, lookahead).float()
+    return motion_loss(predicted, x0, 1 - clean, batch.weight)
+
+
+@torch.no_grad()
+def with_own_frames(atom: Atom, x0: Tensor, clean: Tensor, batch: Batch, lookahead: int, recipe: Recipe) -> Tensor:
+    """`x0`; in the first half of the batch its last frames are what the network makes of the earlier ones."""
+    half, frames = len(x0) // 2, x0.shape[1]
+    known = clean[:half].clone()
+    known[:, frames - recipe.hop - recipe.rollout_frames :] = 0
+    x = x0[:half] * known[..., None, None]
+    t = torch.full((half,), atom.config.timesteps - 1, device=x0.device)
+    own = atom(x, known, t, batch.audio[:half], batch.reference[:half], lookahead).float()
+    return torch.cat([torch.where(known[..., None, None] > 0, x0[:half], own), x0[half:]])

@@ -1,0 +1,178 @@
+"""Training windows for AToM-Net, from the data folder and what `scripts/prepare_motion.py` wrote beside it.
+
+A window pairs one cached speech window with the S landmark frames that end `lookahead` frames before it, as
+displacement from a neutral face of the same person. Frames without known landmarks carry no weight.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avatard.models import checkpoint
+from avatard.models.atom import Atom
+from avatard.models.dataset import Clip, Entry, read_index
+from avatard.models.face.topology import LIP_68, REST_68
+from avatard.models.motion_tracks import CLOSING_FRAMES, OPENING_FRAMES
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows for one training step."""
+
+    audio: Tensor  # [B, audio_frames, speech_dim]
+    target: Tensor  # [B, S, 68, 3], displacement from `reference`, interocular distances
+    weight: Tensor  # [B, S], 0 where the landmarks are unknown
+    reference: Tensor  # [B, 68, 3], neutral offsets from the mean face
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on another device."""
+        return Batch(*(part.to(device) for part in (self.audio, self.target, self.weight, self.reference)))
+
+
+@dataclass(frozen=True)
+class MotionClip:
+    """A clip in step with its sound."""
+
+    entry: Entry
+    landmarks: Array  # [N, 68, 3]
+    neutrals: Array  # [N, 68, 3], the neutral face that each frame alone suggests
+    closed: Array  # [68, 3], the face at rest, mouth closed
+    offset: int  # landmark frame n belongs to audio frame n + offset
+    speech: Tensor  # [W, audio_frames, dim] fp16, among speech
+    speech_ends: Array
+    silence: Tensor  # [V, audio_frames, dim] fp16, among silence; may be empty
+    silence_ends: Array
+
+
+def closed_face(landmarks: Array, person: Array) -> Array:
+    """The person's closed mouth `person` `[68, 3]` on this clip's face: registration differs a little between clips."""
+    upper = np.median(landmarks, axis=0).astype(np.float32)
+    closed: Array = person + (upper - person)[REST_68].mean(axis=0)
+    closed[REST_68] = upper[REST_68]
+    return closed
+
+
+def at_audio(clip: MotionClip, end: int, frames: int, among_silence: bool) -> tuple[Array, Array]:
+    """Landmarks `[frames, 68, 3]` of the audio frames before `end`, and whether they are known `[frames]`.
+
+    Among silence the mouth is closed before and after the sound; it opens and closes in a raised cosine.
+    """
+    sound = len(clip.landmarks)  # clips have as much sound as picture
+    when = np.arange(end - frames, end)
+    index = when - clip.offset
+    known = (index >= 0) & (index < sound)
+    found = clip.landmarks[index.clip(0, sound - 1)]
+    if not among_silence:
+        return found, known.astype(np.float32)
+    before, after = -when, when - sound + 1  # frames until the sound starts, since it ended (1 = the first one)
+    # Where the picture runs beyond the sound it shows speech that is not heard: hold the edge frame instead.
+    found = np.where((before > 0)[:, None, None], clip.landmarks[max(0, -clip.offset)], found)
+    found = np.where((after > 0)[:, None, None], clip.landmarks[min(sound, sound - clip.offset) - 1], found)
+    away = np.where(before > 0, before / OPENING_FRAMES, np.where(after > 0, after / CLOSING_FRAMES, 0)).clip(0, 1)
+    share = ((1 - np.cos(np.pi * away)) / 2)[:, None, None].astype(np.float32)
+    silent = (before > 0) | (after > 0)
+    return found * (1 - share) + clip.closed * share, (known | silent).astype(np.float32)
+
+
+class MotionData:
+    """All clips of the people who may be trained on (or, with `validation`, the others), in memory."""
+
+    def __init__(self, data: Path, prepared: Path, validation: bool = False, exclude: str = "") -> None:
+        """`exclude` names a source to leave out. Raises `ValueError` where no clip remains."""
+        motion, _ = checkpoint.load(prepared / "motion.safetensors", framework="numpy")
+        offsets = json.loads((prepared / "offsets.json").read_text())["clips"]
+        self.clips: list[MotionClip] = []
+        for entry in read_index(data):
+            name = f"{entry.source}/{entry.clip}"
+            if entry.validation != validation or entry.source == exclude or not offsets.get(name, {}).get("kept"):
+                continue
+            tensors, _ = checkpoint.load(prepared / "features" / entry.path)
+            landmarks = Clip(data / entry.path).landmarks
+            person = motion[f"closed/{entry.source}/{entry.speaker}"]
+            empty = torch.zeros(0, *tensors["speech"].shape[1:], dtype=torch.float16)
+            self.clips.append(
+                MotionClip(
+                    entry,
+                    landmarks,
+                    motion[f"neutrals/{name}"],
+                    closed_face(landmarks, person),
+                    int(offsets[name]["frames"]),
+                    tensors["speech"],
+                    tensors["speech_ends"].numpy(),
+                    tensors.get("silence", empty),
+                    tensors["silence_ends"].numpy() if "silence" in tensors else np.zeros(0, np.int16),
+                )
+            )
+        if not self.clips:
+            raise ValueError(
+                f"{data} has no {'validation' if validation else 'training'} clips in step with their sound"
+            )
+        self.no_speech = checkpoint.load(prepared / "features" / "no_speech.safetensors")[0]["silence"]
+        self.identity = torch.from_numpy(motion["identity"])  # [K, 68, 3], one standard deviation each
+        self.people: dict[tuple[str, str], list[int]] = {}
+        for n, clip in enumerate(self.clips):
+            self.people.setdefault((clip.entry.source, clip.entry.speaker), []).append(n)
+        self.sources = sorted({clip.entry.source for clip in self.clips})
+
+    def set_statistics(self, atom: Atom) -> None:
+        """Give the network what it needs to know of its data: one scale per stream, and how far a point ever goes."""
+        moved = np.concatenate([clip.landmarks - clip.closed for clip in self.clips])
+        scale = np.zeros((68, 1), np.float32)
+        for stream in (LIP_68, REST_68):
+            scale[stream] = moved[:, stream].std()
+        bound = np.quantile(np.abs(moved), 0.999, axis=0) * 1.2 + 0.01
+        atom.scale.copy_(torch.from_numpy(scale))
+        atom.bound.copy_(torch.from_numpy(bound))
+        atom.reference_scale.fill_(float(np.std([clip.closed for clip in self.clips])))
+
+    def _reference(self, clip: MotionClip, rng: np.random.Generator) -> Array:
+        """A neutral face of the clip's person: from a frame of it or of another clip, or the closed mouth itself."""
+        draw = rng.random()
+        if draw < 0.25:
+            return clip.closed
+        if draw < 0.4:
+            same = self.people[clip.entry.source, clip.entry.speaker]
+            clip = self.clips[same[rng.integers(len(same))]]
+        chosen: Array = clip.neutrals[rng.integers(len(clip.neutrals))]
+        return chosen
+
+    def _sample(self, frames: int, lookahead: int, rng: np.random.Generator) -> tuple[Tensor, Array, Array, Array]:
+        """One window: audio, landmarks, whether known, reference."""
+        source = self.sources[rng.integers(len(self.sources))]
+        people = [person for person in self.people if person[0] == source]
+        # By the square root of what a person said: a few clips must not weigh as much as five hundred.
+        share = np.sqrt([len(self.people[person]) for person in people])
+        person = people[rng.choice(len(people), p=share / share.sum())]
+        clip = self.clips[self.people[person][rng.integers(len(self.people[person]))]]
+        reference, draw = self._reference(clip, rng), rng.random()
+        if draw < 0.06:
+            audio = self.no_speech[rng.integers(len(self.no_speech))]
+            return audio, np.broadcast_to(clip.closed, (frames, 68, 3)), np.ones(frames, np.float32), reference
+        silence = draw < 0.4 and len(clip.silence) > 0
+        features, ends = (clip.silence, clip.silence_ends) if silence else (clip.speech, clip.speech_ends)
+        chosen = rng.integers(len(ends))
+        landmarks, known = at_audio(clip, int(ends[chosen]) - lookahead, frames, silence)
+        return features[chosen], landmarks, known, reference
+
+    def batch(self, size: int, frames: int, lookahead: int, rng: np.random.Generator) -> Batch:
+        """A random batch. The reference also gets another identity: displacement must not hang on whose face it is."""
+        parts = [self._sample(frames, lookahead, rng) for _ in range(size)]
+        reference = torch.from_numpy(np.stack([part[3] for part in parts]))
+        target = torch.from_numpy(np.stack([part[1] for part in parts])) - reference[:, None]
+        weights = torch.from_numpy(rng.normal(0, 0.7, (size, len(self.identity))).astype(np.float32))
+        other = torch.einsum("bk,kpc->bpc", weights, self.identity)
+        return Batch(
+            torch.stack([part[0] for part in parts]).float(),
+            target,
+            torch.from_numpy(np.stack([part[2] for part in parts])),
+            reference + other,
+        )
