@@ -133,7 +133,7 @@ async def test_meta_and_state_are_repeated_every_second(subscribe):
 
 async def test_nothing_is_encoded_without_a_subscriber(subscribe):
     changes: list[bool] = []
-    avatar = publisher(on_wanted=lambda: changes.append(avatar.wanted(Topic.FACE)))
+    avatar: Publisher = publisher(on_wanted=lambda: changes.append(avatar.wanted(Topic.FACE)))
     async with avatar:
         publish(avatar, 0)
         avatar.stats({"rtf": 0.5})
