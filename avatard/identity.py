@@ -40,12 +40,13 @@ class Identity:
     face_px: float  # forehead to chin in pixels of the picture it came from
 
     @classmethod
-    def load(cls, path: str | Path, face: int | None = None) -> Identity:
+    def load(cls, path: str | Path, face: int | None = None, *, mesh: FaceMesh | None = None) -> Identity:
         """Read a picture and find the person in it.
 
         Args:
             path: a picture file; see `avatard.picture`.
             face: which face, counted from the left and from 1; needed where there are several.
+            mesh: networks to use; loaded for this call (20 ms) where not given.
 
         Raises:
             IdentityError: no usable picture, no face, several faces and none chosen, a face too small or turned away.
@@ -54,7 +55,7 @@ class Identity:
             image = read_picture(path)
         except PictureError as error:
             raise IdentityError(str(error)) from None
-        faces = find_faces(FaceMesh(), image)
+        faces = find_faces(mesh or FaceMesh(), image)
         return cls._of(path, image, faces[_choose(path, len(faces), face)])
 
     @classmethod

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 #: What is read. Pillow's other readers are left out: some start other programs (EPS), none carries portraits.
-FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 #: More pixels are refused before they are decoded: a small file can claim to be any size.
 MAX_PIXELS: Final = 64_000_000
 MAX_BYTES: Final = 100_000_000
@@ -49,8 +49,7 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
     except PictureError:
         raise
     except UnidentifiedImageError:
-        known = ", ".join(name for name in FORMATS if name not in ("MPO", "PPM"))
-        raise PictureError(f"{path} is not a picture that can be read; expected one of {known}") from None
+        raise PictureError(f"{path} is not a picture that can be read; expected one of {', '.join(FORMATS)}") from None
     except PermissionError:
         raise PictureError(f"{path} may not be read: check its permissions") from None
     except Image.DecompressionBombError:
