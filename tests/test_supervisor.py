@@ -12,6 +12,7 @@ import pytest
 from avatard.config import Config, Stream
 from avatard.pipeline import ipc
 from avatard.pipeline import supervisor as module
+from avatard.pipeline.scheduler import Picture
 from avatard.pipeline.supervisor import Portrait, PortraitError, Supervisor, WorkerError
 
 CONFIG = Config(stream=Stream(hop_frames=4, fade_frames=1, clip_frames=8))
@@ -19,13 +20,13 @@ CONFIG = Config(stream=Stream(hop_frames=4, fade_frames=1, clip_frames=8))
 
 class Log:
     def __init__(self) -> None:
-        self.ready: list[tuple[ipc.Ready, np.ndarray]] = []
+        self.ready: list[tuple[ipc.Ready, Picture]] = []
         self.lost: list[str] = []
         self.frames: list[tuple[int, int, float]] = []
         self.changed = asyncio.Event()
 
     def worker_ready(self, ready, portrait):
-        self.ready.append((ready, portrait.copy()))
+        self.ready.append((ready, portrait))
         self.changed.set()
 
     def worker_made(self, made, pictures):
@@ -71,8 +72,8 @@ async def start(portrait, monkeypatch):
 async def test_orders_become_pictures_by_absolute_frame(start):
     supervisor, log = await start()
     ready, picture = log.ready[0]
-    assert supervisor.ready and 0 < ready.hop_seconds < 1 and picture.shape == (256, 256, 3)
-    assert tuple(picture[0, 0]) == (230, 120, 10)
+    assert supervisor.ready and 0 < ready.hop_seconds < 1 and picture.pixels.shape == (256, 256, 3)
+    assert tuple(picture.pixels[0, 0]) == (230, 120, 10)
     supervisor.begin(3, 100)
     supervisor.hear(2, np.zeros(6400, np.float32))  # of an epoch that is over
     sound = np.zeros(16 * 640, np.float32)
@@ -122,11 +123,11 @@ async def test_what_cannot_start_says_why(start):
 
 async def test_a_portrait_is_checked_before_it_is_used(start, portrait, tmp_path):
     supervisor, _ = await start()
-    with pytest.raises(PortraitError, match="not a picture"):
+    with pytest.raises(PortraitError, match="^the portrait is not a picture"):
         await supervisor.identify(Portrait(b"garbage", ".png"))
     path = tmp_path / "other.png"
     cv2.imwrite(str(path), np.zeros((50, 50, 3), np.uint8))
     digest, picture = await supervisor.identify(Portrait.read(path))
-    assert digest and not picture.any()
+    assert digest and not picture.pixels.any()
     with pytest.raises(PortraitError, match=r"none\.png cannot be read: No such file"):
         Portrait.read(tmp_path / "none.png")

@@ -61,12 +61,12 @@ class WarpEngine:
         self.config = config
         self.portrait = np.zeros((SIZE, SIZE, 3), np.uint8)
 
-    def identify(self, portrait: Path) -> tuple[str, NDArray[np.uint8]]:
+    def identify(self, portrait: Path) -> tuple[str, Picture]:
         image = cv2.imdecode(np.frombuffer(portrait.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            raise ValueError("the portrait is not a picture that can be read")
+            raise ValueError(f"{portrait} is not a picture that can be read")
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
-        return f"{int(self.portrait.sum()):x}", self.portrait
+        return f"{int(self.portrait.sum()):x}", self.picture(0)
 
     def begin(self, first_frame: int) -> WarpTake:
         return WarpTake(self, first_frame)

@@ -64,7 +64,7 @@ class Event(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(Event, frozen=True):
-    """Warmed up; the portrait as it will be drawn follows (uint8 [height, width, 3])."""
+    """Warmed up; the portrait at rest follows as one picture: its face and its pixels."""
 
     digest: str
     height: int
@@ -120,14 +120,14 @@ def pack_faces(pictures: Sequence[Picture]) -> bytes:
     return np.asarray(rows, np.float32).tobytes()
 
 
-def unpack_pictures(made: Made, faces: memoryview, pixels: memoryview) -> list[Picture]:
-    """The pictures of a `Made` from its two raw parts, without a copy.
+def unpack_pictures(count: int, height: int, width: int, faces: memoryview, pixels: memoryview) -> list[Picture]:
+    """Pictures from their two raw parts, without a copy.
 
     Raises:
         ValueError: a part does not have the announced size.
     """
-    rows = np.frombuffer(faces, np.float32).reshape(made.count, FACE_FLOATS)
-    frames: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(made.count, made.height, made.width, 3)
+    rows = np.frombuffer(faces, np.float32).reshape(count, FACE_FLOATS)
+    frames: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, height, width, 3)
     return [
         Picture(frame, row[:204].reshape(68, 3), row[204:256], row[256:])
         for row, frame in zip(rows, frames, strict=True)

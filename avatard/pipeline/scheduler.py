@@ -143,12 +143,28 @@ class Scheduler:
         self._stale: dict[int, Picture] = {}  # of epochs before, shown until the new one has pictures
         self._fade_from: int | None = None  # frame at which the new epoch starts to be blended in
         self._last: Picture | None = None
+        self._resting = True  # nobody watched, so the first pictures cannot be there yet
         self._next = first_frame
 
     @property
     def buffered_samples(self) -> int:
         """Speech that was accepted and is not on the timeline yet."""
         return self._pending_samples
+
+    def backlog_frames(self, now: float) -> float:
+        """How much later than the stated latency a sample pushed now will be played, in frames."""
+        waiting = self._timeline.end + self._pending_samples
+        return waiting / SAMPLES_PER_FRAME - now - self.timing.delay_frames
+
+    @property
+    def epoch_first(self) -> int:
+        """The first frame of the current epoch."""
+        return self._epoch_first
+
+    @property
+    def settled(self) -> bool:
+        """Whether the current epoch is shown, and the cross-fade into it is over."""
+        return self._fade_from is not None and self._next - self._fade_from > self.timing.fade_frames
 
     @property
     def ahead_frames(self) -> int:
@@ -254,6 +270,11 @@ class Scheduler:
         self._ordered = first * SAMPLES_PER_FRAME
         return first
 
+    def resume(self, now: float) -> int:
+        """Begin a new epoch after a pause in which nothing was played: its first pictures will be late by nature."""
+        self._stale, self._pictures, self._resting = {}, {}, True
+        return self.restart(now)
+
     def interrupt(self, now: float) -> Interrupted:
         """Forget all speech that was not heard yet; from the next frame on there is silence, in a new epoch."""
         first = max(self._next, math.floor(now) + 1)
@@ -309,7 +330,7 @@ class Scheduler:
         repeated = picture is None
         self._last = picture if picture is not None else self._last
         self.counters.played += 1
-        self.counters.repeated += repeated
+        self.counters.repeated += repeated and not self._resting
         first = index * SAMPLES_PER_FRAME
         run = next((run for run in self._speech if run.first < first + SAMPLES_PER_FRAME and run.end > first), None)
         while self._speech and self._speech[0].end <= first - SAMPLES_PER_FRAME:
@@ -324,6 +345,7 @@ class Scheduler:
             return stale if self._fade_from is None else None
         if self._fade_from is None:
             self._fade_from = index
+            self._resting = False
         step = index - self._fade_from + 1
         before = stale if stale is not None else self._last
         if step > self.timing.fade_frames or before is None or before.pixels.shape != fresh.pixels.shape:

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import numpy as np
 import zmq
 import zmq.asyncio
-from numpy.typing import NDArray
 
 from avatard.audio.ring import Samples
 from avatard.clock import monotonic
@@ -65,7 +63,7 @@ class Portrait:
 class Listener(Protocol):
     """What the supervisor tells; called in the event loop."""
 
-    def worker_ready(self, ready: ipc.Ready, portrait: NDArray[np.uint8]) -> None:
+    def worker_ready(self, ready: ipc.Ready, portrait: Picture) -> None:
         """The process is warm; it waits for `begin`."""
 
     def worker_made(self, made: ipc.Made, pictures: list[Picture]) -> None:
@@ -101,7 +99,7 @@ class Supervisor:
         self._beat = 0.0
         self._busy = 0.0
         self._requests = 0
-        self._answers: dict[int, asyncio.Future[tuple[ipc.Identified, NDArray[np.uint8]]]] = {}
+        self._answers: dict[int, asyncio.Future[tuple[str, Picture]]] = {}
 
     @property
     def ready(self) -> bool:
@@ -142,8 +140,8 @@ class Supervisor:
         """Change the denoising steps."""
         self._send(ipc.Effort(motion_steps, video_steps))
 
-    async def identify(self, portrait: Portrait) -> tuple[str, NDArray[np.uint8]]:
-        """Check a portrait and use it from the next `begin` on; its digest and picture.
+    async def identify(self, portrait: Portrait) -> tuple[str, Picture]:
+        """Check a portrait and use it from the next `begin` on; its digest, and itself as a picture at rest.
 
         Raises:
             PortraitError: it cannot be used.
@@ -153,17 +151,15 @@ class Supervisor:
             raise WorkerError("the inference process is restarting; try again")
         self._requests += 1
         request = self._requests
-        answer: asyncio.Future[tuple[ipc.Identified, NDArray[np.uint8]]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[str, Picture]] = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
         try:
             self._send(ipc.Identify(request, portrait.suffix), portrait.data)
-            identified, pixels = await answer
+            digest, picture = await answer
         finally:
             del self._answers[request]
-        if identified.error:
-            raise PortraitError(identified.error)
         self._portrait = portrait
-        return identified.digest, pixels
+        return digest, picture
 
     def _send(self, command: ipc.AnyCommand, *parts: bytes) -> None:
         if self._commands is None:
@@ -279,18 +275,23 @@ class Supervisor:
                     self._beat, self._busy = monotonic(), event.busy_seconds
                     self.queued, self.resident_bytes = event.queued, event.resident_bytes
                 case ipc.Made():
-                    self._listener.worker_made(event, ipc.unpack_pictures(event, parts[0].buffer, parts[1].buffer))
+                    self._listener.worker_made(event, _pictures(event.count, event, parts))
                 case ipc.Ready():
                     self._ready, self._beat = True, monotonic()
-                    pixels = np.frombuffer(parts[0].buffer, np.uint8).reshape(event.height, event.width, 3)
-                    self._listener.worker_ready(event, pixels)
+                    self._listener.worker_ready(event, _pictures(1, event, parts)[0])
                     if not first.done():
                         first.set_result(None)
                 case ipc.Identified():
                     answer = self._answers.get(event.request)
                     if answer is not None and not answer.done():
-                        pixels = np.frombuffer(parts[0].buffer, np.uint8).reshape(event.height, event.width, 3)
-                        answer.set_result((event, pixels))
+                        if event.error:
+                            answer.set_exception(PortraitError(event.error))
+                        else:
+                            answer.set_result((event.digest, _pictures(1, event, parts)[0]))
                 case ipc.Failed():
                     self._failed = event
                     return event.message
+
+
+def _pictures(count: int, event: ipc.Made | ipc.Ready | ipc.Identified, parts: list[zmq.Frame]) -> list[Picture]:
+    return ipc.unpack_pictures(count, event.height, event.width, parts[0].buffer, parts[1].buffer)

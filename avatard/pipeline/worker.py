@@ -25,7 +25,6 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from avatard.audio.ring import Samples
 from avatard.clock import monotonic
@@ -57,8 +56,8 @@ class Engine(Protocol):
 
     delay_frames: int  # frames held back beyond hop and fade
 
-    def identify(self, portrait: Path) -> tuple[str, NDArray[np.uint8]]:
-        """Use this portrait from the next `begin` on: its digest and its picture [H, W, 3].
+    def identify(self, portrait: Path) -> tuple[str, Picture]:
+        """Use this portrait from the next `begin` on: its digest, and itself as a picture at rest.
 
         Raises:
             ValueError: the portrait cannot be used; one line.
@@ -148,11 +147,11 @@ class Worker:
                 config = msgspec.json.decode(command.config, type=Config)
                 setup(config.log)
                 self._engine = self._make_engine(config)
-                digest, portrait = self._identify(parts[0], command.suffix)
+                digest, picture = self._identify(parts[0], command.suffix)
                 hop_seconds = self._warm_up(self._engine)
-                height, width, _ = portrait.shape
+                height, width, _ = picture.pixels.shape
                 ready = ipc.Ready(digest, height, width, hop_seconds, self._engine.delay_frames)
-                self._send(ready, portrait.tobytes())
+                self._send(ready, ipc.pack_faces([picture]), picture.pixels.tobytes())
             case ipc.Begin():
                 assert self._engine is not None
                 self._run = _Run(command.epoch, self._engine.begin(command.first_frame))
@@ -167,20 +166,25 @@ class Worker:
                 assert self._engine is not None
                 self._engine.effort(command.motion_steps, command.video_steps)
 
-    def _identify(self, portrait: bytes, suffix: str) -> tuple[str, NDArray[np.uint8]]:
+    def _identify(self, portrait: bytes, suffix: str) -> tuple[str, Picture]:
         assert self._engine is not None
         with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
             path = Path(folder) / f"portrait{suffix}"
             path.write_bytes(portrait)
-            return self._engine.identify(path)
+            try:
+                return self._engine.identify(path)
+            except ValueError as error:
+                # Nobody knows the file by the name it has here.
+                raise ValueError(str(error).replace(str(path), "the portrait")) from None
 
-    def _answer(self, command: ipc.Identify, portrait: bytes) -> tuple[ipc.Identified, bytes]:
+    def _answer(self, command: ipc.Identify, portrait: bytes) -> tuple[ipc.Identified, bytes, bytes]:
         try:
-            digest, pixels = self._identify(portrait, command.suffix)
+            digest, picture = self._identify(portrait, command.suffix)
         except ValueError as error:
-            return ipc.Identified(command.request, error=str(error)), b""
-        height, width, _ = pixels.shape
-        return ipc.Identified(command.request, digest, height, width), pixels.tobytes()
+            return ipc.Identified(command.request, error=str(error)), b"", b""
+        height, width, _ = picture.pixels.shape
+        identified = ipc.Identified(command.request, digest, height, width)
+        return identified, ipc.pack_faces([picture]), picture.pixels.tobytes()
 
     def _warm_up(self, engine: Engine) -> float:
         """Run silence through both networks, on their own threads, until the time of a hop is known."""

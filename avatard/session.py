@@ -1,0 +1,411 @@
+"""One avatar: speech in, pictures paired with sound out, on one media clock.
+
+    session = Session(config, Portrait.read(path))
+    await session.start()           # the inference process is warm
+    session.attach(sink)            # sink.play(entry) once for each frame, when it is due
+    await session.speak(samples)    # 16 kHz; returns when the samples were accepted
+
+Nothing is generated while no sink is attached and nobody speaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from avatard.audio.ring import Samples
+from avatard.clock import FPS, SAMPLE_RATE_HZ, MediaClock, monotonic
+from avatard.config import Config
+from avatard.metrics import Metrics
+from avatard.pipeline import ipc
+from avatard.pipeline.scheduler import Interrupted, Picture, PlayOut, Scheduler, Timing
+from avatard.pipeline.supervisor import Portrait, Supervisor, WorkerError
+
+logger = logging.getLogger(__name__)
+
+ENGINE = "avatard.pipeline.engine:make_engine"
+TICK_SECONDS = 0.01
+STARVED_FRAMES = 25  # later than this the clock moves, instead of every frame being sent at once
+LINGER_SECONDS = 5.0  # generation goes on after the last speech when nobody watches
+FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to anyone
+SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
+LIVE_BACKLOG_FRAMES = 10  # live sound that runs further behind is caught up with in a pause
+CALM_RTF, BUSY_RTF = 0.6, 0.95
+EFFORT_SECONDS = 3.0
+
+EventListener = Callable[[str, Mapping[str, Any]], None]
+
+
+class Sink(Protocol):
+    """Somewhere that frames go."""
+
+    def play(self, entry: PlayOut) -> None:
+        """Take a frame that is due now; must not block."""
+
+
+class Session:
+    """The avatar.
+
+    Args:
+        config: the effective configuration.
+        portrait: whom to show.
+        engine: `module:function` that makes the engine in the inference process.
+        clock: the one media clock.
+    """
+
+    def __init__(
+        self, config: Config, portrait: Portrait, engine: str = ENGINE, clock: MediaClock | None = None
+    ) -> None:
+        self.metrics = Metrics()
+        self.digest = ""
+        self.size = (0, 0)  # height, width of the pictures
+        self.clock = clock if clock is not None else MediaClock()
+        self.scheduler = Scheduler(_timing(config, compute_frames=5, held=0))
+        self._config = config
+        self._supervisor = Supervisor(config, portrait, self, engine)
+        self._sinks: list[Sink] = []
+        self._listeners: list[EventListener] = []
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._spoken_at = -math.inf
+        self._floor: object | None = None
+        self._floor_pushed = False
+        self._cut_off: object | None = None
+        self._cut_off_at = 0.0
+        self._speaking = False
+        self._quiet = 0
+        self._interrupted_at: tuple[int, float] | None = None
+        self._effort = (config.stream.motion_steps, config.stream.video_steps)
+        self._effort_at = 0.0
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the inference process and wait until it is warm.
+
+        Raises:
+            WorkerError: it could not be started, in one line.
+        """
+        await self._supervisor.start()
+        self._task = asyncio.create_task(self._run(), name="session")
+
+    async def stop(self) -> None:
+        """Stop generating, and the inference process."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._supervisor.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a warm inference process waits for work."""
+        return self._supervisor.ready
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The inference process, if there is one now."""
+        return self._supervisor.pid
+
+    @property
+    def speaking(self) -> bool:
+        """Whether the frame played last was part of speech."""
+        return self._speaking
+
+    @property
+    def now(self) -> float:
+        """The play position in frames."""
+        return self.clock.lateness(0) * FPS if self.clock.running else float(self.scheduler.next_frame)
+
+    def attach(self, sink: Sink) -> None:
+        """Give every frame to this sink from now on."""
+        self._sinks.append(sink)
+        self._wake.set()
+
+    def detach(self, sink: Sink) -> None:
+        """No more frames for this sink; unknown ones are ignored."""
+        if sink in self._sinks:
+            self._sinks.remove(sink)
+
+    def listen(self, listener: EventListener) -> Callable[[], None]:
+        """Call `listener(type, data)` for every event; gives what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def emit(self, kind: str, **data: Any) -> None:
+        """Tell every listener."""
+        for listener in list(self._listeners):
+            listener(kind, data)
+
+    # -- speech -------------------------------------------------------------------------------------------------------
+
+    async def speak(self, samples: Samples, speaker: object) -> None:
+        """Say these 16 kHz samples (float32 [T]); waits while the buffer is full, which is the back-pressure.
+
+        After an interrupt the rest of the utterance is dropped: until `end_of_utterance`, or until the speaker pauses.
+
+        Raises:
+            FloorError: another speaker is speaking.
+        """
+        rest = samples
+        while len(rest):
+            if self._is_cut_off(speaker):
+                return
+            self._claim(speaker, pushed=True)
+            rest = rest[self._push(rest) :]
+            if len(rest):
+                self._room.clear()
+                await self._room.wait()
+
+    def speak_rest(self, samples: Samples, speaker: object) -> None:
+        """Say the few samples that were left in a filter; what does not fit is dropped."""
+        if speaker is self._floor:
+            self._push(samples)
+
+    def _is_cut_off(self, speaker: object) -> bool:
+        """Whether this is the rest of what was interrupted, still on its way."""
+        if speaker is not self._cut_off:
+            return False
+        paused = monotonic() - self._cut_off_at > FLOOR_SECONDS
+        self._cut_off_at = monotonic()
+        if paused:
+            self._cut_off = None
+        return not paused
+
+    def speak_live(self, samples: Samples, speaker: object) -> bool:
+        """Say what a microphone hears now; False if it was dropped because somebody else is speaking."""
+        try:
+            self._claim(speaker, pushed=False)
+        except FloorError:
+            return False
+        # A microphone's clock is not ours: what it gains is left out where it is quiet, or the latency would grow.
+        behind = self.scheduler.backlog_frames(self.now)
+        if behind > LIVE_BACKLOG_FRAMES and (_rms(samples) < SPEAKING_RMS / 2 or behind > 5 * LIVE_BACKLOG_FRAMES):
+            return False
+        self._push(samples)
+        return True
+
+    def end_of_utterance(self, speaker: object) -> None:
+        """The speaker has said everything."""
+        if speaker is self._cut_off:
+            self._cut_off = None
+        if speaker is self._floor:
+            self.scheduler.end_of_utterance(self.now)
+            self._floor = None
+
+    def _claim(self, speaker: object, pushed: bool) -> None:
+        """Who speaks has the floor until they stop; pushed speech takes it from a microphone, which is always on."""
+        idle = monotonic() - self._spoken_at > FLOOR_SECONDS and not self.scheduler.buffered_samples
+        if self._floor is not speaker:
+            if self._floor is not None and not idle and not (pushed and not self._floor_pushed):
+                raise FloorError("another speaker has the floor; try again when they have stopped")
+            if self._floor is not None:
+                self.scheduler.end_of_utterance(self.now)
+            self._floor, self._floor_pushed = speaker, pushed
+        self._spoken_at = monotonic()
+
+    def _push(self, samples: Samples) -> int:
+        if not self.clock.running:
+            self._wake.set()
+        accepted = self.scheduler.push(samples, self.now)
+        if self.clock.running:
+            self._order()
+        return accepted
+
+    def interrupt(self) -> Interrupted:
+        """Stop speaking: the next frame is silent, and the mouth closes within the cross-fade."""
+        cut = self.scheduler.interrupt(self.now)
+        if self._floor_pushed and self._floor is not None:
+            self._cut_off, self._cut_off_at = self._floor, monotonic()
+        self._floor = None
+        self._room.set()
+        self._interrupted_at = (self.scheduler.epoch, monotonic())
+        self._begin(cut.frame)
+        played_ms, dropped_ms = (1000 * n // SAMPLE_RATE_HZ for n in (cut.played_samples, cut.dropped_samples))
+        self.emit("bot-interrupted", frame=cut.frame, played_ms=played_ms, dropped_ms=dropped_ms)
+        return cut
+
+    async def identify(self, portrait: Portrait) -> str:
+        """Show another person from now on, without a break for anybody; their digest.
+
+        Raises:
+            PortraitError: the portrait cannot be used.
+            WorkerError: the inference process is restarting.
+        """
+        self.digest, picture = await self._supervisor.identify(portrait)
+        if self.clock.running:
+            self._begin(self.scheduler.restart(self.now))
+        else:
+            self.scheduler.show(picture)
+        self.emit("identity", digest=self.digest)
+        return self.digest
+
+    # -- the inference process ----------------------------------------------------------------------------------------
+
+    def worker_ready(self, ready: ipc.Ready, portrait: Picture) -> None:
+        """Start, or go on with the sound where it is now."""
+        logger.info("inference process ready", extra={"hop_seconds": round(ready.hop_seconds, 4)})
+        self.digest = ready.digest
+        self.size = (ready.height, ready.width)
+        if not self.clock.running and self.scheduler.counters.played == 0:
+            self.scheduler = Scheduler(_timing(self._config, _compute_frames(ready.hop_seconds), ready.delay_frames))
+            self.scheduler.show(portrait)
+        elif self.clock.running:
+            self._begin(self.scheduler.restart(self.now))
+        self.emit("bot-ready", identity=self.digest)
+
+    def worker_made(self, made: ipc.Made, pictures: list[Picture]) -> None:
+        """Pictures for the play-out."""
+        self.scheduler.add(made.epoch, made.first, pictures)
+        self.metrics.made(made.count, made.motion_seconds, made.video_seconds)
+        # Two threads work side by side: the slower one is what must keep up.
+        slower = max(made.motion_seconds, made.video_seconds) / (made.count / FPS)
+        self._balance(slower)
+
+    def worker_lost(self, reason: str) -> None:
+        """The last picture stays and the sound goes on until there is a new process."""
+        self.metrics.restarts.inc()
+        self.emit("error", message=f"the inference process is restarting: {reason}", fatal=False)
+
+    def _begin(self, first: int) -> None:
+        self._supervisor.begin(self.scheduler.epoch, first)
+        self._order()
+
+    def _order(self) -> None:
+        for order in self.scheduler.advance(self.now):
+            self._supervisor.hear(order.epoch, order.samples)
+
+    def _balance(self, slower: float) -> None:
+        """Fewer denoising steps while the slower thread cannot keep up, and back when it is calm."""
+        stream = self._config.stream
+        wanted = (stream.motion_steps, stream.video_steps)
+        if monotonic() - self._effort_at < EFFORT_SECONDS:
+            return
+        motion, video = self._effort
+        if slower > BUSY_RTF and (motion, video) != (1, 1):
+            self._effort = (max(1, motion // 2), max(1, video // 2))
+        elif slower < CALM_RTF and (motion, video) != wanted:
+            self._effort = (min(wanted[0], 2 * motion), min(wanted[1], 2 * video))
+        else:
+            return
+        self._effort_at = monotonic()
+        logger.warning("denoising steps changed", extra={"motion": self._effort[0], "video": self._effort[1]})
+        self._supervisor.effort(*self._effort)
+
+    # -- play-out -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _wanted(self) -> bool:
+        return bool(self._sinks) or monotonic() - self._spoken_at < LINGER_SECONDS
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            if not self._wanted:
+                await self._wake.wait()
+            self.clock.start(self.scheduler.next_frame)
+            self._begin(self.scheduler.resume(self.now))
+            while self._wanted:
+                self._order()
+                self._play()
+                due = -self.clock.lateness(self.scheduler.next_frame)
+                await asyncio.sleep(max(0.0, min(TICK_SECONDS, due)))
+            self.interrupt()
+            self.clock = MediaClock()
+
+    def _play(self) -> None:
+        if self.clock.frame() - self.scheduler.next_frame > STARVED_FRAMES:
+            logger.warning("the machine was asleep", extra={"frames": self.clock.frame() - self.scheduler.next_frame})
+            self.clock.start(self.scheduler.next_frame)
+        while self.scheduler.next_frame <= self.clock.frame():
+            entry = self.scheduler.play(self.now)
+            self._account(entry)
+            for sink in list(self._sinks):
+                sink.play(entry)
+            if self._supervisor.ready and self.scheduler.catch_up(self.now):
+                self._begin(self.scheduler.epoch_first)
+
+    def _account(self, entry: PlayOut) -> None:
+        if not self._room.is_set():
+            self._room.set()
+        self.metrics.frames.labels("repeated" if entry.repeated else "played").inc()
+        if entry.waited_frames is not None:
+            self.metrics.latency(entry.waited_frames / FPS)
+        if self._interrupted_at is not None and self.scheduler.settled:
+            epoch, since = self._interrupted_at
+            if epoch == self.scheduler.epoch:
+                self.metrics.interrupt.observe(monotonic() - since)
+            self._interrupted_at = None
+        loud = entry.speech and _rms(entry.samples) > SPEAKING_RMS
+        self._quiet = 0 if loud else self._quiet + 1
+        if loud and not self._speaking:
+            self._speaking = True
+            self.emit("bot-started-speaking", frame=entry.index)
+        elif self._speaking and self._quiet >= QUIET_FRAMES:
+            self._speaking = False
+            self.emit("bot-stopped-speaking", frame=entry.index)
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    def collect(self) -> bytes:
+        """`/metrics`: gauges and totals brought up to date."""
+        metrics, counters = self.metrics, self.scheduler.counters
+        metrics.queue.labels("pictures").set(self.scheduler.ahead_frames)
+        metrics.queue.labels("speech_samples").set(self.scheduler.buffered_samples)
+        metrics.queue.labels("worker").set(self._supervisor.queued)
+        metrics.resident.set(self._supervisor.resident_bytes)
+        metrics.total(metrics.frames.labels("late"), "late", counters.late)
+        metrics.total(metrics.frames.labels("skipped"), "skipped", counters.skipped)
+        metrics.total(metrics.underruns, "underruns", counters.underruns)
+        return metrics.text()
+
+    def figures(self) -> dict[str, float]:
+        """What the page's panel and ZeroMQ's `stats` show."""
+        counters, recent = self.scheduler.counters, self.metrics.recent_latency
+        return {
+            "rtf": round(self.metrics.rtf_now, 3),
+            "audio_to_photon_ms": round(1000 * float(np.median(recent)), 1) if recent else 0.0,
+            "delay_ms": round(1000 * self.scheduler.timing.delay_frames / FPS, 1),
+            "av_skew_ms": round(1000 * self.metrics.skew_now, 2),
+            "frames_played": counters.played,
+            "frames_repeated": counters.repeated,
+            "frames_late": counters.late,
+            "frames_skipped": counters.skipped,
+            "pictures_ahead": self.scheduler.ahead_frames,
+            "speech_buffered_ms": 1000 * self.scheduler.buffered_samples // SAMPLE_RATE_HZ,
+            "worker_restarts": self._supervisor.restarts,
+        }
+
+
+class FloorError(RuntimeError):
+    """Somebody else is speaking."""
+
+
+def _compute_frames(hop_seconds: float) -> float:
+    """What a hop is given: half as much again as in the warm-up, when nothing else ran, and a frame for the sending."""
+    return min(1.5 * hop_seconds * FPS + 1, 25.0)
+
+
+def _timing(config: Config, compute_frames: float, held: int) -> Timing:
+    stream = config.stream
+    lookahead_frames = math.ceil(stream.lookahead_ms * FPS / 1000)
+    return Timing(
+        hop_frames=stream.hop_frames,
+        fade_frames=stream.fade_frames + held,
+        lookahead_samples=lookahead_frames * SAMPLE_RATE_HZ // FPS,
+        compute_frames=compute_frames,
+        buffer_samples=int(config.audio.buffer_seconds * SAMPLE_RATE_HZ),
+    )
+
+
+def _rms(samples: Samples) -> float:
+    return math.sqrt(float(np.mean(np.square(samples)))) if len(samples) else 0.0
+
+
+__all__ = ["ENGINE", "FloorError", "Session", "Sink", "WorkerError"]
