@@ -94,6 +94,8 @@ def test_smoothing_keeps_rotations_and_a_still_head():
     truth = [pose_of(10 + rng.normal(0, 0.5), rng.normal(0, 0.5), 0, 60 + rng.normal(0, 0.2)) for _ in range(100)]
     batch = Pose(*(np.stack([getattr(p, name) for p in truth]) for name in ("rotation", "scale", "translation")))
     calm = smooth(batch)
-    np.testing.assert_allclose(calm.rotation @ np.swapaxes(calm.rotation, -1, -2), np.eye(3)[None].repeat(100, 0), atol=1e-9)
+    np.testing.assert_allclose(
+        calm.rotation @ np.swapaxes(calm.rotation, -1, -2), np.eye(3)[None].repeat(100, 0), atol=1e-9
+    )
     assert calm.yaw_pitch_roll[20:, 0].std() < 0.7 * batch.yaw_pitch_roll[20:, 0].std()
     assert calm.yaw_pitch_roll[20:, 0].mean() == pytest.approx(10, abs=0.5)

@@ -30,7 +30,9 @@ def test_the_mirror_table_mirrors_the_mean_face():
 
 def test_parts_lie_where_a_face_has_them():
     face = morphable().mean_68
-    brows, eyes, nose, mouth, chin = (face[part, 1].mean() for part in (range(17, 27), range(36, 48), [30], range(48, 68), [8]))
+    brows, eyes, nose, mouth, chin = (
+        face[part, 1].mean() for part in (range(17, 27), range(36, 48), [30], range(48, 68), [8])
+    )
     assert brows < eyes < nose < mouth < chin
     assert face[36, 0] < face[39, 0] < 0 < face[42, 0] < face[45, 0]  # outer, inner, inner, outer corner
     assert face[8, 1] == face[:, 1].max()

@@ -79,14 +79,14 @@ def raster(
     fixed = np.rint(np.clip(local, -8 * drawn, 8 * drawn) * 2**FRACTION_BITS).astype(np.int32)
     frames = np.empty((len(fixed), size, size, channels), np.uint8)
     for frame, face in zip(frames, fixed, strict=True):
-        picture = _draw(face, drawn, channels)
-        frame[:] = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA).reshape(frame.shape)
+        picture = cv2.resize(_draw(face, drawn), (size, size), interpolation=cv2.INTER_AREA)
+        frame[:] = picture[..., :channels]
     return frames.reshape(*points.shape[:-2], size, size, channels)
 
 
-def _draw(face: NDArray[np.int32], side: int, channels: int) -> NDArray[np.uint8]:
-    """One face `[68, 2]`, in 1/16 px, as a picture `[side, side, channels]`."""
-    picture = np.zeros((side, side, channels), np.uint8)
+def _draw(face: NDArray[np.int32], side: int) -> NDArray[np.uint8]:
+    """One face `[68, 2]`, in 1/16 px, as a picture `[side, side, 3]`."""
+    picture = np.zeros((side, side, 3), np.uint8)
     width = max(1, round(side / 64))
     for part in PARTS:
         lines = [face[points] for points in part.points]
