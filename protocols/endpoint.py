@@ -28,7 +28,7 @@ class Endpoint:
     """
 
     def __init__(self, endpoint: str, socket_type: int, keys: ServerKeys | None) -> None:
-        _check(endpoint, keys)
+        check_endpoint(endpoint, keys)
         self.endpoint = endpoint
         self._type = socket_type
         self._keys = keys
@@ -91,7 +91,12 @@ class Endpoint:
         return socket
 
 
-def _check(endpoint: str, keys: ServerKeys | None) -> None:
+def check_endpoint(endpoint: str, keys: ServerKeys | None) -> None:
+    """Refuse what is no endpoint, and without keys what other machines could reach.
+
+    Raises:
+        EndpointError: says what is wrong and what would do.
+    """
     if endpoint.startswith(("ipc://", "inproc://")):
         return
     try:

@@ -54,8 +54,8 @@ SNAPSHOT_SECONDS: Final = 1.0
 SEND_QUEUE_MESSAGES: Final = 16
 SEND_BUFFER_BYTES: Final = 512 * 1024
 RECEIVE_QUEUE_MESSAGES: Final = 8
-QUEUED_REQUESTS: Final = 1024
-QUEUED_PORTRAITS: Final = 2
+RECEIVE_BUFFER_BYTES: Final = 32 * 1024 * 1024
+REQUEST_BYTES: Final = 512  # what a request costs beside its data
 Queued: TypeAlias = Speech | EndOfUtterance | Portrait
 _TOPICS: Final[Mapping[type[AnyMessage], Topic]] = {
     Meta: Topic.META,
@@ -254,16 +254,16 @@ class Publisher(Endpoint):
 class Receiver(Endpoint):
     """Reads audio and control from any number of PUSH sockets; iterate over it to get checked requests.
 
-    Malformed messages are counted and reported to `on_error`, never fatal. At most `buffer_ms` of sound wait to be
-    consumed (and 1,024 requests, two of them portraits): then the socket is not read until there is room, PUSH sockets
-    fill their own queue and their `send` waits; nothing is lost. An interrupt does not queue behind the sound before
-    it: that is dropped, and `on_interrupt` is called at once.
+    Malformed messages are counted and reported to `on_error`, never fatal. At most `buffer_bytes` of requests wait to
+    be consumed: then the socket is not read until there is room, PUSH sockets fill their own queue and their `send`
+    waits; nothing is lost. An interrupt does not queue behind the sound before it: that is dropped, and `on_interrupt`
+    is called at once. It must be read for that, so the buffer is made for minutes of sound.
 
     Args:
         endpoint: as of `Publisher`.
         on_interrupt: gets an interrupt as soon as it was read.
         on_error: gets one line on what was wrong with a message.
-        buffer_ms: sound that may wait.
+        buffer_bytes: what may wait.
         keys: CURVE.
 
     Raises:
@@ -276,16 +276,14 @@ class Receiver(Endpoint):
         *,
         on_interrupt: Callable[[Interrupt], None],
         on_error: Callable[[str], None],
-        buffer_ms: float = 30_000,
+        buffer_bytes: int = RECEIVE_BUFFER_BYTES,
         keys: ServerKeys | None = None,
     ) -> None:
         super().__init__(endpoint, zmq.PULL, keys)
         self.received: Counter[str] = Counter()
         """Requests by type, and `malformed`."""
-        self.buffered_ms = 0.0
-        self.dropped_ms = 0.0
-        """Sound that interrupts took away."""
-        self._buffer_ms = buffer_ms
+        self.buffered_bytes = 0
+        self._buffer_bytes = buffer_bytes
         self._on_interrupt = on_interrupt
         self._on_error = on_error
         self._requests: deque[Queued] = deque()
@@ -314,14 +312,13 @@ class Receiver(Endpoint):
             self._filled.clear()
             await self._filled.wait()
         request = self._requests.popleft()
-        if isinstance(request, Speech):
-            self.buffered_ms -= request.seconds * 1e3
+        self.buffered_bytes -= _cost(request)
         self._drained.set()
         return request
 
     async def _read(self) -> None:
         while True:
-            while self._is_full():
+            while self.buffered_bytes >= self._buffer_bytes:
                 self._drained.clear()
                 await self._drained.wait()
             parts = await self._socket.recv_multipart()
@@ -334,27 +331,23 @@ class Receiver(Endpoint):
                 self.received["malformed"] += 1
                 self._on_error(str(error))
                 # A flood of rubbish is answered at a pace that leaves the subscribers' queues room for frames.
-                await asyncio.sleep(0.001)
+                if self.received["malformed"] % 8 == 0:
+                    await asyncio.sleep(0.008)
 
     def _accept(self, request: AnyRequest) -> None:
         self.received[type(request).__name__] += 1
         if isinstance(request, Interrupt):
-            self.dropped_ms += self.buffered_ms
-            self.buffered_ms = 0.0
             self._requests = deque(queued for queued in self._requests if isinstance(queued, Portrait))
+            self.buffered_bytes = sum(map(_cost, self._requests))
             self._on_interrupt(request)
             return
-        if isinstance(request, Speech):
-            self.buffered_ms += request.seconds * 1e3
         self._requests.append(request)
+        self.buffered_bytes += _cost(request)
         self._filled.set()
 
-    def _is_full(self) -> bool:
-        return (
-            self.buffered_ms >= self._buffer_ms
-            or len(self._requests) >= QUEUED_REQUESTS
-            or sum(isinstance(queued, Portrait) for queued in self._requests) >= QUEUED_PORTRAITS
-        )
+
+def _cost(request: Queued) -> int:
+    return REQUEST_BYTES + (0 if isinstance(request, EndOfUtterance) else len(request.data))
 
 
 def _wire_floats(array: NDArray[np.float32], shape: tuple[int, ...]) -> bytes:
