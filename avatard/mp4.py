@@ -46,7 +46,7 @@ class Mp4Writer:
 
     Args:
         path: the file; one that is there is replaced.
-        size: side of the square pictures, even.
+        size: height and width of the pictures, even.
         sound: a file whose first audio stream is laid under the pictures from frame 0 on; silent without one.
         metadata: such as title and comment.
 
@@ -54,7 +54,9 @@ class Mp4Writer:
         Mp4Error: the file cannot be written, or the sound cannot be read.
     """
 
-    def __init__(self, path: Path, size: int, sound: Path | None = None, metadata: Mapping[str, str] | None = None):
+    def __init__(
+        self, path: Path, size: tuple[int, int], sound: Path | None = None, metadata: Mapping[str, str] | None = None
+    ):
         self._path, self._size, self._sound, self._metadata = path, size, sound, dict(metadata or {})
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
         self._frames = 0
@@ -73,7 +75,7 @@ class Mp4Writer:
                 raise Mp4Error(f"{self._path} cannot be written: {error.strerror}") from None
             self._output.metadata.update(self._metadata)
             self._video = self._output.add_stream("libx264", rate=FPS, options={"crf": f"{QUALITY}", "preset": PRESET})
-            self._video.width = self._video.height = self._size
+            self._video.height, self._video.width = self._size
             self._video.pix_fmt = "yuv420p"
             self._audio: AudioStream | None = None
             self._packets: Iterator[AudioFrame] = iter(())
@@ -87,7 +89,7 @@ class Mp4Writer:
         return self
 
     def write(self, picture: NDArray[np.uint8]) -> None:
-        """Append a frame `[size, size, 3]` RGB and the sound that belongs to it."""
+        """Append a frame `[H, W, 3]` RGB and the sound that belongs to it."""
         from av import VideoFrame
         from av.error import FFmpegError
 

@@ -171,7 +171,7 @@ def render(
 
     frames = 0
     with (
-        Mp4Writer(output, side, audio, metadata) as writer,
+        Mp4Writer(output, (side, side), audio, metadata) as writer,
         tqdm(total=total, unit="frame", disable=None if progress else True) as bar,
     ):
         for played in play_out(engine, read_file(audio), config):

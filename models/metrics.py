@@ -148,10 +148,11 @@ def frechet(features: Floats, reference: Floats) -> float:
 # -- landmarks -------------------------------------------------------------------------------------------------------
 
 
-def landmark_distance(points: Floats, target: Floats, chosen: slice | Sequence[int] = slice(None)) -> float:
-    """LMD: mean distance of the chosen points `[N, 68, 2+]` from the target's in the picture, % of its interocular."""
+def landmark_distances(points: Floats, target: Floats, chosen: slice | Sequence[int] = slice(None)) -> Floats:
+    """LMD of each frame `[N]`: mean distance of points `[N, 68, 2+]` from the target's, % of its interocular."""
     distance = np.linalg.norm(points[:, chosen, :2] - target[:, chosen, :2], axis=-1).mean(axis=-1)
-    return float(100 * (distance / interocular(target[..., :2])).mean())
+    distances: Floats = 100 * distance / interocular(target[..., :2])
+    return distances
 
 
 #: For the mouth LMD.
@@ -185,12 +186,13 @@ def warped_differences(pictures: Pictures) -> Floats:
     return np.array(changes)
 
 
-def seam_ratio(changes: Floats, hop: int, first: int = 0) -> float:
-    """Change at hop boundaries over change elsewhere; `changes[n]` leads from frame `first + n` to the next one.
+def seam_ratio(runs: Sequence[Floats], hop: int) -> float:
+    """Change at hop boundaries over change elsewhere; 1 means that boundaries cannot be told.
 
-    A boundary lies between the frames k · hop - 1 and k · hop; 1 means that it cannot be told.
+    `changes[n]` of each run leads from frame n to the next one; a boundary lies before each frame k · hop.
     """
-    at_seam = (first + 1 + np.arange(len(changes))) % hop == 0
+    changes = np.concatenate(runs)
+    at_seam = np.concatenate([np.arange(1, len(run) + 1) % hop == 0 for run in runs])
     if not at_seam.any() or at_seam.all():
         return float("nan")
     elsewhere = changes[~at_seam].mean()

@@ -1,0 +1,117 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from avatard.models.dataset import Clip, Entry, write_index
+from avatard.models.evaluation import Judge, Real, sheet, side_by_side, unseen
+from avatard.models.face.crop import Crop
+from avatard.models.faceres import FaceRes
+from tests import faces
+
+FRAMES = 18
+REFERENCE = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One clip of an unseen person: a portrait that moves sideways and whose jaw points drop."""
+    folder = tmp_path_factory.mktemp("data")
+    morphable = faces.morphable()
+    crop = Crop.of(morphable.pose(faces.portrait_mesh()))
+    base, mesh = crop.image(faces.portrait()), crop.points(faces.portrait_mesh())
+    shift = 4 * np.sin(np.arange(FRAMES) / 3)
+    frames = [cv2.warpAffine(base, np.array([[1, 0, dx], [0, 1, 0]]), (256, 256), borderMode=1) for dx in shift]
+    points = np.repeat(mesh[None], FRAMES, axis=0)
+    points[..., 0] += shift[:, None]
+    points[:, 14, 1] += np.where(np.arange(FRAMES) == REFERENCE, -1, 0)  # lower lip up: the most closed mouth
+    canonical, pose = morphable.frontal(points)
+    entry = Entry("lrw_ar", "one", "a04", FRAMES, "lrw_ar/one.safetensors")
+    audio = np.zeros(FRAMES * 640, np.int16)
+    pictures = [np.asarray(frame, np.uint8) for frame in frames]
+    Clip.write(folder / entry.path, pictures, points, morphable.landmarks(canonical), pose, {}, audio)
+    write_index(folder, [entry])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(folder):
+    return Real.read(folder, Entry("lrw_ar", "one", "a04", FRAMES, "lrw_ar/one.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def judge(real):
+    torch.manual_seed(0)
+    judge = Judge(FaceRes().eval().requires_grad_(False), hop=6)
+    judge.judge("real", real.frames, real)
+    judge.judge("still", np.repeat(real.portrait[None], FRAMES, axis=0), real, core_ms_per_frame=2.5)
+    noisy = real.frames.astype(int) + np.random.default_rng(0).normal(0, 12, real.frames.shape)
+    judge.judge("noisy", noisy.clip(0, 255).astype(np.uint8), real)
+    return judge
+
+
+def test_everyone_unseen_is_there_before_anyone_is_there_twice():
+    speakers = ["a04", "a04", "a04", "b08", "a05", "b11"]
+    entries = [Entry("lrw_ar", f"{n}", speaker, 30, "") for n, speaker in enumerate(speakers)]
+    entries.append(Entry("lrw_ar", "short", "b09", 8, ""))
+    assert [entry.speaker for entry in unseen(entries, 4)] == ["a04", "b08", "b11", "a04"]
+    assert len(unseen(entries, 100)) == 5
+    assert unseen([], 3) == []
+
+
+def test_the_portrait_is_the_most_closed_mouth(real):
+    assert real.reference == REFERENCE
+    assert (real.portrait == real.frames[REFERENCE]).all()
+
+
+def test_real_video_is_its_own_bound(judge):
+    figures = judge.figures("real")
+    assert figures["psnr"] is None and figures["mouth_psnr"] is None
+    assert figures["ssim"] == pytest.approx(1)
+    assert figures["flicker_ratio"] == 1
+    assert figures["frechet"] == pytest.approx(0, abs=1e-6)
+    assert figures["mouth_opening_error_px"] < 1
+
+
+def test_a_still_portrait_has_errors_and_no_flicker(judge):
+    figures = judge.figures("still")
+    assert figures["flicker_ratio"] < 0.05
+    assert figures["csim"] == pytest.approx(1)
+    assert 10 < figures["psnr"] < 40
+    assert figures["lmd_percent_iod"] > 2
+    assert figures["core_ms_per_frame"] == 2.5
+
+
+def test_noise_flickers_and_costs_what_it_should(judge):
+    figures = judge.figures("noisy")
+    assert figures["psnr"] == pytest.approx(20 * np.log10(255 / 12), abs=0.7)
+    assert figures["flicker_ratio"] > 3
+    assert figures["seam_ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_jump_at_each_hop_is_a_seam(real):
+    judge = Judge(None, hop=6)
+    jumping = np.stack([np.roll(real.frames[n], 40 * (n // 6 % 2), axis=0) for n in range(FRAMES)])
+    judge.judge("jumping", jumping, real)
+    figures = judge.figures("jumping")
+    assert (figures["seam_ratio"] or 0) > 2
+    assert "csim" not in figures and "flicker_ratio" not in figures
+
+
+def test_frames_without_a_face_do_not_count(real):
+    judge = Judge(None, hop=6)
+    frames = real.frames.copy()
+    frames[10:] = 0
+    judge.judge("cut", frames, real)
+    error = judge.figures("cut")["mouth_opening_error_px"]
+    assert error is not None and error < 1
+    empty = Judge(None, hop=6)
+    empty.judge("empty", np.zeros_like(frames), real)
+    assert "mouth_opening_error_px" not in empty.figures("empty")
+
+
+def test_sheets_and_side_by_side(real, tmp_path):
+    sheet(tmp_path / "sheet.png", {"a": list(real.frames[:3]), "b": list(real.frames[3:6])}, side=32)
+    picture = cv2.imread(str(tmp_path / "sheet.png"))
+    assert picture is not None and picture.shape == (64, 96, 3)
+    assert side_by_side({"a": real.frames, "b": real.frames}).shape == (FRAMES, 256, 512, 3)
