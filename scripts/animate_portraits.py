@@ -2,9 +2,9 @@
 
 Usage: python scripts/animate_portraits.py PORTRAITS_DIR... --data DATA_DIR --clips 2500
 
-DATA_DIR is what scripts/prepare_data.py wrote; the clips become its source `factory` (with --validation: people kept out of
-training, source `factory_validation`). A clip is a function of its number, so a run continues where it stopped; clips whose
-faces, tracked again, are not where they were drawn are dropped. The index is updated every hundred clips.
+DATA_DIR is what scripts/prepare_data.py wrote; the clips become its source `factory` (with --validation: people kept
+out of training, source `factory_validation`). A clip is a function of its number, so a run continues where it stopped;
+clips whose faces, tracked again, are not where they were drawn are dropped. The index is updated every hundred clips.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from avatard.models.mcvdm.mouth import Teeth
 from avatard.models.mcvdm.rig import Portrait, Rig
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
-#: Tracked again, the outer lips may lie this far (pixels, root mean square) from where they were drawn. It is generous: the
-#: tracker takes wide mouths on smiling faces for narrower ones, and those are the ones that matter.
+#: Tracked again, the outer lips may lie this far (pixels, root mean square) from where they were drawn. It is generous:
+#: the tracker takes wide mouths on smiling faces for narrower ones, and those are the ones that matter.
 MAX_LIP_ERROR = 4.5
 #: Share of clips that show the performer's teeth instead of a portrait's sharper ones.
 PERFORMERS_TEETH = 0.12

@@ -1,7 +1,8 @@
 """Data factory: animates portraits with expressions of people in videos, so that many people are seen talking.
 
-Expression, lids and head pose come from tracked clips; the inside of the mouth is the driving frame's, matched in colour.
-Points, landmarks and poses are those of the mesh that was drawn, hence exact.
+Expression, lids and head pose come from tracked clips; the inside of the mouth is the driving frame's, matched in
+colour, mostly with a smiling portrait's teeth. Points, landmarks and poses are what the tracker says of such faces in
+videos: those of the drawn mesh, but for lips and lids, where the tracker sees more opening than there is.
 """
 
 from __future__ import annotations
@@ -15,8 +16,19 @@ from numpy.typing import NDArray
 
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose, rotation_matrix
-from avatard.models.mcvdm.mouth import HungTeeth, Mouth, Teeth, portrait_skin, skin
-from avatard.models.mcvdm.rig import Portrait, Rig, lid_gap, lip_gap, mouth_width, shrink, with_openings
+from avatard.models.mcvdm.mouth import LUMA, HungTeeth, Mouth, Teeth, portrait_skin, relight, skin
+from avatard.models.mcvdm.rig import (
+    LID_CREASES,
+    UPPER_LIDS,
+    Portrait,
+    Rig,
+    in_texture,
+    lid_gap,
+    lip_gap,
+    mouth_width,
+    shrink,
+    with_openings,
+)
 
 Array = NDArray[np.floating]
 Image = NDArray[np.uint8]
@@ -25,8 +37,15 @@ Image = NDArray[np.uint8]
 OPEN_MOUTH: Final = 0.04
 #: How much of the tracked opening between the lips is really open: the tracker's inner lips lie in the lips' flesh.
 VISIBLE_OPENING: Final = 0.83
-#: Lids stay within these shares of the portrait's own opening: it does not show what a blink would.
-LIDS: Final = (0.8, 1.03)
+#: Opening of an eye as the tracker sees it → as it is, in shares of the usual: it calls closed eyes half open.
+SEEN_LIDS: Final = (0.5, 0.85, 1.03)
+TRUE_LIDS: Final = (0.04, 0.85, 1.03)
+#: Portraits whose lids cannot be closed believably keep them at least this far open.
+OPEN_LIDS: Final = 0.8
+#: Tracked opening of an eye in the frames of a blink.
+BLINK: Final = np.array([0.85, 0.62, 0.5, 0.5, 0.64, 0.8, 0.93])
+#: Skin above the lids darker than this share of the cheeks' luminance is shadow, lashes or a frame of glasses.
+LID_LIGHT: Final = 0.55
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,7 @@ class Variation:
     rotation: Array  # [N, 3, 3] after the performer's own
     translation: Array  # [N, 2] pixels
     scale: Array  # [N] factor
+    blink: Array  # [N] tracked opening of the eyes, at most
     colours: Image  # [1, 256, 3] look-up table
     teeth_light: float  # factor of the teeth's brightness
     closed_first: bool  # the first frame has its mouth closed even if the portrait has not
@@ -95,6 +115,11 @@ class Variation:
         yaw, pitch, roll, x, y, log_scale = (
             np.clip(s, -2 * n, 2 * n) for s, n in zip(sway, (7, 4.5, 3, 4, 3, 0.03), strict=True)
         )
+        blink = np.full(frames, SEEN_LIDS[-1])
+        if rng.random() < 0.3:
+            start = int(rng.integers(0, max(1, frames - len(BLINK) + 1)))
+            part = BLINK[: frames - start]
+            blink[start : start + len(part)] = part
         level = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.normal(0, 0.1)) * np.exp(rng.normal(0, 0.025, 3))
         if rng.random() < 0.5:
             level = np.repeat(np.linspace(0, 1, 256)[:, None], 3, axis=1)
@@ -105,6 +130,7 @@ class Variation:
             np.stack([rotation_matrix(*angles) for angles in zip(yaw, pitch, roll, strict=True)]),
             np.stack([x, y], axis=-1),
             np.exp(log_scale),
+            blink,
             np.clip(255 * level + 0.5, 0, 255).astype(np.uint8)[None],
             float(rng.uniform(0.75, 1.0)),
             bool(rng.random() < 0.4),
@@ -118,6 +144,14 @@ class Take:
     frames: list[Image]  # [256, 256, 3] RGB each
     canonical: Array  # [N, 468, 3]
     pose: Pose  # [N]
+
+
+def can_blink(portrait: Portrait) -> bool:
+    """Whether plain skin lies above the portrait's lids, which would cover its eyes."""
+    above = portrait.canonical[UPPER_LIDS] + 0.8 * (portrait.canonical[LID_CREASES] - portrait.canonical[UPPER_LIDS])
+    x, y = np.round(in_texture(portrait.pose.project(above)[..., :2])).astype(int).reshape(-1, 2).T
+    luma = cv2.blur(portrait.texture, (3, 3))[y, x] @ LUMA
+    return bool(luma.min() > LID_LIGHT * portrait_skin(portrait) @ LUMA)
 
 
 def animate(
@@ -134,21 +168,22 @@ def animate(
     """
     _, own = model.fit(portrait.canonical - model.mean)
     base = portrait.rest + v.shape + v.own_expression * np.tensordot(own, model.expression, axes=1)
-    eyes = lid_gap(portrait.canonical)
+    eyes, lowest = lid_gap(portrait.canonical), SEEN_LIDS[0] if can_blink(portrait) else OPEN_LIDS
     size = float(np.clip(mouth_width(portrait.rest) / performance.mouth_width, 0.85, 1.12)) * v.gain
     colour = portrait_skin(portrait)
-    gain = np.clip(colour / skin(performance.frames[0], performance.points[0]), 0.55, 1.5)
+    gain = relight(skin(performance.frames[0], performance.points[0]), colour, (0.55, 1.5), 0.7)
     middle = np.median(performance.pose.rotation, axis=0)
     at, unit = portrait.pose, np.median(performance.pose.scale)
-    first = portrait.canonical + v.shape
+    first: Array = portrait.canonical + v.shape
     if v.closed_first and lip_gap(portrait.canonical).mean() > OPEN_MOUTH:
         first = with_openings(base, np.zeros(9), None)
     faces, drawn, poses = [first], [first], [at]
     for n, expression in enumerate(performance.expression):
         face = base + v.gain * np.tensordot(expression, model.expression, axes=1)
-        lips, lids = np.maximum(performance.lips[n] * size, 0), eyes * np.clip(performance.lids[n], *LIDS)[:, None]
-        faces.append(with_openings(face, lips, lids))
-        drawn.append(with_openings(face, VISIBLE_OPENING * lips, lids))
+        lips = np.maximum(performance.lips[n] * size, 0)
+        lids = np.clip(min(float(performance.lids[n].mean()), float(v.blink[n])), lowest, SEEN_LIDS[-1])
+        faces.append(with_openings(face, lips, eyes * lids))
+        drawn.append(with_openings(face, VISIBLE_OPENING * lips, eyes * np.interp(lids, SEEN_LIDS, TRUE_LIDS)))
         turned = v.rotation[n] @ performance.pose.rotation[n] @ middle.T @ at.rotation
         moved = (performance.pose.translation[n] - np.median(performance.pose.translation, axis=0)) * at.scale / unit
         scale = at.scale * v.scale[n] * performance.pose.scale[n] / unit
@@ -162,8 +197,8 @@ def animate(
     mouths = [Mouth.own(portrait)]
     mouths += [Mouth.of(f, p, gain, colour, hung) for f, p in zip(performance.frames, performance.points, strict=True)]
     frames = []
-    for face, pose, mouth in zip(drawn, poses, mouths, strict=True):
-        image, opening = rig.render(portrait, face, pose, v.shape, mouth.points)
+    for seen, pose, mouth in zip(drawn, poses, mouths, strict=True):
+        image, opening = rig.render(portrait, seen, pose, v.shape, mouth.points)
         mouth.paint(image, opening, pose)
         frames.append(shrink(image))
     return Take(

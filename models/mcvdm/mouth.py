@@ -17,10 +17,10 @@ from avatard.models.mcvdm.rig import (
     UPPER_INNER,
     Opening,
     Portrait,
-    affine,
     in_texture,
     mouth_width,
 )
+from avatard.models.mcvdm.triangles import affine
 
 Array = NDArray[np.floating]
 Image = NDArray[np.uint8]
@@ -34,6 +34,8 @@ LUMA: Final = np.array([0.30, 0.59, 0.11], np.float32)
 BRIGHT: Final = (0.42, 0.75)
 #: ... and less red than this: (R - G) / max (ramp).
 RED: Final = (0.30, 0.17)
+#: Mouths have no more blue than this share of their green; studio lights and video make them violet.
+MAX_BLUE: Final = 1.03
 #: Colour of the cavity, as a share of the skin's.
 CAVITY: Final = np.array([0.26, 0.15, 0.14], np.float32)
 #: A tongue is no brighter than this share of the skin's luminance.
@@ -54,6 +56,16 @@ def portrait_skin(portrait: Portrait) -> Array:
     return skin(portrait.texture, in_texture(portrait.pose.project(portrait.canonical)[:, :2]))
 
 
+def relight(skin_from: Array, skin_to: Array, limits: tuple[float, float], cast: float) -> Array:
+    """Factor `[3]` that takes what is beside one skin to what would be beside another, its brightness within limits.
+
+    Skins differ in colour more than the light on them does: only the share `cast` of the difference is taken over.
+    """
+    luma = float(skin_to @ LUMA) / float(skin_from @ LUMA)
+    factor: Array = np.clip(luma, *limits) * (skin_to / skin_from / luma) ** cast
+    return factor
+
+
 def _ramp(value: Array, low: float, high: float) -> Array:
     t = np.clip((value - low) / (high - low), 0, 1)
     smooth: Array = t * t * (3 - 2 * t)
@@ -62,17 +74,19 @@ def _ramp(value: Array, low: float, high: float) -> Array:
 
 def teethness(pixels: Array, skin_colour: Array) -> Array:
     """How much pixels `[..., 3]` look like teeth beside that skin, 0..1: bright and not red."""
-    luma = pixels @ LUMA
-    redness = (pixels[..., 0] - pixels[..., 1]) / np.maximum(pixels.max(axis=-1), 1)
+    luma: Array = pixels @ LUMA
+    redness: Array = (pixels[..., 0] - pixels[..., 1]) / np.maximum(pixels.max(axis=-1), 1)
     reference = float(skin_colour @ LUMA)
-    return _ramp(luma, BRIGHT[0] * reference, BRIGHT[1] * reference) * _ramp(-redness, -RED[0], -RED[1])
+    bright, pale = _ramp(luma, BRIGHT[0] * reference, BRIGHT[1] * reference), _ramp(-redness, -RED[0], -RED[1])
+    likeness: Array = np.multiply(bright, pale)
+    return likeness
 
 
 def _without_teeth(pixels: Array, skin_colour: Array) -> Array:
     """Tongue and cavity of a mouth's pixels `[H, W, 3]`, softly, with the dark where its teeth were."""
     others = 1 - teethness(pixels, skin_colour).astype(np.float32)[..., None]
-    known = cv2.GaussianBlur(others, (0, 0), 4.0)[..., None]
-    soft = cv2.GaussianBlur(pixels * others, (0, 0), 4.0) / np.maximum(known, 1e-3)
+    known: Array = np.asarray(cv2.GaussianBlur(others, (0, 0), 4.0), np.float32)[..., None]
+    soft = np.asarray(cv2.GaussianBlur(pixels * others, (0, 0), 4.0), np.float32) / np.maximum(known, 1e-3)
     too_light = soft @ LUMA / (MAX_TONGUE * float(skin_colour @ LUMA))
     soft /= np.maximum(too_light, 1)[..., None]
     cavity: Array = skin_colour * CAVITY + _ramp(known, 0.3, 0.9) * (soft - skin_colour * CAVITY)
@@ -83,7 +97,8 @@ def _light_from_below(hole: Array) -> NDArray[np.float32]:
     """Factor `[H, W, 1]` of the light in an opening `[H, W, 1]`: the palate lies in the shadow, the tongue does not."""
     height = hole[..., 0].sum(axis=0)
     depth = np.cumsum(hole[..., 0], axis=0) / np.maximum(height, 1)
-    return cv2.GaussianBlur((0.45 + 0.7 * depth).astype(np.float32), (0, 0), 2.0)[..., None]
+    light = cv2.GaussianBlur((0.45 + 0.7 * depth).astype(np.float32), (0, 0), 2.0)
+    return np.asarray(light, np.float32)[..., None]
 
 
 @dataclass(frozen=True)
@@ -101,15 +116,15 @@ class Teeth:
         outline = points[[MOUTH_CORNERS[0], *UPPER_INNER, MOUTH_CORNERS[1], *LOWER_INNER[::-1]]]
         lips = np.zeros(portrait.texture.shape[:2], np.uint8)
         cv2.fillPoly(lips, [np.round(outline * 16).astype(np.int32)], 1, shift=4)
-        lips = cv2.erode(lips, np.ones((3, 3), np.uint8))
+        within = np.asarray(cv2.erode(lips, np.ones((3, 3), np.uint8))) > 0
         colour = portrait_skin(portrait)
         mask = np.zeros(lips.shape, np.float32)
-        mask[lips > 0] = teethness(portrait.texture[lips > 0].astype(np.float32), colour)
+        mask[within] = teethness(portrait.texture[within].astype(np.float32), colour)
         area = float(mask.sum())
-        if area < MIN_TEETH[1] or area < MIN_TEETH[0] * float(lips.sum()):
+        if area < MIN_TEETH[1] or area < MIN_TEETH[0] * float(within.sum()):
             return None
-        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-        return cls(portrait, cv2.GaussianBlur(mask, (3, 3), 0.7), colour)
+        whole = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+        return cls(portrait, np.asarray(cv2.GaussianBlur(whole, (3, 3), 0.7), np.float32), colour)
 
     def hang(self, rest: Array, faces: Array) -> Array:
         """Where the teeth hang on a head whose mouth at rest is `rest` `[468, 3]`: their origin `[3]`, canonical.
@@ -128,7 +143,8 @@ class Teeth:
         frame = np.concatenate([np.zeros((1, 3)), np.eye(3)[:2]])
         there = in_texture(self.portrait.pose.project(self.portrait.rest[UPPER_LIP] + frame)[:, :2])
         here = pose.project(origin + size * frame)[:, :2]
-        return affine(here[None], there[None])[0]
+        whole = affine(here[None], there[None])
+        return np.asarray(whole[0], np.float32)
 
 
 @dataclass(frozen=True)
@@ -187,6 +203,7 @@ class Mouth:
         x, y = opening.x[box], opening.y[box]
         pixels = cv2.remap(self.picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
         painted = pixels.astype(np.float32) * self.gain.astype(np.float32)
+        painted[..., 2] = np.minimum(painted[..., 2], MAX_BLUE * painted[..., 1])
         if self.teeth is not None:
             painted = self._with_teeth(self.teeth, painted, hole, (left, top), pose)
         near = cv2.blur(1 - hole, (edge, edge))[..., None]
@@ -207,8 +224,6 @@ class Mouth:
         y = a[0, 1] * across[None] + a[1, 1] * down[:, None] + a[2, 1]
         pixels = cv2.remap(teeth.portrait.texture, x, y, cv2.INTER_CUBIC).astype(np.float32)
         alpha = cv2.remap(teeth.mask, x, y, cv2.INTER_LINEAR)[..., None]
-        luma = float(self.skin @ LUMA) / float(teeth.colour @ LUMA)
-        cast = (self.skin / teeth.colour / luma) ** 0.3  # skins differ in colour more than the light on them does
-        light = hung.light * np.clip(luma, 0.6, 1.25) * cast
+        light = hung.light * relight(teeth.colour, self.skin, (0.6, 1.25), 0.33)
         shown: Array = dark + alpha * (pixels * light - dark)
         return shown

@@ -1,13 +1,12 @@
 """A photographed face as a puppet: its mesh, rings around it and a fixed border, warped to any expression and pose.
 
-The triangulation is made once on the mean face. Each picture takes the portrait's own pixels from the photographed mesh to
-the wanted one, triangle by triangle. What a portrait does not show is painted behind two kinds of holes: eyeballs stay with
-the head while the lids slide over them, and the inside of the mouth comes from another picture.
+The triangulation is made once on the mean face. Each picture takes the portrait's own pixels from the photographed
+mesh to the wanted one, triangle by triangle. What a portrait does not show is painted behind two kinds of holes:
+eyeballs stay with the head while the lids slide over them, and the inside of the mouth comes from another picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from avatard.models.face.crop import CROP_SIDE, Crop
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.face.topology import MESH_VERTICES
+from avatard.models.mcvdm.triangles import affine, delaunay, rasterise, sample
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.intp]
@@ -38,6 +37,8 @@ MOUTH_CORNERS: Final = (78, 308)
 #: Upper and lower lids from the outer to the inner corner, right eye then left.
 UPPER_LIDS: Final[Indices] = np.array([[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]])
 LOWER_LIDS: Final[Indices] = np.array([[7, 163, 144, 145, 153, 154, 155], [249, 390, 373, 374, 380, 381, 382]])
+#: The crease above each point of the upper lids.
+LID_CREASES: Final[Indices] = np.array([[247, 30, 29, 27, 28, 56, 190], [467, 260, 259, 257, 258, 286, 414]])
 EYE_CORNERS: Final[Indices] = np.array([[33, 133], [263, 362]])
 #: Points that lids do not move and that place an eyeball in the picture (with its corners).
 NASION: Final = (168, 6, 8)
@@ -110,16 +111,16 @@ def with_openings(canonical: Array, lips: Array | None, lids: Array | None) -> A
     moved = canonical.copy()
     if lips is not None:
         change = lips - lip_gap(canonical)
-        for contour, share in ((UPPER_INNER, -0.4), (LOWER_INNER, 0.6)):
-            other = LOWER_INNER if contour is UPPER_INNER else UPPER_INNER
+        line = (canonical[UPPER_INNER] + canonical[LOWER_INNER]) / 2
+        below = canonical[:, 1] > np.interp(canonical[:, 0], line[:, 0], line[:, 1])
+        below[UPPER_INNER], below[LOWER_INNER] = False, True
+        for contour, side, share in ((UPPER_INNER, ~below, -0.4), (LOWER_INNER, below, 0.6)):
             distance = np.linalg.norm(canonical[:, None] - canonical[contour], axis=-1)  # [468, 9]
-            own = distance.min(axis=1) < np.linalg.norm(canonical[:, None] - canonical[other], axis=-1).min(axis=1)
-            own[other], own[contour] = False, True
             kernel = np.exp(-((distance / 0.1) ** 2)) + 1e-9
             along = kernel @ (share * change) / kernel.sum(axis=1)
             reach = np.exp(-((distance.min(axis=1) / LIP_REACH) ** 2))
             reach[list(MOUTH_CORNERS)] = 0
-            shift = along * reach * own
+            shift = along * reach * side
             shift[contour] = share * change
             moved[:, 1] += shift
     if lids is not None:
@@ -147,7 +148,7 @@ class Rig:
         flat = Pose(np.eye(3), np.array(0.6 * CROP_SIDE / 2.64), np.array([128.0, 108.0]))
         layout = np.concatenate([flat.project(np.concatenate([opened, *outline]))[:, :2], self.border])
         contours = [*MOUTH_CORNERS, *UPPER_INNER, *LOWER_INNER, *UPPER_LIDS.flat, *LOWER_LIDS.flat, *EYE_CORNERS.flat]
-        triangles = _delaunay(layout, first=contours)
+        triangles = delaunay(layout, first=contours)
         lips = np.array([*UPPER_INNER, *LOWER_INNER, *MOUTH_CORNERS])
         eyes = [np.concatenate([UPPER_LIDS[i], LOWER_LIDS[i], EYE_CORNERS[i]]) for i in range(2)]
         hole = np.zeros(len(triangles), bool)
@@ -189,13 +190,15 @@ class Rig:
     def render(
         self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array, inner_lips: Array
     ) -> tuple[Image, Opening]:
-        """The portrait with the face `[468, 3]` at a pose, `[512, 512, 3]` RGB: the crop at OVERSAMPLING; and its mouth.
+        """The portrait with the face `[468, 3]` at a pose, `[512, 512, 3]` RGB (oversampled), and its mouth.
 
         `inner_lips` `[468, 2]` places the inner lips in the picture that the mouth's inside will come from.
         """
         source = self.vertices(portrait, portrait.canonical, portrait.pose, np.zeros_like(shape))
         target = self.vertices(portrait, canonical, pose, shape)
-        lips = _without_mouth(source)
+        closing = 1 - lid_gap(canonical).mean(axis=-1) / lid_gap(portrait.canonical + shape).mean(axis=-1)
+        closing = np.clip((closing - 0.1) / 0.3, 0, 1)
+        skin = _without_lashes(_without_mouth(source), closing)
         order = np.argsort(-target[self.triangles, 2].mean(axis=1))  # the nearest is drawn last
         visible = self.triangles[order]
         eyes = np.array([[*EYE_CORNERS[eye], *NASION] for eye in range(2)])
@@ -203,13 +206,17 @@ class Rig:
             [
                 affine(target[MOUTH_STRIP, :2], inner_lips[MOUTH_STRIP, :2]),
                 affine(target[eyes, :2], in_texture(source[eyes, :2])),
-                affine(target[visible, :2], in_texture(lips[visible, :2])),
+                affine(target[visible, :2], in_texture(skin[visible, :2])),
             ]
         )
         eyelids = [target[_eye_outline(eye), :2] for eye in range(2)]
-        owner = _rasterise([*target[MOUTH_STRIP, :2], *eyelids, *target[visible, :2]])
-        x, y = _sample(maps, owner)
-        image: Image = cv2.remap(portrait.texture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        polygons = [*target[MOUTH_STRIP, :2], *eyelids, *target[visible, :2]]
+        owner = rasterise(polygons, CROP_SIDE, OVERSAMPLING)
+        x, y = sample(maps, owner, OVERSAMPLING)
+        warped = cv2.remap(portrait.texture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        image = np.asarray(warped, np.uint8)
+        for eye in np.flatnonzero(closing):
+            _draw_lashes(image, target, int(eye), float(closing[eye]))
         return image, Opening((owner >= 0) & (owner < len(MOUTH_STRIP)), x, y)
 
 
@@ -235,6 +242,28 @@ def _without_mouth(source: Array, outset: float = 1.2) -> Array:
     return moved
 
 
+def _without_lashes(source: Array, closing: Array) -> Array:
+    """Vertices whose upper lids lie in the skin above them, by how much each eye `[2]` closes.
+
+    The tracker's lids cut through lashes and iris, whose pixels would be drawn out over the eyeball.
+    """
+    moved = source.copy()
+    moved[UPPER_LIDS] += 0.6 * closing[:, None, None] * (source[LID_CREASES] - source[UPPER_LIDS])
+    return moved
+
+
+def _draw_lashes(image: Image, target: Array, eye: int, strength: float) -> None:
+    """Darken a thin line along a closing upper lid."""
+    line = target[[EYE_CORNERS[eye, 0], *UPPER_LIDS[eye], EYE_CORNERS[eye, 1]], :2]
+    fixed = np.round((OVERSAMPLING * line + (OVERSAMPLING - 1) / 2) * 16).astype(np.int32)
+    mask = np.zeros(image.shape[:2], np.uint8)
+    cv2.polylines(mask, [fixed], False, 255, 3, cv2.LINE_AA, shift=4)
+    (left, top), (right, bottom) = fixed.min(axis=0) // 16 - 8, fixed.max(axis=0) // 16 + 8
+    box = (slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0)))
+    alpha = 0.6 * strength * cv2.GaussianBlur(mask[box], (5, 5), 1.2).astype(np.float32)[..., None] / 255
+    image[box] = (image[box] * (1 - alpha * np.array([0.75, 0.85, 0.88]))).astype(np.uint8)
+
+
 def _strip() -> Indices:
     """Triangles `[18, 3]` that fill the inner lips."""
     right, left = MOUTH_CORNERS
@@ -251,62 +280,6 @@ MOUTH_STRIP: Final = _strip()
 def _eye_outline(eye: int) -> Indices:
     outer, inner = EYE_CORNERS[eye]
     return np.array([outer, *UPPER_LIDS[eye], inner, *LOWER_LIDS[eye][::-1]])
-
-
-def affine(target: Array, source: Array) -> NDArray[np.float32]:
-    """Least-squares affine maps `[T, 3, 2]` that take `target` `[T, K, 2]` to `source` `[T, K, 2]`."""
-    centre, source_centre = target.mean(axis=1, keepdims=True), source.mean(axis=1, keepdims=True)
-    t, s = target - centre, source - source_centre
-    transposed = np.swapaxes(t, 1, 2)
-    gram = transposed @ t + 1e-6 * np.eye(2)  # slivers have no inverse; no pixel is theirs either
-    linear = np.linalg.inv(gram) @ (transposed @ s)
-    return np.concatenate([linear, source_centre - centre @ linear], axis=1).astype(np.float32)
-
-
-def _rasterise(polygons: Sequence[Array]) -> NDArray[np.int32]:
-    """Which polygon (crop pixels) owns each pixel of the oversampled crop, the last one winning; -1 for none."""
-    side, bits = CROP_SIDE * OVERSAMPLING, 4
-    owner = np.full((side, side), -1, np.int32)
-    corners = OVERSAMPLING * np.concatenate(polygons) + (OVERSAMPLING - 1) / 2
-    fixed = np.round(corners * (1 << bits)).astype(np.int32)
-    start = 0
-    for label, polygon in enumerate(polygons):
-        end = start + len(polygon)
-        cv2.fillPoly(owner, [fixed[start:end]], label, shift=bits) if end - start > 3 else cv2.fillConvexPoly(
-            owner, fixed[start:end], label, shift=bits
-        )
-        start = end
-    return owner
-
-
-def _sample(maps: NDArray[np.float32], owner: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Source positions x, y `[H, W]` (the maps' unit) of each pixel of the oversampled crop."""
-    side = owner.shape[0]
-    at = ((np.arange(side) + 0.5) / OVERSAMPLING - 0.5).astype(np.float32)
-    across, down, constant = (np.take(np.ascontiguousarray(maps[:, i]), owner, axis=0, mode="wrap") for i in range(3))
-    position = across * at[None, :, None] + down * at[:, None, None] + constant
-    return np.ascontiguousarray(position[..., 0]), np.ascontiguousarray(position[..., 1])
-
-
-def _delaunay(points: Array, first: Sequence[int], apart: float = 1.5) -> Indices:
-    """Delaunay triangles `[T, 3]` of points `[V, 2]`, those of `first` before the others.
-
-    The mesh curls inwards at lips and nostrils; points that come within `apart` of earlier ones are left out, because
-    triangles between them would fold at the first movement.
-    """
-    low = points.min(axis=0) - 1
-    width, height = np.ceil(points.max(axis=0) - low).astype(int) + 2
-    division = cv2.Subdiv2D((0, 0, int(width), int(height)))
-    local = (points - low).astype(np.float32)
-    chosen: list[int] = []
-    for index in dict.fromkeys([*first, *range(len(points))]):
-        if index in first or np.linalg.norm(local[chosen] - local[index], axis=-1).min() >= apart:
-            chosen.append(index)
-            division.insert((float(local[index, 0]), float(local[index, 1])))
-    corners = division.getTriangleList().reshape(-1, 3, 1, 2)
-    distance = np.linalg.norm(corners - local[chosen], axis=-1)  # [T, 3, chosen]
-    real = (distance.min(axis=-1) < 1e-2).all(axis=-1)
-    return np.array(chosen)[distance.argmin(axis=-1)[real]]
 
 
 def shrink(image: Image) -> Image:

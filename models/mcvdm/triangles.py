@@ -1,0 +1,75 @@
+"""Warps by triangles: triangulation, affine maps, which triangle owns a pixel, where a pixel comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+Indices = NDArray[np.intp]
+
+
+def affine(target: Array, source: Array) -> NDArray[np.float32]:
+    """Least-squares affine maps `[T, 3, 2]` that take `target` `[T, K, 2]` to `source` `[T, K, 2]`."""
+    centre, source_centre = target.mean(axis=1, keepdims=True), source.mean(axis=1, keepdims=True)
+    t, s = target - centre, source - source_centre
+    transposed = np.swapaxes(t, 1, 2)
+    gram = transposed @ t + 1e-6 * np.eye(2)  # slivers have no inverse; no pixel is theirs either
+    linear = np.linalg.inv(gram) @ (transposed @ s)
+    return np.concatenate([linear, source_centre - centre @ linear], axis=1).astype(np.float32)
+
+
+def rasterise(polygons: Sequence[Array], side: int, oversampling: int) -> NDArray[np.int32]:
+    """Which polygon `[K, 2]` (pixels of a square of `side`) owns each pixel of it, oversampled; the last one wins.
+
+    Returns indices `[H, H]`, H = side × oversampling; -1 where there is none.
+    """
+    bits = 4
+    owner = np.full((side * oversampling, side * oversampling), -1, np.int32)
+    corners = oversampling * np.concatenate(polygons) + (oversampling - 1) / 2
+    fixed = np.round(corners * (1 << bits)).astype(np.int32)
+    start = 0
+    for label, polygon in enumerate(polygons):
+        end = start + len(polygon)
+        if len(polygon) > 3:
+            cv2.fillPoly(owner, [fixed[start:end]], label, shift=bits)
+        else:
+            cv2.fillConvexPoly(owner, fixed[start:end], label, shift=bits)
+        start = end
+    return owner
+
+
+def sample(
+    maps: NDArray[np.float32], owner: NDArray[np.int32], oversampling: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Source positions x, y `[H, H]` (the maps' unit) of each pixel of an oversampled square, by its owner's map."""
+    side = owner.shape[0]
+    at = ((np.arange(side) + 0.5) / oversampling - 0.5).astype(np.float32)
+    across, down, constant = (np.take(np.ascontiguousarray(maps[:, i]), owner, axis=0, mode="wrap") for i in range(3))
+    position = across * at[None, :, None] + down * at[:, None, None] + constant
+    return np.ascontiguousarray(position[..., 0]), np.ascontiguousarray(position[..., 1])
+
+
+def delaunay(points: Array, first: Sequence[int], apart: float = 1.5) -> Indices:
+    """Delaunay triangles `[T, 3]` of points `[V, 2]`, those of `first` before the others.
+
+    The mesh curls inwards at lips and nostrils; points that come within `apart` of earlier ones are left out, because
+    triangles between them would fold at the first movement.
+    """
+    low = points.min(axis=0) - 1
+    width, height = np.ceil(points.max(axis=0) - low).astype(int) + 2
+    division = cv2.Subdiv2D((0, 0, int(width), int(height)))
+    local = (points - low).astype(np.float32)
+    chosen: list[int] = []
+    for index in dict.fromkeys([*first, *range(len(points))]):
+        if index in first or np.linalg.norm(local[chosen] - local[index], axis=-1).min() >= apart:
+            chosen.append(index)
+            division.insert((float(local[index, 0]), float(local[index, 1])))
+    corners = np.asarray(division.getTriangleList(), np.float32).reshape(-1, 3, 1, 2)
+    distance = np.linalg.norm(corners - local[chosen], axis=-1)  # [T, 3, chosen]
+    real = (distance.min(axis=-1) < 1e-2).all(axis=-1)
+    triangles: Indices = np.array(chosen, np.intp)[distance.argmin(axis=-1)[real]]
+    return triangles
