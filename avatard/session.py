@@ -35,8 +35,9 @@ LINGER_SECONDS = 5.0  # generation goes on after the last speech when nobody wat
 FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to anyone
 SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
 LIVE_BACKLOG_FRAMES = 10  # live sound that runs further behind is caught up with in a pause
-CALM_RTF, BUSY_RTF = 0.6, 0.95
-EFFORT_SECONDS = 3.0
+CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
+LOAD_RATE = 0.15  # of each clip, in the running mean
+EFFORT_SECONDS = 5.0
 
 EventListener = Callable[[str, Mapping[str, Any]], None]
 
@@ -83,6 +84,7 @@ class Session:
         self._interrupted_at: tuple[int, float] | None = None
         self._effort = (config.stream.motion_steps, config.stream.video_steps)
         self._effort_at = 0.0
+        self._load = 0.0
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -266,7 +268,8 @@ class Session:
         self.metrics.made(made.count, made.motion_seconds, made.video_seconds)
         # Two threads work side by side: the slower one is what must keep up.
         slower = max(made.motion_seconds, made.video_seconds) / (made.count / FPS)
-        self._balance(slower)
+        self._load += LOAD_RATE * (slower - self._load)
+        self._balance()
 
     def worker_lost(self, reason: str) -> None:
         """The last picture stays and the sound goes on until there is a new process."""
@@ -281,16 +284,16 @@ class Session:
         for order in self.scheduler.advance(self.now):
             self._supervisor.hear(order.epoch, order.samples)
 
-    def _balance(self, slower: float) -> None:
+    def _balance(self) -> None:
         """Fewer denoising steps while the slower thread cannot keep up, and back when it is calm."""
         stream = self._config.stream
         wanted = (stream.motion_steps, stream.video_steps)
         if monotonic() - self._effort_at < EFFORT_SECONDS:
             return
         motion, video = self._effort
-        if slower > BUSY_RTF and (motion, video) != (1, 1):
+        if self._load > BUSY_RTF and (motion, video) != (1, 1):
             self._effort = (max(1, motion // 2), max(1, video // 2))
-        elif slower < CALM_RTF and (motion, video) != wanted:
+        elif self._load < CALM_RTF and (motion, video) != wanted:
             self._effort = (min(wanted[0], 2 * motion), min(wanted[1], 2 * video))
         else:
             return

@@ -35,7 +35,6 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
-from aiortc.rtcconfiguration import RTCBundlePolicy
 from aiortc.sdp import candidate_from_sdp
 from av.audio.codeccontext import AudioCodecContext
 from av.video.codeccontext import VideoCodecContext
@@ -52,6 +51,8 @@ QUEUE_FRAMES = 25  # a viewer that is further behind starts again at a key frame
 ENCODE_QUEUE_FRAMES = 10
 KEY_FRAME_INTERVAL = 10 * FPS
 MAX_EVENT_BYTES = 64 * 1024
+VANISHED_SECONDS = 10.0  # without a packet: receivers report every second, and ICE alone would take a minute
+CONNECT_SECONDS = 20.0
 EVENT_LABEL = "rtvi-ai"
 
 
@@ -300,7 +301,8 @@ class IceServers:
     def configuration(self) -> RTCConfiguration:
         """As aiortc wants it: without servers an empty list, because None means somebody's public one."""
         servers = [RTCIceServer(url, self.username or None, self.credential or None) for url in self.urls]
-        return RTCConfiguration(servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
+        # Not MAX_BUNDLE: aiortc 1.16 then stops the one transport, unless the offer begins with the kind added first.
+        return RTCConfiguration(servers)
 
 
 class Handler(Protocol):
@@ -379,7 +381,19 @@ class Peer:
                 raise
             said = " ".join(str(error).split()) or type(error).__name__
             raise OfferError(f"the offer cannot be used: {said[:200]}") from None
+        self._spawn(self._watch())
         return str(self._pc.localDescription.sdp)
+
+    async def _watch(self) -> None:
+        """Hang up on a client that vanished, or never came."""
+        received, silent = 0, 0.0
+        while silent < (VANISHED_SECONDS if received else CONNECT_SECONDS):
+            await asyncio.sleep(1.0)
+            report = await self._pc.getStats()
+            now = sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
+            silent = silent + 1.0 if now == received else 0.0
+            received = now
+        self._hang_up()
 
     async def add_candidate(self, candidate: str, mid: str | None, line: int | None) -> None:
         """Add a trickled ICE candidate (`candidate:...`); an empty one ends them.
@@ -428,9 +442,11 @@ class Peer:
 
     def _on_state(self) -> None:
         if self._pc.connectionState in ("failed", "closed") and not self._closed:
-            # Not one of `_tasks`: `close` cancels those.
-            task = asyncio.ensure_future(self.close())
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        # Kept apart from `_tasks`, which `close` cancels.
+        self._closing = asyncio.ensure_future(self.close())
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio" and self._listens:
