@@ -6,6 +6,7 @@ is told of.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -109,6 +110,78 @@ def doctor(
 
 
 @app.command()
+def serve(
+    identity: Annotated[Path, typer.Option(help="The portrait: one upright face, seen from the front.")],
+    profile: Annotated[
+        str | None, typer.Option(metavar="quality|balanced|low-latency", help="Latency against smoothness.")
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="FILE|mic", help="Speak a sound file, or what a local microphone hears.")
+    ] = None,
+    pose_video: Annotated[str | None, typer.Option(metavar="FILE", help="A video whose head pose drives it.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; this machine only by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
+    max_sessions: Annotated[
+        int | None, typer.Option(help="People who may talk at once; more are answered 503.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(help="Ask clients for this bearer token.")] = None,
+    tls_certificate: Annotated[str | None, typer.Option(metavar="FILE", help="PEM; with the key: HTTPS.")] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="PEM.")] = None,
+    codec: Annotated[str | None, typer.Option(metavar="vp8|h264", help="Video codec of WebRTC.")] = None,
+    bitrate: Annotated[int | None, typer.Option(metavar="KBPS", help="Video bit rate of WebRTC.")] = None,
+    ice_servers: Annotated[
+        str | None, typer.Option(metavar="URL,...", help="stun: and turn: servers; the first of each is used.")
+    ] = None,
+    zmq: Annotated[
+        str | None, typer.Option(metavar="ENDPOINT", help="Publish by ZeroMQ, as tcp://127.0.0.1:5556.")
+    ] = None,
+    zmq_audio: Annotated[
+        str | None, typer.Option(metavar="ENDPOINT", help="Take speech by ZeroMQ, as tcp://127.0.0.1:5557.")
+    ] = None,
+    zmq_single_part: Annotated[
+        bool | None, typer.Option("--zmq-single-part", help="Topic and payload in one part, for ZMQ_CONFLATE.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same audio and seed, same frames.")] = None,
+    config: ConfigOption = "nano",
+    set_: SetOption = None,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Serve a live avatar: a page for people, WebRTC for viewers, ZeroMQ for engines.
+
+    Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio), ZeroMQ, or --audio. Pictures go to
+    the page (/), WHEP viewers (/whep) and ZeroMQ. Everything listens on this machine only unless told otherwise.
+    """
+    flags = {
+        "stream.profile": profile,
+        "audio.source": audio,
+        "idle.pose_video": pose_video,
+        "server.host": host,
+        "server.port": port,
+        "server.max_sessions": max_sessions,
+        "server.token": token,
+        "server.tls_certificate_file": tls_certificate,
+        "server.tls_key_file": tls_key,
+        "webrtc.codec": codec,
+        "webrtc.bitrate_kbps": bitrate,
+        "webrtc.ice_servers": ice_servers,
+        "zmq.publish": zmq,
+        "zmq.audio": zmq_audio,
+        "zmq.single_part": zmq_single_part,
+        "stream.seed": seed,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
+    effective = configure(config, set_, flags)
+    from avatard.pipeline.supervisor import WorkerError
+    from avatard.serve import run
+    from avatard.server import ServerError
+
+    with complain(ValueError, WorkerError, ServerError):
+        run(effective.config, identity)
+
+
+@app.command()
 def inspect(
     picture: Annotated[Path, typer.Argument(help="The portrait.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an overlay to this file.")] = None,
@@ -123,6 +196,37 @@ def inspect(
         if output is not None:
             write_overlay(identity, output)
     print(table(identity))
+
+
+@app.command()
+def render(
+    identity: Annotated[Path, typer.Option(help="The portrait; or a video, whose head pose is used too.")],
+    audio: Annotated[Path, typer.Option(help="The voice: any file with sound in it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 file to write.")],
+    size: Annotated[int | None, typer.Option(help="Side of the pictures; the network's own by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of the video network.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same inputs and seed, same file.")] = None,
+    badge: Annotated[bool, typer.Option("--badge", help="Write AI-generated into the corner.")] = False,
+    config: ConfigOption = "nano",
+    set_: SetOption = None,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Render a portrait that speaks a sound file to an MP4 file."""
+    flags = {"stream.video_steps": steps, "stream.seed": seed, "log.level": log_level, "log.format": log_format}
+    effective = configure(config, set_, flags)
+    from avatard.render import render as render_file
+
+    # A service manager's stop must clean up like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with complain(ValueError):
+            from avatard.pipeline.engine import make_engine
+
+            render_file(effective.config, make_engine, identity, audio, output, size=size, badge=badge)
+    except KeyboardInterrupt:
+        print("avatard: stopped; nothing was written", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @app.command()
