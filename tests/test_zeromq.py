@@ -23,7 +23,8 @@ from avatard.zeromq import ZmqGateway
 
 CONFIG = Config(
     stream=Stream(hop_frames=4, fade_frames=1, clip_frames=8),
-    zmq=Zmq(publish="tcp://127.0.0.1:*", audio="tcp://127.0.0.1:*"),
+    # A machine that stalls for a second publishes 25 frames at once; here none may be lost.
+    zmq=Zmq(publish="tcp://127.0.0.1:*", audio="tcp://127.0.0.1:*", send_queue_messages=1000),
 )
 
 
@@ -50,10 +51,21 @@ async def avatar(tmp_path, monkeypatch):
     await session.stop()
 
 
+class Fresh:
+    """A sink that knows which frames were there in time: on a busy machine a picture may be shown twice."""
+
+    def __init__(self) -> None:
+        self.pts: set[int] = set()
+
+    def play(self, entry):
+        if not entry.repeated:
+            self.pts.add(entry.index * 40_000)
+
+
 async def read(subscriber, enough):
     """Messages by topic until `enough` says so."""
     seen: dict[str, list[Any]] = {topic: [] for topic in Topic}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not enough(seen):
             topic, payload = split(await subscriber.recv_multipart())
             seen[topic].append(decode(payload))
@@ -79,6 +91,8 @@ async def say(sender, speech, chunk=1920):
 @pytest.mark.parametrize("speech", [tone(1), tone(1, 48_000, "f32le", 2), tone(1, 8_000)], ids=["16k", "48k-f32", "8k"])
 async def test_what_is_sent_is_spoken_and_published_in_step(avatar, speech):
     session, subscriber, sender = avatar
+    fresh = Fresh()
+    session.attach(fresh)
     subscriber.subscribe("")
     await read(subscriber, lambda seen: seen[Topic.FACE])
     await say(sender, speech)
@@ -92,12 +106,14 @@ async def test_what_is_sent_is_spoken_and_published_in_step(avatar, speech):
     faces = {face.pts_us: face for face in seen[Topic.FACE]}
     sound = {audio.pts_us: np.frombuffer(audio.data, "<i2") / 32768 for audio in seen[Topic.AUDIO]}
     both = sorted(faces.keys() & sound.keys())
+    spoken = sum(np.sqrt(np.mean(sound[pts] ** 2)) > 0.1 for pts in both)
+    assert 0.9 < spoken / 25 < 1.1
+    assert any(faces[pts].speaking for pts in both)
+    both = sorted(fresh.pts & set(both))
     jaw = np.array([floats(faces[pts].bs)[ARKIT_NAMES.index("jawOpen")] for pts in both])
     loud = np.array([np.sqrt(np.mean(sound[pts] ** 2)) for pts in both])
     # The test engine's mouth opens as far as that very frame's sound is loud.
     assert np.corrcoef(jaw, loud)[0, 1] > 0.99
-    assert 0.9 < (loud > 0.1).mean() * len(loud) / 25 < 1.1
-    assert any(faces[pts].speaking for pts in both)
     assert seen[Topic.STATS][-1].values["zmq_received_speech"] > 5
 
 
