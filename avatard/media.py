@@ -30,18 +30,22 @@ def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise MediaError(f"{path} has no video stream")
+            stream = container.streams.video[0]
             due = 0
+            time = 0.0
             last: NDArray[np.uint8] | None = None
             start: float | None = None
-            for frame in container.decode(container.streams.video[0]):
+            for frame in container.decode(stream):
                 time = float(frame.time or 0.0)
                 start = time if start is None else start
                 while last is not None and start + (due + 0.5) / FPS <= time:
                     yield last
                     due += 1
                 last = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-            if last is not None:
-                yield last
+            if last is not None and start is not None:
+                end = time + 1 / float(stream.average_rate or FPS)
+                for _ in range(due, max(1, round((end - start) * FPS))):
+                    yield last
     except FFmpegError as error:
         raise MediaError(f"{path} cannot be read as a video: {error.strerror}") from error
 
