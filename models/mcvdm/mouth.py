@@ -38,6 +38,8 @@ RED: Final = (0.30, 0.17)
 MAX_BLUE: Final = 1.03
 #: Colour of the cavity, as a share of the skin's.
 CAVITY: Final = np.array([0.26, 0.15, 0.14], np.float32)
+#: Tongues and palates have no more green and blue than this share of their red.
+MAX_PALE: Final = 0.68
 #: A tongue is no brighter than this share of the skin's luminance.
 MAX_TONGUE: Final = 0.4
 #: Share of the inner lips' area, and texture pixels, that teeth worth showing cover.
@@ -87,6 +89,7 @@ def _without_teeth(pixels: Array, skin_colour: Array) -> Array:
     others = 1 - teethness(pixels, skin_colour).astype(np.float32)[..., None]
     known: Array = np.asarray(cv2.GaussianBlur(others, (0, 0), 4.0), np.float32)[..., None]
     soft = np.asarray(cv2.GaussianBlur(pixels * others, (0, 0), 4.0), np.float32) / np.maximum(known, 1e-3)
+    soft[..., 1:] = np.minimum(soft[..., 1:], MAX_PALE * soft[..., :1])
     too_light = soft @ LUMA / (MAX_TONGUE * float(skin_colour @ LUMA))
     soft /= np.maximum(too_light, 1)[..., None]
     cavity: Array = skin_colour * CAVITY + _ramp(known, 0.3, 0.9) * (soft - skin_colour * CAVITY)
