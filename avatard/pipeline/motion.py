@@ -79,7 +79,7 @@ class MotionStream:
         self._lookahead = -(-lookahead_ms // FRAME_MS)
         if not 0 <= self._lookahead <= config.max_lookahead:
             raise ValueError(f"got a look-ahead of {lookahead_ms} ms, expected 0 to {config.max_lookahead * FRAME_MS}")
-        self._atom, self._speech, self._seed, self._steps, self._noise = atom, speech, seed, steps, noise
+        self._atom, self._speech, self._seed, self.steps, self._noise = atom, speech, seed, steps, noise
         self._hop = hop_frames
         neutral = np.asarray(identity.neutral, np.float32)
         self._reference = torch.from_numpy(neutral)[None]
@@ -135,7 +135,7 @@ class MotionStream:
             self._reference,
             self._prefix,
             torch.from_numpy(self._start_noise())[None],
-            steps=self._steps,
+            steps=self.steps,
             lookahead=self._lookahead,
         )
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
