@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from avatard.models.face.arkit import ARKIT_NAMES
 from avatard.protocols import messages
 from avatard.protocols.messages import decode, decode_request, encode
 
@@ -58,6 +59,11 @@ def test_every_field_of_a_topic_is_documented(t, structs):
     section = README.split(f"### `avatard/1/{t}`")[1].split("##")[0]
     for field in set(structs.__struct_fields__) - set(messages.Header.__struct_fields__) - {"head"}:
         assert f"`{field}`" in section
+
+
+def test_the_arkit_names_are_those_of_the_face_model():
+    block = README.split("## ARKit coefficients")[1].split("```")[1]
+    assert tuple(block.split()[1:]) == ARKIT_NAMES
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ async def test_another_speaker_has_the_floor(avatar):
     assert error.id == "t" and "floor" in error.message
 
 
-async def test_malformed_requests_leave_the_avatar_speaking(avatar):
+async def test_two_thousand_malformed_requests_leave_the_avatar_speaking(avatar):
     session, subscriber, sender = avatar
     subscriber.subscribe("")
     random = np.random.default_rng(0)

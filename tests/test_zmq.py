@@ -331,7 +331,7 @@ async def test_what_one_avatar_publishes_another_can_hear(subscribe, push):
         np.testing.assert_array_equal(speech.samples(), np.full(640, 1 / 32768, np.float32))
 
 
-async def test_two_thousand_malformed_messages_are_counted_and_answered(push, subscribe):
+async def test_malformed_messages_are_counted_and_answered_and_cost_no_frames(push, subscribe):
     random = np.random.default_rng(1)
     good = encode(SECOND_OF_SOUND)
     async with publisher() as avatar, receiver(on_error=avatar.error) as ear:
@@ -342,7 +342,7 @@ async def test_two_thousand_malformed_messages_are_counted_and_answered(push, su
         socket = push(ear.endpoint)
 
         async def flood():
-            for i in range(2000):
+            for i in range(500):
                 match i % 5:
                     case 0:
                         parts = [random.bytes(int(random.integers(0, 200)))]
@@ -359,17 +359,17 @@ async def test_two_thousand_malformed_messages_are_counted_and_answered(push, su
 
         flooding = asyncio.create_task(flood())
         frame = 0
-        while not flooding.done() or ear.received.total() < 2000:
+        while not flooding.done() or ear.received.total() < 500:
             publish(avatar, frame)
             assert (await receive(faces))[1].seq == frame
             frame += 1
             await asyncio.sleep(0.005)
         await flooding
 
-        errors = [state for state in [(await receive(states))[1] for _ in range(300)] if state.event == "error"]
+        errors = [state for state in [(await receive(states))[1] for _ in range(100)] if state.event == "error"]
         assert errors and all(error.message for error in errors)
         # A changed byte may still leave a valid message.
-        assert ear.received["malformed"] > 1900
+        assert ear.received["malformed"] > 475
         await socket.send(encode(EndOfUtterance(id="still here")))
         await until(lambda: ear.received["EndOfUtterance"] == 1)
 
