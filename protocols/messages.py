@@ -5,7 +5,7 @@ travel as little-endian `bin`, because every language can view those bytes witho
 """
 
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -82,29 +82,6 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     q: tuple[float, float, float, float]  # unit quaternion x, y, z, w
     t: tuple[float, float, float]  # interocular distances; z is 0
     s: float  # pixels per interocular distance
-
-    @classmethod
-    def from_pose(
-        cls, rotation: NDArray[np.floating], scale: float, translation: NDArray[np.floating], size: tuple[int, int]
-    ) -> Self:
-        """The pose with image_xy = scale * (rotation @ lm)[:2] + translation in a picture of size (w, h) pixels.
-
-        The quaternion of rotation [3, 3] is the eigenvector of Bar-Itzhack, "New Method for Extracting the Quaternion
-        from a Rotation Matrix" (2000), with w >= 0, so that it does not jump between a rotation's two quaternions.
-        """
-        ((a, b, c), (d, e, f), (g, h, i)) = np.asarray(rotation, np.float64)
-        symmetric = np.array(
-            [
-                [a - e - i, d + b, g + c, h - f],
-                [d + b, e - a - i, h + f, c - g],
-                [g + c, h + f, i - a - e, d - b],
-                [h - f, c - g, d - b, a + e + i],
-            ]
-        )
-        x, y, z, real = np.linalg.eigh(symmetric)[1][:, -1].tolist()
-        sign = 1.0 if real >= 0 else -1.0
-        tx, ty = ((np.asarray(translation, np.float64) - np.array(size) / 2) / scale).tolist()
-        return cls(q=(sign * x, sign * y, sign * z, sign * real), t=(tx, ty, 0.0), s=float(scale))
 
 
 class Face(Header, frozen=True, kw_only=True, tag="face"):

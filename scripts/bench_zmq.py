@@ -71,7 +71,7 @@ async def publish(publisher: Publisher, picture: np.ndarray, frames: int) -> dic
         late = await clock.until(frame)
         woke.append(late * 1e3)
         stamp = Stamp(frame * FRAME_US, wall_us() - round(late * 1e6))
-        head = Head.from_pose(np.eye(3), 70.0, np.array([128.0, 120.0]), (picture.shape[1], picture.shape[0]))
+        head = Head(q=(0.01, 0.02, 0.03, 0.99), t=(0.1, -0.2, 0), s=70.1)
         publisher.face(stamp, landmarks, blendshapes, head, speaking=True)
         publisher.audio(stamp, sound, 16_000)
         publisher.video(stamp, pictures[frame % len(pictures)])

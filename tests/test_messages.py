@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation
 
 from avatard.protocols.messages import (
     MAX_IMAGE_BYTES,
@@ -136,19 +135,6 @@ def test_the_longest_header_leaves_a_face_within_1200_bytes():
 def test_an_error_names_what_was_wrong(fields, text):
     with pytest.raises(MessageError, match=text.replace("(", r"\(")):
         decode_request(msgspec.msgpack.encode(fields))
-
-
-@given(st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1))
-def test_a_head_projects_like_the_pose_it_was_made_of(quaternion):
-    rotation = Rotation.from_quat(quaternion).as_matrix()
-    head = Head.from_pose(rotation, 70.5, np.array([100.0, 140.0]), (256, 128))
-    assert head.q[3] >= 0
-    np.testing.assert_allclose(Rotation.from_quat(head.q).as_matrix(), rotation, atol=1e-9)
-    point = np.array([0.3, -0.5, 0.2])
-    seen = np.array([256, 128]) / 2 + head.s * (Rotation.from_quat(head.q).apply(point) + head.t)[:2]
-    np.testing.assert_allclose(seen, 70.5 * (rotation @ point)[:2] + [100, 140])
-    face = Face(lm=bytes(816), bs=bytes(208), head=head, speaking=True)
-    assert decode(encode(face)) == face
 
 
 def test_an_error_quotes_little_of_what_was_sent():

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,8 +48,7 @@ async def play(publisher):
     while True:
         stamp = Stamp(frame * 40_000, 1_790_000_000_000_000 + frame * 40_000)
         angle = frame / 100
-        rotation = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
-        head = Head.from_pose(rotation, 70.5, np.array([40, 20]), (64, 64))
+        head = Head(q=(0, math.sin(angle), 0, math.cos(angle)), t=(0.1, -0.2, 0), s=70.5)
         landmarks = random.normal(size=(68, 3)).astype(np.float32)
         publisher.face(stamp, landmarks, random.random(52, np.float32), head, speaking=True)
         publisher.audio(stamp, random.integers(-9, 9, 640).astype(np.int16), 16_000)
