@@ -15,6 +15,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 #: More pixels are refused before they are decoded: a small file can claim to be any size.
 MAX_PIXELS: Final = 64_000_000
+#: OpenCV warps pictures up to 32,767 pixels a side.
+MAX_SIDE: Final = 32_000
 MAX_BYTES: Final = 100_000_000
 #: What shines through transparent parts.
 BACKGROUND: Final = (255, 255, 255)
@@ -44,6 +46,8 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
             if picture.width * picture.height > MAX_PIXELS:
                 claim = f"{picture.width}x{picture.height} pixels"
                 raise PictureError(f"{path} has {claim}, expected at most {MAX_PIXELS:,}: reduce it")
+            if max(picture.size) > MAX_SIDE:
+                raise PictureError(f"{path} has a side of {max(picture.size)} pixels, expected at most {MAX_SIDE:,}")
             picture.load()
             return _rgb(_upright(picture))
     except PictureError:

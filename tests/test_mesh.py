@@ -1,5 +1,6 @@
 import os
 
+import cv2
 import numpy as np
 import pytest
 
@@ -48,6 +49,16 @@ def test_the_mesh_follows_the_face_through_shift_scale_and_turn():
     )
     assert presence > 0.99
     assert np.linalg.norm(299 - turned[:, :2] - reference, axis=-1).mean() / unit < 0.03
+
+
+def test_a_large_face_gives_the_same_mesh():
+    factor = 5
+    image = cv2.resize(portrait(), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    points, _ = networks().refine(image, networks().detect(image)[0])
+    unit = interocular(portrait_mesh()[MESH_TO_68, :2])
+    shift = (points[:, :2] + 0.5) / factor - 0.5 - portrait_mesh()[:, :2]
+    assert np.linalg.norm(shift.mean(axis=0)) / unit < 0.01
+    assert np.linalg.norm(shift, axis=-1).mean() / unit < 0.02
 
 
 def test_depth_points_away_from_the_viewer():

@@ -144,6 +144,11 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, side, mo
         read_picture(path)
 
 
+def test_a_picture_may_not_be_too_long(tmp_path):
+    Image.new("L", (32_001, 4)).save(tmp_path / "long.png")
+    assert "a side of 32001 pixels, expected at most 32,000" in refusal(tmp_path / "long.png")
+
+
 def refusal(path) -> str:
     with pytest.raises(PictureError) as caught:
         read_picture(path)
