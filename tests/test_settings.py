@@ -1,5 +1,6 @@
 import math
 import tomllib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -250,6 +251,14 @@ def test_the_defaults_are_those_of_the_balanced_profile():
         assert stream == Stream(profile=profile, **preset)
         assert preset.keys() == msgspec.structs.asdict(Stream()).keys() - {"profile", "seed"}
     assert Stream() == Stream(profile="balanced", **PROFILES["balanced"])
+
+
+def test_the_readme_tells_the_profiles_as_they_are():
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    for profile, preset in PROFILES.items():
+        clip, hop, fade, ahead = (preset[key] for key in ("clip_frames", "hop_frames", "fade_frames", "lookahead_ms"))
+        latency = (hop + fade) * 40 + ahead
+        assert f"| `{profile}` | {clip} frames | {hop} | {fade} | {ahead} ms | {latency} ms |" in readme
 
 
 def test_every_key_says_what_it_is_and_no_number_is_unbounded():
