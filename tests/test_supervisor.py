@@ -53,12 +53,12 @@ def portrait(tmp_path) -> Portrait:
 
 @pytest.fixture
 async def start(portrait, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     started = []
 
     async def go(engine="make"):
         log = Log()
-        supervisor = Supervisor(CONFIG, portrait, log, f"warp_engine:{engine}")
+        supervisor = Supervisor(CONFIG, portrait, log, f"tests.warp_engine:{engine}")
         started.append(supervisor)
         await supervisor.start()
         return supervisor, log

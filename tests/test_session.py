@@ -1,0 +1,179 @@
+"""The session with the test engine in a real inference process, in real time."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from avatard.pipeline.scheduler import PlayOut
+from avatard.pipeline.supervisor import Portrait, PortraitError
+from avatard.session import FloorError
+from tests.serving import ROOT, beeps, running_session, until
+
+
+class Screen:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.entries: list[PlayOut] = []
+        self.at: list[float] = []
+
+    def play(self, entry: PlayOut) -> None:
+        self.entries.append(entry)
+        self.at.append(asyncio.get_running_loop().time())
+
+    @property
+    def sound(self) -> np.ndarray:
+        return np.concatenate([entry.samples for entry in self.entries])
+
+    @property
+    def pixels(self) -> np.ndarray:
+        picture = self.entries[-1].picture
+        assert picture is not None
+        return picture.pixels
+
+    @property
+    def mouth(self) -> np.ndarray:
+        return np.array([0 if e.picture is None else e.picture.landmarks[57, 1] for e in self.entries])
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+async def test_speech_comes_out_whole_with_its_pictures():
+    async with running_session() as session:
+        screen = Screen()
+        events = []
+        session.listen(lambda kind, data: events.append(kind))
+        session.attach(screen)
+        await until(lambda: len(screen.entries) > 20)
+        said = beeps(3)
+        await session.speak(said, "test")
+        session.end_of_utterance("test")
+        await until(lambda: "bot-stopped-speaking" in events)
+        start = int(np.flatnonzero(screen.sound)[0]) - int(np.flatnonzero(said)[0])
+        np.testing.assert_array_equal(screen.sound[start : start + len(said)], said)
+        loud = np.sqrt((screen.sound.reshape(-1, 640) ** 2).mean(axis=1))
+        shown = [k for k, entry in enumerate(screen.entries) if not entry.repeated]
+        assert np.corrcoef(loud[shown], screen.mouth[shown])[0, 1] > 0.95
+        assert [entry.index for entry in screen.entries] == list(range(len(screen.entries)))
+        assert events.count("bot-started-speaking") == 1
+        text = session.collect().decode()
+        assert "avatard_audio_to_photon_seconds_count" in text and "avatard_rtf" in text
+        assert session.figures()["frames_played"] == len(screen.entries)
+
+
+async def test_nothing_is_generated_for_nobody():
+    async with running_session() as session:
+        await asyncio.sleep(0.3)
+        assert session.scheduler.counters.played == 0
+        screen = Screen()
+        session.attach(screen)
+        await until(lambda: len(screen.entries) > 5)
+        session.detach(screen)
+        await asyncio.sleep(0.2)
+        count = session.scheduler.counters.played
+        await asyncio.sleep(0.3)
+        assert session.scheduler.counters.played == count
+        session.attach(screen)
+        await until(lambda: len(screen.entries) > 40)
+        assert [entry.index for entry in screen.entries[-5:]] == list(
+            range(len(screen.entries) - 5, len(screen.entries))
+        )
+
+
+async def test_an_interrupt_is_silent_at_once_and_says_what_was_heard():
+    async with running_session() as session:
+        screen = Screen()
+        events: dict[str, Any] = {}
+        session.listen(events.__setitem__)
+        session.attach(screen)
+        await session.speak(np.full(16000 * 4, 0.25, np.float32), "test")
+        await until(lambda: session.speaking)
+        await asyncio.sleep(0.5)
+        cut = session.interrupt()
+        assert cut.played_samples > 4000 and cut.played_samples + cut.dropped_samples == 64000
+        assert events["bot-interrupted"]["played_ms"] == cut.played_samples // 16
+        await until(lambda: len(screen.entries) > cut.frame + 25)
+        assert not screen.sound[cut.frame * 640 + 160 :].any()
+        assert not screen.mouth[cut.frame + 20 :].any()
+        await until(lambda: not session.speaking)
+        # The rest of the utterance that is still on its way is dropped, the next utterance is heard.
+        await session.speak(np.full(1600, 0.25, np.float32), "test")
+        assert session.scheduler.buffered_samples == 0
+        session.end_of_utterance("test")
+        await session.speak(beeps(0.4), "test")
+        await until(lambda: session.speaking)
+
+
+async def test_a_full_buffer_makes_the_speaker_wait():
+    async with running_session() as session:
+        screen = Screen()
+        session.attach(screen)
+        long = asyncio.create_task(session.speak(np.full(16000 * 60, 0.1, np.float32), "test"))
+        await asyncio.sleep(0.5)
+        assert not long.done()
+        assert session.scheduler.buffered_samples <= 30 * 16000
+        session.interrupt()
+        await asyncio.wait_for(long, 2)
+
+
+async def test_one_speaker_at_a_time():
+    async with running_session() as session:
+        session.attach(Screen())
+        assert session.speak_live(beeps(0.1), "microphone")
+        await session.speak(beeps(1), "agent")
+        with pytest.raises(FloorError):
+            await session.speak(beeps(0.1), "other")
+        assert not session.speak_live(beeps(0.1), "microphone")
+        session.end_of_utterance("agent")
+        await session.speak(beeps(0.1), "other")
+
+
+async def test_a_killed_worker_does_not_stop_the_sound():
+    async with running_session() as session:
+        screen = Screen()
+        events = []
+        session.listen(lambda kind, data: events.append((kind, data)))
+        session.attach(screen)
+        await until(lambda: len(screen.entries) > 20)
+        said = beeps(6)
+        await session.speak(said, "test")
+        await until(lambda: session.speaking)
+        assert session.worker_pid is not None
+        os.kill(session.worker_pid, signal.SIGKILL)
+        await until(lambda: any(kind == "error" for kind, _ in events))
+        assert not session.ready
+        await until(lambda: session.ready)
+        await until(lambda: not session.speaking, 30)
+        start = int(np.flatnonzero(screen.sound)[0]) - int(np.flatnonzero(said)[0])
+        np.testing.assert_array_equal(screen.sound[start : start + len(said)], said)
+        assert all(entry.picture is not None for entry in screen.entries)
+        # The last second was spoken with a moving mouth again.
+        last = (start + len(said)) // 640
+        assert screen.mouth[last - 25 : last].max() > 0.2
+        gaps = np.diff(screen.at)
+        assert np.median(gaps) == pytest.approx(0.04, abs=0.01)
+
+
+async def test_the_portrait_is_swapped_while_it_speaks():
+    async with running_session() as session:
+        screen = Screen()
+        session.attach(screen)
+        await until(lambda: len(screen.entries) > 20)
+        await session.speak(beeps(4), "test")
+        await until(lambda: session.speaking)
+        before = session.digest
+        with pytest.raises(PortraitError, match="^the portrait is not a picture"):
+            await session.identify(Portrait(b"nothing", ".png"))
+        assert session.digest == before
+        data = cv2.imencode(".png", np.full((64, 64, 3), 250, np.uint8))[1].tobytes()
+        await session.identify(Portrait(data, ".png"))
+        assert session.digest != before
+        await until(lambda: screen.pixels[-1, 0, 0] == 250)
