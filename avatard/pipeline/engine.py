@@ -1,0 +1,151 @@
+"""The engine of the inference process: AToM-Net and MC-VDM for one portrait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avatard.audio.ring import Samples
+from avatard.config import Config, Speech
+from avatard.identity import Identity
+from avatard.models.atom import Atom
+from avatard.models.face.arkit import ArkitSolver
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.pose import Pose
+from avatard.models.mcvdm.model import Mcvdm
+from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
+from avatard.pipeline.motion import MotionStream
+from avatard.pipeline.pose import DrivingPose, IdlePose, quaternion
+from avatard.pipeline.scheduler import Picture
+from avatard.pipeline.video import VideoStream
+
+
+class Frames(NamedTuple):
+    """Motion of consecutive frames, as the video network wants it."""
+
+    first: int
+    landmarks: NDArray[np.float32]  # [k, 68, 3], offsets from the mean face
+    poses: list[Pose]
+
+
+class NeuralTake:
+    """One unbroken run of both networks; see `worker.Take`."""
+
+    def __init__(self, motion: MotionStream, video: VideoStream, faces: _Faces) -> None:
+        self._motion = motion
+        self._video = video
+        self._faces = faces
+        self._waiting: dict[int, tuple[NDArray[np.float32], Pose]] = {}
+
+    def move(self, samples: Samples) -> Iterator[Frames]:
+        """Motion thread."""
+        for motion in self._motion.push(samples):
+            poses = [self._faces.pose(motion.first + k) for k in range(len(motion.landmarks))]
+            yield Frames(motion.first, motion.landmarks, poses)
+
+    def draw(self, motion: Frames) -> Iterator[tuple[int, list[Picture]]]:
+        """Video thread."""
+        for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
+            self._waiting[motion.first + k] = landmarks, pose
+        for first, frames in self._video.push(motion.landmarks, motion.poses):
+            yield first, [self._faces.picture(f, *self._waiting.pop(first + k)) for k, f in enumerate(frames)]
+
+
+class _Faces:
+    """What is known of one person besides the networks: pose over time, ARKit coefficients, wire coordinates."""
+
+    def __init__(self, identity: Identity, config: Config, driving: DrivingPose | None) -> None:
+        self._mean = MorphableModel.load().mean_68
+        self._arkit = ArkitSolver(self._mean, identity.neutral)
+        self._base = identity.pose
+        self._pose = driving if driving is not None else IdlePose(identity, config.stream.seed, config.idle.motion)
+
+    def pose(self, frame: int) -> Pose:
+        return self._pose(self._base, frame)
+
+    def picture(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Pose) -> Picture:
+        height, width, _ = pixels.shape
+        scale = float(pose.scale)
+        shift = (pose.translation - np.array([width, height]) / 2) / scale
+        head = np.concatenate([quaternion(pose.rotation), shift, [0.0], [scale]]).astype(np.float32)
+        points = (self._mean + landmarks).astype(np.float32)
+        return Picture(pixels, points, self._arkit(landmarks), head)
+
+
+class NeuralEngine:
+    """Both networks and a portrait; see `worker.Engine`.
+
+    Raises:
+        CheckpointError, SpeechError: weights are missing or do not fit.
+        PoseVideoError: the driving video cannot be used.
+    """
+
+    delay_frames = 0
+
+    def __init__(self, config: Config) -> None:
+        torch.set_num_threads(1)
+        self._config = config
+        self._speech = _speech(config.speech)
+        self._atom = Atom.load(config.motion.weights)
+        self._mcvdm = Mcvdm.load(config.video.weights)
+        pose_video = config.idle.pose_video
+        self._driving = DrivingPose(Path(pose_video)) if pose_video else None
+        self._steps = (config.stream.motion_steps, config.stream.video_steps)
+        self._identity: Identity | None = None
+        self._streams: tuple[MotionStream, VideoStream] | None = None
+
+    def identify(self, portrait: Path) -> tuple[str, Picture]:
+        """See `worker.Engine`."""
+        identity = Identity.load(portrait)
+        faces = _Faces(identity, self._config, self._driving)
+        self._identity, self._faces = identity, faces
+        return identity.digest, faces.picture(identity.portrait, identity.neutral, identity.pose)
+
+    def begin(self, first_frame: int) -> NeuralTake:
+        """See `worker.Engine`."""
+        assert self._identity is not None
+        stream = self._config.stream
+        motion_steps, video_steps = self._steps
+        motion = MotionStream(
+            self._atom,
+            self._speech,
+            self._identity,
+            seed=stream.seed,
+            first_frame=first_frame,
+            hop_frames=stream.hop_frames,
+            lookahead_ms=stream.lookahead_ms,
+            steps=motion_steps,
+        )
+        video = VideoStream(
+            self._mcvdm,
+            self._identity,
+            seed=stream.seed,
+            first_frame=first_frame,
+            clip=stream.clip_frames,
+            hop=stream.hop_frames,
+            fade=stream.fade_frames,
+            steps=video_steps,
+        )
+        self._streams = motion, video
+        return NeuralTake(motion, video, self._faces)
+
+    def effort(self, motion_steps: int, video_steps: int) -> None:
+        """See `worker.Engine`."""
+        self._steps = (motion_steps, video_steps)
+        if self._streams is not None:
+            motion, video = self._streams
+            motion.steps, video.steps = motion_steps, video_steps
+
+
+def _speech(config: Speech) -> SpeechEncoder:
+    return HubertFeatures.load(config.weights) if config.encoder == "hubert" else WhisperFeatures.load(config.weights)
+
+
+def make_engine(config: Config) -> NeuralEngine:
+    """The engine of `avatard serve`."""
+    return NeuralEngine(config)
