@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from avatard.clock import FPS, SAMPLE_RATE_HZ, MediaClock, monotonic
 from avatard.config import Config
 from avatard.metrics import Metrics
 from avatard.pipeline import ipc
-from avatard.pipeline.scheduler import Interrupted, Picture, PlayOut, Scheduler, Timing
+from avatard.pipeline.scheduler import MAX_COMPUTE_FRAMES, Interrupted, Picture, PlayOut, Scheduler, Timing
 from avatard.pipeline.supervisor import Portrait, Supervisor, WorkerError
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,11 @@ STARVED_FRAMES = 25  # later than this the clock moves, instead of every frame b
 LINGER_SECONDS = 5.0  # generation goes on after the last speech when nobody watches
 FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to anyone
 SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
-LIVE_BACKLOG_FRAMES = 10  # live sound that runs further behind is caught up with in a pause
+LIVE_BACKLOG_FRAMES = 4  # live sound that runs further behind is caught up with in a pause
 CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
 LOAD_RATE = 0.15  # of each clip, in the running mean
+SPARE_CLIPS = 24  # clips whose spare time is looked back at
+SPARE_FRAMES = 1.5  # every clip should be there this long before it is due
 EFFORT_SECONDS = 5.0
 
 EventListener = Callable[[str, Mapping[str, Any]], None]
@@ -85,6 +88,7 @@ class Session:
         self._effort = (config.stream.motion_steps, config.stream.video_steps)
         self._effort_at = 0.0
         self._load = 0.0
+        self._spare: deque[float] = deque(maxlen=SPARE_CLIPS)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -270,6 +274,9 @@ class Session:
         slower = max(made.motion_seconds, made.video_seconds) / (made.count / FPS)
         self._load += LOAD_RATE * (slower - self._load)
         self._balance()
+        if made.epoch == self.scheduler.epoch and made.first > self.scheduler.epoch_first:
+            self._spare.append(made.first - self.now)
+            self._retime()
 
     def worker_lost(self, reason: str) -> None:
         """The last picture stays and the sound goes on until there is a new process."""
@@ -283,6 +290,18 @@ class Session:
     def _order(self) -> None:
         for order in self.scheduler.advance(self.now):
             self._supervisor.hear(order.epoch, order.samples)
+
+    def _retime(self) -> None:
+        """Follow the time that clips really take, in pauses: latency is what it must be, and no more."""
+        if self._speaking or len(self._spare) < SPARE_CLIPS:
+            return
+        tight = sorted(self._spare)[SPARE_CLIPS // 20]
+        if tight > 2 * SPARE_FRAMES or tight < 0.5:
+            before = self.scheduler.timing.compute_frames
+            self.scheduler.retime(max(1.0, before + SPARE_FRAMES - tight))
+            if self.scheduler.timing.compute_frames != before:
+                logger.info("latency", extra={"ms": round(1000 * self.scheduler.timing.delay_frames / FPS)})
+        self._spare.clear()
 
     def _balance(self) -> None:
         """Fewer denoising steps while the slower thread cannot keep up, and back when it is calm."""
@@ -392,7 +411,7 @@ class FloorError(RuntimeError):
 
 def _compute_frames(hop_seconds: float) -> float:
     """What a hop is given: half as much again as in the warm-up, when nothing else ran, and a frame for the sending."""
-    return min(1.5 * hop_seconds * FPS + 1, 25.0)
+    return min(1.5 * hop_seconds * FPS + 1, MAX_COMPUTE_FRAMES)
 
 
 def _timing(config: Config, compute_frames: float, held: int) -> Timing:

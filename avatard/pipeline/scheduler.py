@@ -24,6 +24,7 @@ from avatard.audio.ring import AudioRing, Samples
 from avatard.clock import SAMPLES_PER_FRAME
 
 DECLICK_SAMPLES = 160  # 10 ms: an interrupt ramps the sound down instead of cutting it
+MAX_COMPUTE_FRAMES = 25
 HISTORY_FRAMES = 50  # sound kept behind the play position, for a restart
 RESUME_FRAMES = 25  # speech that goes on this soon after an underrun came too late: it gets a larger margin
 MAX_SLACK_SAMPLES = 8_000
@@ -129,7 +130,8 @@ class Scheduler:
         self.counters = Counters()
         self.epoch = 0
         self._epoch_first = first_frame
-        kept = HISTORY_FRAMES + timing.ahead_frames + math.ceil(timing.delay_frames) + 2 * timing.hop_frames
+        longest = replace(timing, compute_frames=max(MAX_COMPUTE_FRAMES, timing.compute_frames))
+        kept = HISTORY_FRAMES + timing.ahead_frames + math.ceil(longest.delay_frames) + 2 * timing.hop_frames
         self._timeline = AudioRing(kept * SAMPLES_PER_FRAME, first_frame * SAMPLES_PER_FRAME)
         self._pending: deque[_Chunk] = deque()
         self._pending_samples = 0
@@ -252,6 +254,10 @@ class Scheduler:
     def _pad(self, end: int) -> None:
         if end > self._timeline.end:
             self._timeline.append(np.zeros(end - self._timeline.end, np.float32))
+
+    def retime(self, compute_frames: float) -> None:
+        """Give generation another time, at most `MAX_COMPUTE_FRAMES`; speech that is being said keeps its place."""
+        self.timing = replace(self.timing, compute_frames=min(compute_frames, MAX_COMPUTE_FRAMES))
 
     # -- epochs -------------------------------------------------------------------------------------------------------
 
