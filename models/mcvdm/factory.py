@@ -33,6 +33,8 @@ from avatard.models.mcvdm.rig import (
 Array = NDArray[np.floating]
 Image = NDArray[np.uint8]
 
+#: A head turns this far (degrees) from the pose in which it was photographed; the other cheek is not in the picture.
+MAX_TURN: Final = 9.0
 #: Inner lips further apart than this (mean, interocular distances) make an open mouth.
 OPEN_MOUTH: Final = 0.04
 #: How much of the tracked opening between the lips is really open: the tracker's inner lips lie in the lips' flesh.
@@ -154,6 +156,15 @@ def can_blink(portrait: Portrait) -> bool:
     return bool(luma.min() > LID_LIGHT * portrait_skin(portrait) @ LUMA)
 
 
+def within_sight(turn: Array, at: Pose) -> Array:
+    """A turn `[3, 3]` of a head held back where it would show what the portrait, taken at a pose, does not."""
+    yaw, pitch, roll = Pose(turn, np.ones(()), np.zeros(2)).yaw_pitch_roll
+    hidden = at.yaw_pitch_roll[0]
+    away = np.sign(yaw) == np.sign(hidden)
+    most = MAX_TURN if away else max(MAX_TURN - 0.7 * abs(hidden), 3.0)
+    return rotation_matrix(most * np.tanh(yaw / most), MAX_TURN * np.tanh(pitch / MAX_TURN), float(roll))
+
+
 def animate(
     rig: Rig,
     model: MorphableModel,
@@ -184,11 +195,10 @@ def animate(
         lids = np.clip(min(float(performance.lids[n].mean()), float(v.blink[n])), lowest, SEEN_LIDS[-1])
         faces.append(with_openings(face, lips, eyes * lids))
         drawn.append(with_openings(face, VISIBLE_OPENING * lips, eyes * np.interp(lids, SEEN_LIDS, TRUE_LIDS)))
-        turned = v.rotation[n] @ performance.pose.rotation[n] @ middle.T @ at.rotation
+        turn = within_sight(v.rotation[n] @ performance.pose.rotation[n] @ middle.T, at)
         moved = (performance.pose.translation[n] - np.median(performance.pose.translation, axis=0)) * at.scale / unit
         scale = at.scale * v.scale[n] * performance.pose.scale[n] / unit
-        u, _, vt = np.linalg.svd(turned)
-        poses.append(Pose(u @ vt, scale, at.translation + moved + v.translation[n]))
+        poses.append(Pose(turn @ at.rotation, scale, at.translation + moved + v.translation[n]))
     hung = None
     if teeth is not None:
         rest = portrait.rest + v.shape

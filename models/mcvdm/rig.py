@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from avatard.models.face.crop import CROP_SIDE, Crop
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.triangles import affine, delaunay, rasterise, sample
+from avatard.models.face.topology import MESH_VERTICES
+from avatard.models.mcvdm.triangles import affine, delaunay, rasterise, sample, signed_area
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.intp]
@@ -187,6 +188,17 @@ class Rig:
         depth = np.full((len(self.border), 1), 1e3)
         return np.concatenate([pose.project(canonical), *rings, np.concatenate([self.border, depth], axis=1)])
 
+    def _order(self, target: Array) -> Indices:
+        """Triangles that face the viewer in the order of drawing: what surrounds the face, then the nearer the later.
+
+        A turned head folds the mesh at its outline; what is folded over faces away and is hidden by the cheek.
+        """
+        depth = target[self.triangles, 2].mean(axis=1)
+        depth[(self.triangles >= MESH_VERTICES).any(axis=1)] += 1e4
+        order = np.argsort(-depth)
+        towards: Indices = order[signed_area(target[self.triangles, :2])[order] > 0]
+        return towards
+
     def render(
         self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array, inner_lips: Array
     ) -> tuple[Image, Opening]:
@@ -199,8 +211,7 @@ class Rig:
         closing = 1 - lid_gap(canonical).mean(axis=-1) / lid_gap(portrait.canonical + shape).mean(axis=-1)
         closing = np.clip((closing - 0.1) / 0.3, 0, 1)
         skin = _without_lashes(_without_mouth(source), closing)
-        order = np.argsort(-target[self.triangles, 2].mean(axis=1))  # the nearest is drawn last
-        visible = self.triangles[order]
+        visible = self.triangles[self._order(target)]
         eyes = np.array([[*EYE_CORNERS[eye], *NASION] for eye in range(2)])
         maps = np.concatenate(
             [

@@ -12,6 +12,13 @@ Array = NDArray[np.floating]
 Indices = NDArray[np.intp]
 
 
+def signed_area(triangles: Array) -> Array:
+    """Area `[T]` of triangles `[T, 3, 2]`, negative for those that turn the other way."""
+    (bx, by), (cx, cy) = (np.moveaxis(triangles[:, i] - triangles[:, 0], -1, 0) for i in (1, 2))
+    area: Array = (bx * cy - by * cx) / 2
+    return area
+
+
 def affine(target: Array, source: Array) -> NDArray[np.float32]:
     """Least-squares affine maps `[T, 3, 2]` that take `target` `[T, K, 2]` to `source` `[T, K, 2]`."""
     centre, source_centre = target.mean(axis=1, keepdims=True), source.mean(axis=1, keepdims=True)
@@ -54,7 +61,7 @@ def sample(
 
 
 def delaunay(points: Array, first: Sequence[int], apart: float = 1.5) -> Indices:
-    """Delaunay triangles `[T, 3]` of points `[V, 2]`, those of `first` before the others.
+    """Delaunay triangles `[T, 3]` of points `[V, 2]`, those of `first` before the others, all turning the same way.
 
     The mesh curls inwards at lips and nostrils; points that come within `apart` of earlier ones are left out, because
     triangles between them would fold at the first movement.
@@ -72,4 +79,6 @@ def delaunay(points: Array, first: Sequence[int], apart: float = 1.5) -> Indices
     distance = np.linalg.norm(corners - local[chosen], axis=-1)  # [T, 3, chosen]
     real = (distance.min(axis=-1) < 1e-2).all(axis=-1)
     triangles: Indices = np.array(chosen, np.intp)[distance.argmin(axis=-1)[real]]
+    turned = signed_area(points[triangles]) < 0
+    triangles[turned] = triangles[turned, ::-1]
     return triangles
