@@ -36,7 +36,7 @@ class Arrivals:
     bytes: int = 0
 
 
-class _Voice(MediaStreamTrack):
+class Voice(MediaStreamTrack):
     """Speech at the pace of a microphone, silence after it; a packet leaves when its last sample would be captured."""
 
     kind = "audio"
@@ -48,6 +48,7 @@ class _Voice(MediaStreamTrack):
         self.started_at = 0.0  # when sample 0 was captured
 
     async def recv(self) -> av.AudioFrame:
+        """The next 20 ms."""
         if not self._sent:
             self.started_at = monotonic()
         count = round(VOICE_PACKET_SECONDS * SAMPLE_RATE_HZ)
@@ -88,7 +89,7 @@ class LiveClient:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._on_picture = on_picture
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self._voice = _Voice(speech) if speech is not None else None
+        self._voice = Voice(speech) if speech is not None else None
         self._channel = self._pc.createDataChannel("events")
         self._channel.on("message", self._on_message)
         self._tasks: list[asyncio.Task[None]] = []
