@@ -36,6 +36,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 MAX_LIP_ERROR = 4.5
 #: Share of clips that show the performer's teeth instead of a portrait's sharper ones.
 PERFORMERS_TEETH = 0.12
+#: Teeth are lent to other portraits if they were seen from no further aside (degrees).
+MAX_TEETH_YAW = 8.0
 #: Frames of a clip that are tracked again: every so many.
 CHECK_EVERY = 4
 
@@ -86,8 +88,11 @@ class Studio:
         """For a portrait: its own teeth, else mostly another one's; None for the performer's."""
         if rng.random() < PERFORMERS_TEETH:
             return None
-        others = (self.paths[int(rng.integers(len(self.paths)))] for _ in range(20))
-        return next((found for found in map(self.teeth, (path, *others)) if found is not None), None)
+        own = self.teeth(path)
+        if own is not None:
+            return own
+        others = (self.teeth(self.paths[int(rng.integers(len(self.paths)))]) for _ in range(20))
+        return next((teeth for teeth in others if teeth is not None and teeth.yaw < MAX_TEETH_YAW), None)
 
     def shoot(self, number: int) -> tuple[str, Take] | None:
         """Clip `number`: its portrait's name and its frames; None where the result is not as drawn."""

@@ -129,6 +129,11 @@ class Teeth:
         whole = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
         return cls(portrait, np.asarray(cv2.GaussianBlur(whole, (3, 3), 0.7), np.float32), colour)
 
+    @property
+    def yaw(self) -> float:
+        """How far from the front they were seen, degrees, at least 0."""
+        return float(abs(self.portrait.pose.yaw_pitch_roll[0]))
+
     def hang(self, rest: Array, faces: Array) -> Array:
         """Where the teeth hang on a head whose mouth at rest is `rest` `[468, 3]`: their origin `[3]`, canonical.
 
