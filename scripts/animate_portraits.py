@@ -144,6 +144,14 @@ def make(studio: Studio, number: int, source: str, data: Path) -> Entry | None:
     return Entry(source, f"{number:05d}", speaker, len(take.frames), file.as_posix())
 
 
+def add_to_index(data: Path, source: str, entries: Sequence[Entry]) -> None:
+    """Put a source's entries into the index beside its others that are still there."""
+    index = read_index(data)
+    found = {e.clip: e for e in index if e.source == source and (data / e.path).exists()}
+    found |= {entry.clip: entry for entry in entries}
+    write_index(data, [e for e in index if e.source != source] + [found[clip] for clip in sorted(found)])
+
+
 def main(
     portraits: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Folders of portraits.")],
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Prepared data, read and added to.")],
@@ -169,7 +177,7 @@ def main(
         if entry is not None:
             entries.append(entry)
         if number % 100 == 99 or number == clips - 1:
-            write_index(data, [other for other in read_index(data) if other.source != source] + entries)
+            add_to_index(data, source, entries)
     typer.echo(f"{len(entries)} clips of {len(paths)} portraits in {data / source}, {clips - len(entries)} dropped")
 
 
