@@ -158,7 +158,7 @@ class Zmq(Section, frozen=True):
     single_part: Annotated[bool, Meta(description="topic and payload in one part, for ZMQ_CONFLATE")] = False
     video_encoding: Annotated[Literal["jpeg", "png", "rgb24"], Meta(description="of the video topic")] = "jpeg"
     jpeg_quality: Annotated[int, Meta(ge=1, le=100, description="of the video topic")] = 85
-    send_queue_messages: Annotated[int, Meta(ge=1, le=1000, description="kept for a slow subscriber")] = 16
+    send_queue_messages: Annotated[int, Meta(ge=1, le=1000, description="kept for a slow subscriber")] = 32
     secret_key_file: Annotated[str, Meta(description="CURVE key of the server; needed beyond loopback")] = ""
     allowed_clients_file: Annotated[str, Meta(description="CURVE public keys, one a line; not set: any")] = ""
 

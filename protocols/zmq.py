@@ -51,7 +51,7 @@ from avatard.protocols.messages import (
 )
 
 SNAPSHOT_SECONDS: Final = 1.0
-SEND_QUEUE_MESSAGES: Final = 16
+SEND_QUEUE_MESSAGES: Final = 32  # ten frames of three topics: what a stall of 0.4 s sends at once
 SEND_BUFFER_BYTES: Final = 512 * 1024
 RECEIVE_QUEUE_MESSAGES: Final = 8
 RECEIVE_BUFFER_BYTES: Final = 32 * 1024 * 1024
