@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,9 @@ MAX_BYTES: Final = 100_000_000
 #: What shines through transparent parts.
 BACKGROUND: Final = (255, 255, 255)
 
+# What Pillow logs about a damaged file is said by PictureError; without any handler Python would print it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 
 class PictureError(ValueError):
     """A file that is not a usable picture, in one line."""
@@ -35,9 +39,10 @@ def read_picture(path: str | Path) -> NDArray[np.uint8]:
         PictureError: for what is missing, no picture, damaged, cut off, or too large (before it is decoded).
     """
     path = Path(path)
-    if not path.is_file():
-        raise PictureError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give the path of a picture")
     try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise PictureError(f"{path}: {what}; give the path of a picture")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise PictureError(f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}: reduce it")

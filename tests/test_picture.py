@@ -160,6 +160,8 @@ def refusal(path) -> str:
 def test_what_is_no_picture_is_one_line(tmp_path):
     assert "no such file" in refusal(tmp_path / "nothing.png")
     assert "is a folder" in refusal(tmp_path)
+    assert "name too long" in refusal(tmp_path / ("x" * 300))
+    assert "no such file" in refusal("a\0b.png")
     for name, content in {"empty.png": b"", "text.jpg": b"hello\n" * 99, "page.html": b"<html>"}.items():
         (tmp_path / name).write_bytes(content)
         assert "is not a picture that can be read" in refusal(tmp_path / name)
