@@ -5,6 +5,7 @@ by the keys they set, and hands the frozen configuration on. What the user got w
 is told of.
 """
 
+import json
 import os
 import signal
 import sys
@@ -26,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+bench_app = typer.Typer(help="Measure this machine.", invoke_without_command=True)
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[str, typer.Option("--config", metavar="FILE|NAME", help="A TOML file, or nano or paper.")]
 SetOption = Annotated[
@@ -227,6 +231,35 @@ def render(
     except KeyboardInterrupt:
         print("avatard: stopped; nothing was written", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@bench_app.callback()
+def bench(
+    context: typer.Context,
+    identity: Annotated[Path | None, typer.Option(help="A portrait.")] = None,
+    seconds: Annotated[float, typer.Option(min=2, max=600, help="Speech to measure with.")] = 10.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    config: ConfigOption = "nano",
+    set_: SetOption = None,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Measure what each stage of the pipeline costs on this machine, and whether it keeps up with speech."""
+    if context.invoked_subcommand is not None:
+        return
+    if identity is None:
+        raise typer.BadParameter("give a portrait with --identity", context)
+    effective = configure(config, set_, {"log.level": log_level, "log.format": log_format})
+    from avatard.bench import bench as measure
+    from avatard.bench import table
+
+    with complain(ValueError, OSError):
+        from avatard.pipeline.engine import make_engine
+
+        report = measure(effective.config, make_engine, identity, seconds)
+        if json_file is not None:
+            json_file.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report))
 
 
 @app.command()

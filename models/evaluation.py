@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from avatard.models import metrics
 from avatard.models.dataset import Clip, Entry
 from avatard.models.face.mesh import FaceMesh, FaceTracker
-from avatard.models.face.topology import MESH_TO_68, mouth_opening
+from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, mouth_opening
 from avatard.models.faceres import FaceRes
 
 Pictures = NDArray[np.uint8]  # [N, 256, 256, 3]
@@ -74,43 +74,56 @@ class Judge:
         self._measured: dict[str, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
 
     def track(self, frames: Pictures) -> Floats:
-        """Landmarks `[N, 68, 2]` found in the frames, pixels; NaN where there is no face."""
+        """Meshes `[N, 468, 3]` found in the frames, pixels; NaN where there is no face."""
         tracker = FaceTracker(self._mesh)
         found = [tracker(frame) for frame in frames]
-        nothing = np.full((68, 2), np.nan, np.float32)
-        return np.stack([nothing if mesh is None else mesh[MESH_TO_68, :2] for mesh in found])
+        nothing = np.full((MESH_VERTICES, 3), np.nan, np.float32)
+        return np.stack([nothing if mesh is None else mesh for mesh in found])
 
     def judge(self, variant: str, frames: Pictures, real: Real, **more: float) -> None:
-        """Measure the frames `[N, 256, 256, 3]` that `variant` made of `real`; `more` are figures known already.
+        """Measure frames `[N, 256, 256, 3]` that should equal those of `real`; `more` are figures known already.
 
         The portrait's own frame counts in nothing but the changes over time: whoever repeats it has no error there.
         """
-        measured = self._measured[variant]
         others = np.delete(np.arange(len(frames)), real.reference)
         some = others[::STRIDE]
-        points = self.track(frames)[others]
-        target = real.points[others]
-        values: dict[str, Floats] = {
-            "psnr": metrics.psnr(frames[others], real.frames[others]),
-            "ssim": metrics.ssim(frames[some], real.frames[some]),
-            "mouth_psnr": metrics.mouth_psnr(frames[others], real.frames[others], target),
-            "cpbd": metrics.cpbd(frames[some]),
-            "mouth_opening_error_px": np.abs(mouth_opening(points) - mouth_opening(target)),
-            "lmd_percent_iod": metrics.landmark_distances(points, target),
-            "mouth_lmd_percent_iod": metrics.landmark_distances(points, target, metrics.MOUTH),
-            "changes": metrics.warped_differences(frames),
-        }
+        points, target = self.track(frames)[others][:, MESH_TO_68, :2], real.points[others]
+        self._note(
+            variant,
+            psnr=metrics.psnr(frames[others], real.frames[others]),
+            ssim=metrics.ssim(frames[some], real.frames[some]),
+            mouth_psnr=metrics.mouth_psnr(frames[others], real.frames[others], target),
+            mouth_opening_error_px=np.abs(mouth_opening(points) - mouth_opening(target)),
+            lmd_percent_iod=metrics.landmark_distances(points, target),
+            mouth_lmd_percent_iod=metrics.landmark_distances(points, target, metrics.MOUTH),
+        )
+        self._judge_alone(variant, frames, frames[some], real.portrait, more)
+
+    def judge_alone(self, variant: str, frames: Pictures, portrait: NDArray[np.uint8], **more: float) -> None:
+        """Measure frames that have no target: likeness to the portrait `[256, 256, 3]`, sharpness, steadiness."""
+        self._judge_alone(variant, frames, frames[::STRIDE], portrait, more)
+
+    def _judge_alone(
+        self, variant: str, frames: Pictures, some: Pictures, portrait: NDArray[np.uint8], more: Mapping[str, float]
+    ) -> None:
+        self._note(variant, cpbd=metrics.cpbd(some), changes=metrics.warped_differences(frames))
         if self._faceres is not None:
-            features = self._faceres.features(frames[some])
-            values["features"] = features
-            values["csim"] = metrics.cosine(features, self._faceres.features(real.portrait[None])[0])
-        for name, value in {**values, **{name: np.array([value]) for name, value in more.items()}}.items():
-            measured[name].append(value)
+            features, likeness = self._faceres.features(some), self._faceres.features(portrait[None])[0]
+            self._note(variant, features=features, csim=metrics.cosine(features, likeness))
+        self._note(variant, **{name: np.array([value]) for name, value in more.items()})
+
+    def _note(self, variant: str, **values: Floats) -> None:
+        for name, value in values.items():
+            self._measured[variant][name].append(value)
 
     def mouth_psnr(self, frames: Pictures, real: Real) -> float:
         """The mean of only that measure."""
         others = np.delete(np.arange(len(frames)), real.reference)
         return float(metrics.mouth_psnr(frames[others], real.frames[others], real.points[others]).mean())
+
+    def knows(self, variant: str) -> bool:
+        """Whether anything of this variant was judged."""
+        return variant in self._measured
 
     def figures(self, variant: str, reference: str = "real") -> Figures:
         """The means over all that was judged; `None` where a measure is undefined."""

@@ -159,12 +159,6 @@ def landmark_distances(points: Floats, target: Floats, chosen: slice | Sequence[
 MOUTH = slice(OUTER_LIP.start, INNER_LIP.stop)
 
 
-def bilabial_closure(opening: Floats, spans: Sequence[tuple[int, int]], threshold: float) -> float:
-    """Share of the spans [first, end) of b, p and m in which the mouth's opening `[N]` falls below `threshold`."""
-    minima = [opening[first:end].min() for first, end in spans if end > first and first < len(opening)]
-    return float(np.mean([minimum < threshold for minimum in minima])) if minima else float("nan")
-
-
 # -- time ------------------------------------------------------------------------------------------------------------
 
 

@@ -132,13 +132,6 @@ def test_landmark_distances_are_in_per_cent_of_the_interocular_distance():
     assert metrics.landmark_distances(moved, target) == pytest.approx([10 * 20 / 68] * 10)
 
 
-def test_bilabial_closure_counts_spans_whose_minimum_is_below():
-    opening = np.array([5.0, 0.4, 5, 5, 2, 5, 5, 5])
-    assert metrics.bilabial_closure(opening, [(0, 3), (3, 6)], 1) == 0.5
-    assert metrics.bilabial_closure(opening, [(0, 3), (6, 30), (40, 50)], 1) == 0.5
-    assert np.isnan(metrics.bilabial_closure(opening, [], 1))
-
-
 def test_warped_differences_forgive_motion_and_see_flicker(rng):
     blurred = cv2.GaussianBlur(rng.normal(size=(160, 160, 3)), (0, 0), 3)
     texture = np.clip(128 + 60 * blurred / blurred.std(), 0, 255).astype(np.uint8)
