@@ -262,6 +262,40 @@ def bench(
     print(table(report))
 
 
+@bench_app.command("serve")
+def bench_serve(
+    identity: Annotated[Path, typer.Option(help="A portrait.")],
+    audio: Annotated[Path | None, typer.Option(help="Speech to say; without it, something like speech.")] = None,
+    seconds: Annotated[float, typer.Option(min=5, max=3600, help="How long to speak.")] = 60.0,
+    interrupts: Annotated[int, typer.Option(min=0, max=200, help="How many to measure after that.")] = 20,
+    profile: Annotated[str | None, typer.Option(metavar="quality|balanced|low-latency", help="As of serve.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    config: ConfigOption = "nano",
+    set_: SetOption = None,
+) -> None:
+    """Measure a live session with a WebRTC client: latency, skew, frame rate, interrupts, memory."""
+    import asyncio
+
+    flags = [f"--set={override}" for override in set_ or []] + ([f"--profile={profile}"] if profile else [])
+    from avatard.audio.sources import SourceError, read_file
+    from avatard.bench import voice
+    from avatard.bench_serve import BenchError, Report, daemon, measure, table
+    from avatard.live_client import ClientError
+
+    async def run() -> Report:
+        import numpy as np
+
+        speech = np.concatenate(list(read_file(audio))) if audio is not None else voice(60)
+        async with daemon(["--identity", str(identity), "--config", config, *flags]) as (url, pid):
+            return await measure(url, pid, speech, seconds, interrupts)
+
+    with complain(BenchError, ClientError, SourceError, OSError):
+        report = asyncio.run(run())
+        if json_file is not None:
+            json_file.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report))
+
+
 @app.command()
 def keys(
     folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("."),

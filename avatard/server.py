@@ -32,6 +32,7 @@ MAX_PORTRAIT_BYTES = 8 * 1024 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024  # of /ws/audio: about ten seconds at 48 kHz
 MAX_VIEWERS = 64
 RETRY_SECONDS = 10
+LEAVING_SECONDS, LEAVING_TRIES = 1.0, 20
 PANEL_SECONDS = 1.0
 PORTRAIT_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/bmp": ".bmp"}
 TOKEN_COOKIE = "avatard_token"  # noqa: S105 - the cookie's name
@@ -105,6 +106,7 @@ class Server:
         self._by_id: dict[str, _Client] = {}
         self._sockets: set[web.WebSocketResponse] = set()
         self._closing = False
+        self._door = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._panel: asyncio.Task[None] | None = None
 
@@ -199,7 +201,13 @@ class Server:
             if self._clients:
                 self.session.emit("metrics", **self.session.figures())
 
-    def _check_room(self, kinds: tuple[str, ...], most: int) -> None:
+    async def _check_room(self, kinds: tuple[str, ...], most: int) -> None:
+        """Let one more client in, or raise 503; whoever is just leaving, as before a reload, is given a moment."""
+        async with self._door:
+            for _ in range(LEAVING_TRIES):
+                if sum(client.kind in kinds for client in self._clients) < most:
+                    break
+                await asyncio.sleep(LEAVING_SECONDS / LEAVING_TRIES)
         if self._closing or not self.session.ready:
             why = "shutting down" if self._closing else "the avatar is starting"
             raise web.HTTPServiceUnavailable(text=why, headers={hdrs.RETRY_AFTER: "2"})
@@ -210,11 +218,11 @@ class Server:
     # -- signalling ---------------------------------------------------------------------------------------------------
 
     async def _new_viewer(self, request: web.Request) -> Peer:
-        self._check_room(("whep",), MAX_VIEWERS)
+        await self._check_room(("whep",), MAX_VIEWERS)
         return self._connect("whep", watches=True, listens=False)
 
     async def _new_voice(self, request: web.Request) -> Peer:
-        self._check_room(("page", "whip"), self._config.server.max_sessions)
+        await self._check_room(("page", "whip"), self._config.server.max_sessions)
         return self._connect("whip", watches=False, listens=True)
 
     async def _offer(self, request: web.Request) -> web.Response:
@@ -225,7 +233,7 @@ class Server:
         before = self._by_id.get(pc_id) if isinstance(pc_id, str) else None
         if before is not None and before.peer is not None:
             await before.peer.close()  # it comes back: its old connection is of no use any more
-        self._check_room(("page", "whip"), self._config.server.max_sessions)
+        await self._check_room(("page", "whip"), self._config.server.max_sessions)
         peer = self._connect("page", watches=True, listens=True)
         client = next(client for client in self._clients if client.peer is peer)
         try:
