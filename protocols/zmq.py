@@ -243,8 +243,10 @@ class Publisher(Endpoint):
 
     async def _repeat_snapshots(self) -> None:
         while True:
+            # Not wait_for: until Python 3.12 it swallows a cancellation that comes as the event is set.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._joined.wait(), SNAPSHOT_SECONDS)
+                async with asyncio.timeout(SNAPSHOT_SECONDS):
+                    await self._joined.wait()
             self._joined.clear()
             now = self._now()
             self._send(now, self._meta)

@@ -473,6 +473,14 @@ async def test_stop_without_start_and_start_again():
     await avatar.stop()
 
 
+async def test_stop_at_the_moment_somebody_joins(subscribe):
+    for _ in range(5):
+        async with asyncio.timeout(10):
+            async with publisher() as avatar:
+                subscribe(avatar.endpoint)
+                await until(lambda: avatar.wanted(Topic.META))
+
+
 @pytest.fixture
 def keys(tmp_path):
     """The daemon's keys, which let `friend` in, and the secret files of `friend` and `stranger`."""
