@@ -18,7 +18,7 @@ def l1(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 class Perceptual(nn.Module):
-    """LPIPS on the first three levels of a VGG-16 trunk (Zhang et al. 2018), for pictures in [-1, 1].
+    """Relative L1 between the first three levels of a VGG-16 trunk (after Johnson et al. 2016), pictures in [-1, 1].
 
     The trunk is a safetensors file written by `scripts/fetch_perceptual.py`. Only the levels that see texture and parts
     are used: the deeper ones cost more than the decoder they would train.
@@ -29,7 +29,9 @@ class Perceptual(nn.Module):
 
         super().__init__()
         tensors, _ = checkpoint.load(path)
-        self.levels = [sorted({key.rsplit(".", 1)[0] for key in tensors if key.startswith(f"level{n}")}) for n in range(3)]
+        self.levels = [
+            sorted({key.rsplit(".", 1)[0] for key in tensors if key.startswith(f"level{n}")}) for n in range(3)
+        ]
         for key, value in tensors.items():
             self.register_buffer(key.replace(".", "_"), value.float())
 
@@ -51,11 +53,6 @@ class Perceptual(nn.Module):
         with torch.no_grad():
             truths = self._features(target.contiguous(memory_format=memory))
         distance = picture.new_zeros(())
-        for n, (x, y) in enumerate(zip(self._features(picture.contiguous(memory_format=memory)), truths, strict=True)):
-            difference = (_unit(x.float()) - _unit(y.float())).square()
-            distance = distance + (difference * self.get_buffer(f"linear{n}").view(1, -1, 1, 1)).sum(1).mean()
-        return distance
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
+        for x, y in zip(self._features(picture.contiguous(memory_format=memory)), truths, strict=True):
+            distance = distance + (x - y).abs().mean(dtype=torch.float32) / y.mean(dtype=torch.float32).clamp_min(1e-3)
+        return distance / len(truths)

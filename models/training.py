@@ -20,6 +20,7 @@ class Ema:
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay
+        # Names as in the network's state, which is what is saved.
         self.weights = {key: value.detach().clone() for key, value in network.state_dict().items()}
 
     @torch.no_grad()
@@ -42,34 +43,36 @@ def cosine(step: int, steps: int, warmup: int = 200, floor: float = 0.02) -> flo
 
 
 def save_state(
-    path: Path, networks: Mapping[str, Mapping[str, Tensor]], optimizers: Mapping[str, torch.optim.Optimizer], step: int
+    path: Path,
+    networks: Mapping[str, Mapping[str, Tensor]],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    metadata: Mapping[str, str],
 ) -> None:
     """Write weights and optimiser moments, so that `load_state` can go on."""
     tensors = {f"{name}/{key}": value for name, weights in networks.items() for key, value in weights.items()}
     for name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    checkpoint.save(path, tensors, {"step": str(step)})
+    checkpoint.save(path, tensors, metadata)
 
 
-def load_state(
-    path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
-) -> tuple[int, dict[str, dict[str, Tensor]]]:
-    """Restore what `save_state` wrote; the step and all weights by name (those of networks that were not asked for too)."""
+def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+    """What `save_state` wrote: tensors by the name of their network or optimiser, and the metadata."""
     tensors, metadata = checkpoint.load(path)
     groups: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, rest = key.partition("/")
         groups.setdefault(name, {})[rest] = value
-    for name, network in networks.items():
-        network.load_state_dict(groups[name])
-    for name, optimizer in optimizers.items():
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in groups.get(name, {}).items():
-            index, _, slot = key.partition("/")
-            slots.setdefault(int(index), {})[slot] = value
-        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(metadata["step"]), groups
+    return groups, metadata
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the moments that `save_state` wrote of it."""
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in saved.items():
+        index, _, slot = key.partition("/")
+        slots.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class CsvLog:

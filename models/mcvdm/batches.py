@@ -28,7 +28,7 @@ Floats = NDArray[np.floating]
 Pictures = NDArray[np.uint8]
 
 #: Weight of the loss by region; elsewhere 1.
-EYE_WEIGHT, MOUTH_WEIGHT, INNER_WEIGHT = 2.5, 3.0, 6.0
+EYE_WEIGHT, MOUTH_WEIGHT, INNER_WEIGHT = 2.5, 4.0, 16.0
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,12 @@ class Sampling:
 
     frames: int = 4  # of a clip
     max_step: int = 4  # between two of them, drawn from 1 to this
-    open_target: float = 0.4  # the clip is laid around a widely open mouth
+    open_target: float = 0.6  # the clip is laid around a widely open mouth
     closed_reference: float = 0.5  # the portrait is one of the clip's most closed mouths
     other_clip: float = 0.06  # the portrait comes from another clip of the person
+    #: Which of the clip's frames come as pictures (their points always come): that many of the last `tail`, or all.
+    shown: int | None = None
+    tail: int = 16
     augment: bool = True
 
 
@@ -108,7 +111,13 @@ class Examples(Dataset[dict[str, Tensor]]):
         reference = int(rng.integers(len(opening)))
         if rng.random() < self.sampling.closed_reference:
             reference = int(np.argsort(opening)[int(rng.integers(math.ceil(len(opening) / 4)))])
-        return example(clip, frames, other, reference, self.mean_68, rng if self.sampling.augment else None)
+        count, tail, shown = self.sampling.frames, self.sampling.tail, range(self.sampling.frames)
+        chosen = (
+            shown
+            if self.sampling.shown is None
+            else sorted(count - tail + rng.choice(tail, self.sampling.shown, replace=False))
+        )
+        return example(clip, frames, other, reference, self.mean_68, rng if self.sampling.augment else None, chosen)
 
     def open(self, entry: Entry) -> Clip:
         """The clip of an entry, kept in memory."""
@@ -130,14 +139,24 @@ class Examples(Dataset[dict[str, Tensor]]):
 
 
 def example(
-    clip: Clip, frames: Sequence[int], other: Clip, reference: int, mean_68: Floats, rng: np.random.Generator | None
+    clip: Clip,
+    frames: Sequence[int],
+    other: Clip,
+    reference: int,
+    mean_68: Floats,
+    rng: np.random.Generator | None,
+    shown: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
-    """The example of some frames of `clip` with frame `reference` of `other` as the portrait; see `Examples`."""
-    pictures = [other.frame(reference), *(clip.frame(n) for n in frames)]
+    """The example of some frames of `clip` with frame `reference` of `other` as the portrait; see `Examples`.
+
+    `shown` are positions in `frames`: only those come as pictures, and are listed in the example under `shown`.
+    """
+    shown = range(len(frames)) if shown is None else shown
+    pictures = [other.frame(reference), *(clip.frame(frames[n]) for n in shown)]
     face = other.landmarks[reference] + mean_68
     chosen = np.asarray(frames)
     target = clip.pose[chosen].project(clip.landmarks[chosen] + mean_68)[..., :2]
-    rigid = clip.pose[chosen].project(np.broadcast_to(face, target.shape[:-1] + (3,)))[..., :2]
+    rigid = clip.pose[chosen].project(np.broadcast_to(face, (*target.shape[:-1], 3)))[..., :2]
     source = other.pose[reference].project(face)[..., :2]
     points = np.concatenate([source[None], rigid, target])
     if rng is not None:
@@ -151,7 +170,8 @@ def example(
         "source": placed[0],
         "rigid": placed[1 : s + 1],
         "target": placed[s + 1 :],
-        "weight": torch.from_numpy(np.stack([weight_map(p) for p in points[s + 1 :]]))[:, None],
+        "weight": torch.from_numpy(np.stack([weight_map(points[s + 1 + n]) for n in shown]))[:, None],
+        "shown": torch.tensor(list(shown)),
     }
 
 
@@ -219,7 +239,7 @@ def weight_map(points: Floats) -> NDArray[np.float32]:
 
 
 def mouth_mask(points: Tensor, margin: float = 0.2) -> Tensor:
-    """The mouth box of 68 points `[..., 68, 2]` (pixels) as a mask `[..., 1, 256, 256]`: lips plus a margin of their width."""
+    """The mouth box of 68 points `[..., 68, 2]` (pixels), lips and a margin of their width: `[..., 1, 256, 256]`."""
     lips = points[..., OUTER_LIP, :]
     low, high = lips.amin(-2), lips.amax(-2)
     grow = margin * (high - low)[..., :1]
@@ -237,7 +257,12 @@ def validation_examples(
     for entry in sorted(entries, key=lambda e: (e.source, e.speaker, e.clip)):
         if entry.validation and entry.frames > step * (frames - 1):
             people[entry.source, entry.speaker].append(entry)
-    turns = [group[n] for n in range(max(map(len, people.values()), default=0)) for group in people.values() if n < len(group)]
+    turns = [
+        group[n]
+        for n in range(max(map(len, people.values()), default=0))
+        for group in people.values()
+        if n < len(group)
+    ]
     examples = []
     for entry in turns[:clips]:
         clip = _clip(folder / entry.path)

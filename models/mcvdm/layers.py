@@ -27,7 +27,7 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gain: floa
 
 
 class ResBlock(nn.Module):
-    """x + conv(lrelu(conv(lrelu(x)))); the second convolution starts at zero, so a deep stack starts as the identity."""
+    """x + conv(lrelu(conv(lrelu(x)))); the second convolution starts at zero, so a stack starts as the identity."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -38,6 +38,18 @@ class ResBlock(nn.Module):
         """`[B, C, H, W]` → the same shape."""
         residual: Tensor = self.second(activate(self.first(activate(x))))
         return x + residual
+
+
+def clips_of(frames: Tensor, like: Tensor) -> Tensor:
+    """Frames `[B * S, …]` → `[B, S, …]`, the first two dimensions of `like`."""
+    return frames.view(*like.shape[:2], *frames.shape[1:])
+
+
+def channels_last(network: nn.Module) -> None:
+    """Keep the network's convolution weights as the CPU's kernels want them."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def upsample(x: Tensor, factor: int = 2) -> Tensor:

@@ -73,7 +73,7 @@ def landmark_flow(source: Tensor, rigid: Tensor, target: Tensor, size: int) -> T
     weight = inverse.square().mul_(inverse)  # [..., HW, K]
     total = weight @ torch.cat([moved, torch.ones_like(moved[..., :1])], -1)
     flow = total[..., :2] / total[..., 2:]
-    return flow.transpose(-1, -2).unflatten(-1, (size, size))
+    return flow.transpose(-1, -2).reshape(*flow.shape[:-2], 2, size, size)
 
 
 def sample(pictures: Tensor, positions: Tensor) -> Tensor:
@@ -90,4 +90,5 @@ def sample(pictures: Tensor, positions: Tensor) -> Tensor:
     # The frames of a clip lie below each other, so that its picture is not copied for each of them.
     rows = positions.permute(0, 1, 3, 4, 2).reshape(b, s * h, w, 2).float()
     out = F.grid_sample(pictures.float(), rows, mode="bilinear", padding_mode="border", align_corners=False)
-    return out.unflatten(2, (s, h)).permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)
+    frames = out.view(b, -1, s, h, w).permute(0, 2, 3, 4, 1).contiguous()
+    return frames.permute(0, 1, 4, 2, 3)
