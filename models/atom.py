@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from avatard.models.diffusion import cosine_alpha_bar, ddim
 from avatard.models.face.topology import LIP_68, REST_68
 
 LANDMARKS = 68
+#: Ablations of the paper's Table 3: audio concatenated (A), with the reference (B), and with local attention (C).
+Variant: TypeAlias = Literal["A", "B", "C"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class AtomConfig:
     heads: int = 6
     dropout: float = 0.1
     reach: int = 8  # local attention: a frame hears the frames up to this far from it
-    variant: Literal["A", "B", "C"] = "C"  # paper Table 3: audio concatenated; with reference; with local attention
+    variant: Variant = "C"
     timesteps: int = 1000
     max_lookahead: int = 3  # frames, the largest that was trained
 
@@ -51,6 +53,14 @@ CONFIGS = {
         speech_dim=2048, audio_frames=112, frames=100, width=512, depth=8, rest_depth=4, heads=8, reach=12
     ),
 }
+
+
+def reference_of(landmarks: Tensor, neutral: Tensor) -> Tensor:
+    """c_lmd of a portrait: its neutral face and the expression that was taken out of it, `[..., 68, 3]` each.
+
+    The second tells what the neutral face, an estimate from one picture, may have lost of the person's own mouth.
+    """
+    return torch.stack([neutral, landmarks - neutral], dim=-3)
 
 
 def rotary(x: Tensor, positions: Tensor) -> Tensor:
@@ -150,7 +160,7 @@ class Atom(nn.Module):
         )
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.audio_pool = nn.Linear(width, width)
-        self.reference_in = nn.Sequential(nn.Linear(3 * LANDMARKS, width), nn.SiLU(), nn.Linear(width, width))
+        self.reference_in = nn.Sequential(nn.Linear(2 * 3 * LANDMARKS, width), nn.SiLU(), nn.Linear(width, width))
         # Per frame: noisy or clean points, whether they are clean, the frame's own audio, c_lmd.
         self.lip_in = nn.Linear(3 * len(lip) + 1 + width + reference, width)
         self.lip_blocks = nn.ModuleList(
@@ -193,14 +203,15 @@ class Atom(nn.Module):
             clean: 1 where a frame is given, `[B, S]`.
             t: timesteps `[B]`.
             audio: features `[B, audio_frames, speech_dim]`; the last `lookahead` frames follow the S landmark frames.
-            reference: c_lmd, the neutral face's offsets from the mean face `[B, 68, 3]`.
+            reference: c_lmd `[B, 2, 68, 3]`, see `reference_of`.
             lookahead: frames, 0 to `max_lookahead`.
         """
         at = torch.arange(x.shape[1], device=x.device)
         audio_at = torch.arange(audio.shape[1], device=x.device) + x.shape[1] + lookahead - audio.shape[1]
         mask = (at[:, None] - audio_at).abs() <= self.config.reach  # [S, audio_frames]
         heard = self.audio_in(audio)  # [B, audio_frames, D]
-        face = self.reference_in(reference.flatten(1) / self.reference_scale)  # [B, D]
+        neutral, expression = reference[:, 0] / self.reference_scale, reference[:, 1] / self.scale
+        face = self.reference_in(torch.cat([neutral.flatten(1), expression.flatten(1)], dim=1))  # [B, D]
         condition = self.time(timestep_embedding(t, self.config.width)) + self.audio_pool(heard.mean(1))
         per_frame = [clean[..., None]]
         if self.config.variant != "A":

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor
 
 from avatard.models import checkpoint
-from avatard.models.atom import Atom
+from avatard.models.atom import Atom, reference_of
 from avatard.models.dataset import Clip, Entry, read_index
 from avatard.models.face.topology import LIP_68, REST_68
 from avatard.models.motion_tracks import CLOSING_FRAMES, OPENING_FRAMES
@@ -24,14 +25,24 @@ from avatard.models.motion_tracks import CLOSING_FRAMES, OPENING_FRAMES
 Array = NDArray[np.float32]
 
 
+def clips_with_sound(folder: Path) -> list[Entry]:
+    """The videos of a prepared folder that have sound. Raises `FileNotFoundError` where it was not prepared."""
+    found = []
+    for entry in read_index(folder):
+        with safe_open(folder / entry.path, framework="numpy") as file:
+            if "audio" in file.keys():  # noqa: SIM118
+                found.append(entry)
+    return found
+
+
 @dataclass(frozen=True)
 class Batch:
     """Windows for one training step."""
 
     audio: Tensor  # [B, audio_frames, speech_dim]
-    target: Tensor  # [B, S, 68, 3], displacement from `reference`, interocular distances
+    target: Tensor  # [B, S, 68, 3], displacement from the neutral face, interocular distances
     weight: Tensor  # [B, S], 0 where the landmarks are unknown
-    reference: Tensor  # [B, 68, 3], neutral offsets from the mean face
+    reference: Tensor  # [B, 2, 68, 3], c_lmd
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on another device."""
@@ -48,9 +59,9 @@ class MotionClip:
     closed: Array  # [68, 3], the face at rest, mouth closed
     offset: int  # landmark frame n belongs to audio frame n + offset
     speech: Tensor  # [W, audio_frames, dim] fp16, among speech
-    speech_ends: Array
+    speech_ends: NDArray[np.int16]  # frame at which each window ends
     silence: Tensor  # [V, audio_frames, dim] fp16, among silence; may be empty
-    silence_ends: Array
+    silence_ends: NDArray[np.int16]
 
 
 def closed_face(landmarks: Array, person: Array) -> Array:
@@ -88,10 +99,11 @@ class MotionData:
 
     def __init__(self, data: Path, prepared: Path, validation: bool = False, exclude: str = "") -> None:
         """`exclude` names a source to leave out. Raises `ValueError` where no clip remains."""
+        entries = read_index(data)
         motion, _ = checkpoint.load(prepared / "motion.safetensors", framework="numpy")
         offsets = json.loads((prepared / "offsets.json").read_text())["clips"]
         self.clips: list[MotionClip] = []
-        for entry in read_index(data):
+        for entry in entries:
             name = f"{entry.source}/{entry.clip}"
             if entry.validation != validation or entry.source == exclude or not offsets.get(name, {}).get("kept"):
                 continue
@@ -134,45 +146,44 @@ class MotionData:
         atom.bound.copy_(torch.from_numpy(bound))
         atom.reference_scale.fill_(float(np.std([clip.closed for clip in self.clips])))
 
-    def _reference(self, clip: MotionClip, rng: np.random.Generator) -> Array:
-        """A neutral face of the clip's person: from a frame of it or of another clip, or the closed mouth itself."""
-        draw = rng.random()
-        if draw < 0.25:
-            return clip.closed
-        if draw < 0.4:
+    def _portrait(self, clip: MotionClip, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Landmarks and neutral face `[68, 3]` of any frame of the clip or, sometimes, of another one of the person."""
+        if rng.random() < 0.2:
             same = self.people[clip.entry.source, clip.entry.speaker]
             clip = self.clips[same[rng.integers(len(same))]]
-        chosen: Array = clip.neutrals[rng.integers(len(clip.neutrals))]
-        return chosen
+        chosen = rng.integers(len(clip.landmarks))
+        return clip.landmarks[chosen], clip.neutrals[chosen]
 
-    def _sample(self, frames: int, lookahead: int, rng: np.random.Generator) -> tuple[Tensor, Array, Array, Array]:
-        """One window: audio, landmarks, whether known, reference."""
+    def _sample(
+        self, frames: int, lookahead: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Array, Array, tuple[Array, Array]]:
+        """One window: audio, landmarks, whether known, portrait."""
         source = self.sources[rng.integers(len(self.sources))]
         people = [person for person in self.people if person[0] == source]
         # By the square root of what a person said: a few clips must not weigh as much as five hundred.
         share = np.sqrt([len(self.people[person]) for person in people])
         person = people[rng.choice(len(people), p=share / share.sum())]
         clip = self.clips[self.people[person][rng.integers(len(self.people[person]))]]
-        reference, draw = self._reference(clip, rng), rng.random()
+        portrait, draw = self._portrait(clip, rng), rng.random()
         if draw < 0.06:
             audio = self.no_speech[rng.integers(len(self.no_speech))]
-            return audio, np.broadcast_to(clip.closed, (frames, 68, 3)), np.ones(frames, np.float32), reference
+            return audio, np.broadcast_to(clip.closed, (frames, 68, 3)), np.ones(frames, np.float32), portrait
         silence = draw < 0.4 and len(clip.silence) > 0
         features, ends = (clip.silence, clip.silence_ends) if silence else (clip.speech, clip.speech_ends)
         chosen = rng.integers(len(ends))
         landmarks, known = at_audio(clip, int(ends[chosen]) - lookahead, frames, silence)
-        return features[chosen], landmarks, known, reference
+        return features[chosen], landmarks, known, portrait
 
     def batch(self, size: int, frames: int, lookahead: int, rng: np.random.Generator) -> Batch:
         """A random batch. The reference also gets another identity: displacement must not hang on whose face it is."""
         parts = [self._sample(frames, lookahead, rng) for _ in range(size)]
-        reference = torch.from_numpy(np.stack([part[3] for part in parts]))
-        target = torch.from_numpy(np.stack([part[1] for part in parts])) - reference[:, None]
+        portrait, neutral = (torch.from_numpy(np.stack([part[3][k] for part in parts])) for k in range(2))
+        target = torch.from_numpy(np.stack([part[1] for part in parts])) - neutral[:, None]
         weights = torch.from_numpy(rng.normal(0, 0.7, (size, len(self.identity))).astype(np.float32))
         other = torch.einsum("bk,kpc->bpc", weights, self.identity)
         return Batch(
             torch.stack([part[0] for part in parts]).float(),
             target,
             torch.from_numpy(np.stack([part[2] for part in parts])),
-            reference + other,
+            reference_of(portrait + other, neutral + other),
         )

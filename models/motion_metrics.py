@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avatard.models.atom import Atom
+from avatard.models.atom import Atom, reference_of
 from avatard.models.face.topology import mouth_opening
 from avatard.models.motion_data import MotionClip, MotionData
 
@@ -16,6 +16,7 @@ Array = NDArray[np.floating]
 
 MOUTH = slice(48, 68)
 FPS = 25
+CLOSED_SHARE = 0.25
 
 
 def correlation(a: Array, b: Array) -> float:
@@ -50,6 +51,41 @@ def lip_error(real: Array, made: Array, centred: bool = False) -> float:
     return 100 * float(np.linalg.norm(gap, axis=-1).mean())
 
 
+def closures(
+    real: list[Array], made: list[Array], words: list[list[tuple[str, float, float]]], starts: list[int]
+) -> dict[str, float]:
+    """How often the mouth closes when it should, of one or more clips' openings `[N]`.
+
+    With `words` (word, start and end in seconds of the sound; the openings begin at frames `starts`): in words that
+    begin with b, p or m. Without: where the real mouth closes between two openings. Closed means a quarter of the way
+    from the least opening (5th percentile) to a wide one (90th), each side by its own.
+    """
+
+    def closed(signals: list[Array]) -> list[NDArray[np.bool_]]:
+        low, high = np.quantile(np.concatenate(signals), [0.05, 0.9])
+        return [signal <= low + CLOSED_SHARE * (high - low) for signal in signals]
+
+    shut, made_shut = closed(real), closed(made)
+    hits: list[tuple[bool, bool]] = []
+    for n, spoken in enumerate(words):
+        for word, start, _ in spoken:
+            first = round(start * FPS) - starts[n]
+            if word[:1].lower() in "bpm" and first >= 0:
+                near = slice(max(0, first - 3), first + 5)
+                hits.append((bool(shut[n][near].any()), bool(made_shut[n][near].any())))
+    if not any(words):
+        for real_shut, own in zip(shut, made_shut, strict=True):
+            opened = np.flatnonzero(~real_shut)
+            for at in np.flatnonzero(real_shut[1:] & ~real_shut[:-1]) + 1:  # the frame in which it has just closed
+                if (opened > at).any():
+                    until = int(opened[opened > at][0])
+                    hits.append((True, bool(own[max(0, at - 2) : until + 2].any())))
+    if not hits:
+        return {"bilabial_closure": float("nan"), "bilabial_closure_real": float("nan")}
+    share = np.mean(np.array(hits), axis=0)
+    return {"bilabial_closure": float(share[1]), "bilabial_closure_real": float(share[0])}
+
+
 def jerk(landmarks: Array) -> Array:
     """Third differences of the mouth points `[N - 3, 20, 2]`, per frame cubed."""
     found: Array = np.diff(landmarks[:, MOUTH, :2], n=3, axis=0)
@@ -70,7 +106,8 @@ def roll_out(atom: Atom, clips: list[MotionClip], steps: int, lookahead: int, ho
 
     `clips` are equally long; the cached windows must end at `hop * k + lookahead`. The portrait is the first frame.
     """
-    reference = torch.from_numpy(np.stack([clip.neutrals[0] for clip in clips]))
+    neutral = torch.from_numpy(np.stack([clip.neutrals[0] for clip in clips]))
+    reference = reference_of(torch.from_numpy(np.stack([clip.landmarks[0] for clip in clips])), neutral)
     emitted = torch.zeros(len(clips), atom.config.frames - hop, 68, 3)
     ends = [int(end) for end in clips[0].speech_ends]
     last = 0
@@ -84,7 +121,7 @@ def roll_out(atom: Atom, clips: list[MotionClip], steps: int, lookahead: int, ho
         emitted = torch.cat([emitted[:, hop:], new], dim=1)
         made.append(new)
         last = end - lookahead
-    faces = (torch.cat(made, dim=1) + reference[:, None]).numpy()
+    faces = (torch.cat(made, dim=1) + neutral[:, None]).numpy()
     pairs = []
     for clip, face in zip(clips, faces, strict=True):
         first, stop = max(0, clip.offset), min(last, len(clip.landmarks) + clip.offset)

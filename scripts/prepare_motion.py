@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from avatard.models import checkpoint
 from avatard.models.av_sync import MAX_LAG, Offset, SyncClip, estimate
-from avatard.models.dataset import Clip, Entry, read_index
+from avatard.models.dataset import Clip, Entry
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, mouth_opening
+from avatard.models.motion_data import clips_with_sound
 from avatard.models.motion_tracks import SILENT_TAIL_FRAMES, Samples, Track, among_silence, among_speech, no_speech
 from avatard.models.speech import FRAME_SAMPLES, HubertFeatures, SpeechEncoder, WhisperFeatures
 
@@ -156,7 +157,7 @@ def main(
     ] = "grid_s1/grid_s1",
 ) -> None:
     """Write features/, motion.safetensors and offsets.json under OUT."""
-    entries = [entry for entry in read_index(data) if entry.frames > 1]
+    entries = clips_with_sound(data)
     speech = HubertFeatures.load(hubert) if hubert else WhisperFeatures.load()
     out.mkdir(parents=True, exist_ok=True)
     extract_all(speech, data, out, entries, window_frames)

@@ -26,7 +26,7 @@ from avatard.models.atom import CONFIGS, Atom, AtomConfig
 from avatard.models.atom_loss import Recipe, training_loss
 from avatard.models.motion_data import MotionData
 from avatard.models.motion_metrics import validate
-from avatard.models.training import CsvLog, Ema, cosine, load_state, save_state
+from avatard.models.training import CsvLog, Ema, cosine, load_state, restore_optimizer, save_state
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -78,8 +78,12 @@ def train(arguments: argparse.Namespace, config: AtomConfig) -> None:
     state, best_path, step = arguments.run / "state.safetensors", arguments.run / "best.safetensors", 0
     ema = Ema(atom, arguments.decay)
     if state.exists():
-        step, groups = load_state(state, {"atom": atom}, {"optimizer": optimizer})
-        ema.weights = groups["ema"]
+        saved, metadata = load_state(state)
+        if metadata["config"] != config.to_json():
+            raise ValueError(f"{state} was trained with another configuration: {metadata['config']}")
+        atom.load_state_dict(saved["atom"])
+        restore_optimizer(optimizer, saved["optimizer"])
+        ema.weights, step = saved["ema"], int(metadata["step"])
     best, averaged, log = best_so_far(best_path), Atom(config).eval(), CsvLog(arguments.run / "log.csv")
     model, optimizer = accelerator.prepare(atom, optimizer)
     recipe, losses = Recipe(), []
@@ -114,14 +118,15 @@ def train(arguments: argparse.Namespace, config: AtomConfig) -> None:
             best = metrics["mouth_r"]
             described = {"config": config.to_json(), "metrics": json.dumps(metrics), "step": str(step)}
             checkpoint.save(best_path, {key: value.half() for key, value in ema.weights.items()}, described)
-        save_state(state, {"atom": atom.state_dict(), "ema": ema.weights}, {"optimizer": optimizer}, step)
+        described = {"config": config.to_json(), "step": str(step)}
+        save_state(state, {"atom": atom.state_dict(), "ema": ema.weights}, {"optimizer": optimizer}, described)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def main() -> int:
+def main(command_line: list[str] | None = None) -> int:
     """Train; the exit code."""
-    arguments = parse()
+    arguments = parse(command_line)
     try:
         train(arguments, configuration(arguments.size, arguments.variant))
     except (ValueError, FileNotFoundError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avatard.models.atom import Atom
+from avatard.models.atom import Atom, reference_of
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.speech import FRAME_SAMPLES, SpeechEncoder
 from avatard.pipeline.idle import Idle
@@ -23,8 +23,13 @@ class Face(Protocol):
     """What motion needs of an `avatard.identity.Identity`."""
 
     @property
-    def neutral(self) -> NDArray[np.float32]:
-        """The face at rest: offsets from the 3DMM's mean `[68, 3]`, interocular distances."""
+    def landmarks(self) -> NDArray[np.floating]:
+        """The face in the portrait: offsets from the 3DMM's mean `[68, 3]`, interocular distances."""
+        ...
+
+    @property
+    def neutral(self) -> NDArray[np.floating]:
+        """The same without expression."""
         ...
 
 
@@ -50,7 +55,7 @@ class MotionStream:
         first_frame: absolute number of the frame that the first sample belongs to.
         hop_frames: frames made at a time.
         lookahead_ms: sound that is waited for after the last new frame; rounded up to frames.
-        steps: denoising steps.
+        steps: denoising steps; may be changed between pushes.
         noise: scale of the start noise; 0 is the calmest, 1 what the diffusion was trained with.
         idle: blinks and brows on top of what the network makes.
     """
@@ -79,10 +84,12 @@ class MotionStream:
         self._lookahead = -(-lookahead_ms // FRAME_MS)
         if not 0 <= self._lookahead <= config.max_lookahead:
             raise ValueError(f"got a look-ahead of {lookahead_ms} ms, expected 0 to {config.max_lookahead * FRAME_MS}")
-        self._atom, self._speech, self._seed, self.steps, self._noise = atom, speech, seed, steps, noise
-        self._hop = hop_frames
+        self._atom, self._speech, self._seed, self._noise = atom, speech, seed, noise
+        self._hop, self.steps = hop_frames, steps
         neutral = np.asarray(identity.neutral, np.float32)
-        self._reference = torch.from_numpy(neutral)[None]
+        self._neutral = torch.from_numpy(neutral)
+        portrait = torch.from_numpy(np.asarray(identity.landmarks, np.float32))
+        self._reference = reference_of(portrait, self._neutral)[None]
         self._idle = Idle(MorphableModel.load().mean_68 + neutral, seed) if idle else None
         self._prefix = torch.zeros(1, config.frames - hop_frames, 68, 3)
         self._received = 0  # samples
@@ -140,7 +147,7 @@ class MotionStream:
         )
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * FRAME_SAMPLES :]
-        landmarks = (new + self._reference[:, None])[0].numpy()
+        landmarks = (new[0] + self._neutral).numpy()
         if self._idle is not None:
             landmarks = landmarks + self._idle.face(self._next, self._hop)
         self._next += self._hop
