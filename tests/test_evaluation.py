@@ -3,40 +3,22 @@ import numpy as np
 import pytest
 import torch
 
-from avatard.models.dataset import Clip, Entry, write_index
+from avatard.models.dataset import Entry, read_index
 from avatard.models.evaluation import Judge, Real, sheet, side_by_side, unseen
-from avatard.models.face.crop import Crop
 from avatard.models.faceres import FaceRes
-from tests import faces
-
-FRAMES = 18
-REFERENCE = 5
+from tests.unseen_folder import FRAMES, REFERENCE, write_folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One clip of an unseen person: a portrait that moves sideways and whose jaw points drop."""
     folder = tmp_path_factory.mktemp("data")
-    morphable = faces.morphable()
-    crop = Crop.of(morphable.pose(faces.portrait_mesh()))
-    base, mesh = crop.image(faces.portrait()), crop.points(faces.portrait_mesh())
-    shift = 4 * np.sin(np.arange(FRAMES) / 3)
-    frames = [cv2.warpAffine(base, np.array([[1, 0, dx], [0, 1, 0]]), (256, 256), borderMode=1) for dx in shift]
-    points = np.repeat(mesh[None], FRAMES, axis=0)
-    points[..., 0] += shift[:, None]
-    points[:, 14, 1] += np.where(np.arange(FRAMES) == REFERENCE, -1, 0)  # lower lip up: the most closed mouth
-    canonical, pose = morphable.frontal(points)
-    entry = Entry("lrw_ar", "one", "a04", FRAMES, "lrw_ar/one.safetensors")
-    audio = np.zeros(FRAMES * 640, np.int16)
-    pictures = [np.asarray(frame, np.uint8) for frame in frames]
-    Clip.write(folder / entry.path, pictures, points, morphable.landmarks(canonical), pose, {}, audio)
-    write_index(folder, [entry])
+    write_folder(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def real(folder):
-    return Real.read(folder, Entry("lrw_ar", "one", "a04", FRAMES, "lrw_ar/one.safetensors"))
+    return Real.read(folder, read_index(folder)[0])
 
 
 @pytest.fixture(scope="module")

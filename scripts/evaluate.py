@@ -1,0 +1,298 @@
+"""Measure avatard end to end on unseen people: a portrait and a voice in, video out, beside the real video.
+
+    python scripts/evaluate.py DATA_DIR --json OUT.json [--markdown OUT.md] [--pictures DIR]
+
+DATA_DIR was written by scripts/prepare_data.py; its validation people are measured. Each clip's first frame is the
+portrait and its sound the voice (self-reenactment); the head moves by itself, so that motion is compared on faces that
+were turned to the front. `cross_identity` gives the voices to unseen portraits instead. The JSON has an object per
+variant: `real`, `still`, `warp` (the generated landmarks, without a video network), `reconstruction` (the autoencoder
+on the real frames), `steps_1`, `steps_2`, `steps_4` and `cross_identity`. What is undefined is null; the same seed
+gives the same figures.
+
+    csim, cpbd, frechet                       likeness to the portrait, sharpness, Fréchet distance (FaceRes features)
+    lmd_percent_iod, mouth_lmd_percent_iod    distance of the 68, of the 20 mouth points, % interocular
+    mouth_lmd_centred                         the same without each clip's mean difference
+    mouth_r, mouth_r_best_lag, lag_frames     correlation of the mouth's opening in the pictures
+    closure                                   share of the real mouth's closures that are made
+    jerk_ratio, flicker_ratio, seam_ratio     jerkiness and flicker over those of real video; steps at hop boundaries
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+import torch
+from convert_faceres import DownloadError, load
+from evaluate_video import Reconstruction, Scene, to_bytes, to_tensor, write_video
+from msgspec import structs
+from numpy.typing import NDArray
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from avatard.config import Config, Stream
+from avatard.identity import Identity
+from avatard.models.dataset import Clip, Entry, read_index
+from avatard.models.evaluation import Figures, Judge, Pictures, Real, sheet, side_by_side, unseen
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.topology import mouth_opening
+from avatard.models.mcvdm import warp
+from avatard.models.mcvdm.landmarks import Geometry
+from avatard.models.mcvdm.model import Mcvdm
+from avatard.models.motion_metrics import best_lag, closures, correlation, jerk, lip_error
+from avatard.render import play_out
+
+VARIANTS = ("real", "still", "warp", "reconstruction", "steps_1", "steps_2", "steps_4", "cross_identity")
+KEYS = (
+    *("csim", "cpbd", "frechet", "lmd_percent_iod", "mouth_lmd_percent_iod", "mouth_lmd_centred"),
+    *("mouth_r", "mouth_r_best_lag", "lag_frames", "closure", "jerk_ratio", "flicker_ratio", "seam_ratio"),
+)
+STEPS = (1, 2, 4)
+#: Of the cross-identity runs, and of the landmark warp.
+DEFAULT_STEPS = 2
+#: Clips of which strips and videos are made.
+SHOWN = 12
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What the pipeline made of a portrait and a voice."""
+
+    frames: Pictures
+    points: Floats  # [N, 68, 3], frontal, interocular distances: what the motion network said
+
+
+class Studio:
+    """The pipeline at a number of denoising steps, loaded once; portraits come as pixels."""
+
+    def __init__(self, config: Config, steps: int):
+        from avatard.pipeline.engine import make_engine
+
+        self._config = structs.replace(config, stream=structs.replace(config.stream, video_steps=steps))
+        self._engine = make_engine(self._config)
+
+    def perform(self, portrait: NDArray[np.uint8], voice: NDArray[np.int16]) -> Performance:
+        """Frames for 16 kHz samples `[T]`. Raises `IdentityError`."""
+        with TemporaryDirectory() as folder:
+            self._engine.identify(picture_file(Path(folder), portrait))
+        samples: NDArray[np.float32] = np.divide(voice, 32768, dtype=np.float32)
+        played = [entry.picture for entry in play_out(self._engine, [samples], self._config)]
+        pictures = [picture for picture in played if picture is not None]
+        return Performance(np.stack([p.pixels for p in pictures]), np.stack([p.landmarks for p in pictures]))
+
+
+def picture_file(folder: Path, pixels: NDArray[np.uint8]) -> Path:
+    """Pixels as a lossless file."""
+    path = folder / "portrait.png"
+    cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return path
+
+
+class Motion:
+    """Compares mouths in made pictures with real ones, by variant."""
+
+    def __init__(self, judge: Judge, morphable: MorphableModel):
+        self._judge, self._morphable = judge, morphable
+        self._pairs: dict[str, list[tuple[Floats, Floats]]] = defaultdict(list)
+
+    def compare(self, variant: str, frames: Pictures, real: Clip, offset: int) -> None:
+        """Note the faces found in `frames`, of which frame n + offset belongs to the real clip's frame n."""
+        meshes = self._judge.track(frames)
+        found = ~np.isnan(meshes).any(axis=(1, 2))
+        if found.mean() < 0.5:
+            return  # no face: what there is to say about that, likeness says
+        canonical, _ = self._morphable.frontal(meshes[found].astype(np.float64))
+        landmarks = np.empty((len(frames), 68, 3))
+        landmarks[found] = self._morphable.landmarks(canonical)
+        landmarks[~found] = landmarks[found].mean(axis=0)
+        first, stop = max(0, offset), min(len(frames), len(real.landmarks) + offset)
+        self._pairs[variant].append((real.landmarks[first - offset : stop - offset], landmarks[first:stop]))
+
+    def figures(self, variant: str) -> Figures:
+        """The means over clips."""
+        pairs = self._pairs[variant]
+        if not pairs:
+            return {}
+        rest = self._morphable.mean_68
+        openings = [[mouth_opening(pair[side] + rest) for pair in pairs] for side in (0, 1)]
+        # Each clip about its own mean: how far a mouth opens differs more between people than within a sentence.
+        real, made = ([opening - opening.mean() for opening in side] for side in openings)
+        at_best, lag = best_lag(real, made)
+        shaken = [np.concatenate([jerk(pair[side]).ravel() for pair in pairs]).std() for side in (0, 1)]
+        closed = closures(real, made, [[] for _ in pairs], [0] * len(pairs))["bilabial_closure"]
+        return {
+            "lmd_percent_iod": float(
+                np.mean([100 * np.linalg.norm((b - a)[..., :2], axis=-1).mean() for a, b in pairs])
+            ),
+            "mouth_lmd_percent_iod": float(np.mean([lip_error(a, b) for a, b in pairs])),
+            "mouth_lmd_centred": float(np.mean([lip_error(a, b, centred=True) for a, b in pairs])),
+            "mouth_r": correlation(np.concatenate(real), np.concatenate(made)),
+            "mouth_r_best_lag": at_best,
+            "lag_frames": float(lag),
+            "closure": None if np.isnan(closed) else closed,
+            "jerk_ratio": float(shaken[1] / shaken[0]) if shaken[0] else None,
+        }
+
+
+def warped(portrait: Path, points: Floats) -> Pictures:
+    """The landmark warp of a portrait's file to frontal points `[N, 68, 3]`; the head stays where it is."""
+    identity = Identity.load(portrait)
+    rest = MorphableModel.load().mean_68 + identity.landmarks
+    source = torch.from_numpy(identity.pose.project(rest)[None, :, :2]).float()
+    target = torch.from_numpy(np.stack([identity.pose.project(frame) for frame in points])[None, :, :, :2]).float()
+    flow = Geometry(source, source[:, None].expand_as(target), target).landmark_flow(64)[0]
+    positions = warp.absolute(F.interpolate(flow, 256, mode="bilinear")[None])
+    return to_bytes(warp.sample(to_tensor(identity.portrait[None]), positions)[0])
+
+
+@torch.inference_mode()
+def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures]:
+    """The figures by variant. Raises `ValueError` where nothing can be measured."""
+    entries = read_index(arguments.data)
+    offsets = json.loads(arguments.offsets.read_text())["clips"] if arguments.offsets else {}
+    chosen = unseen(
+        [e for e in entries if offsets.get(f"{e.source}/{e.clip}", {"kept": True})["kept"]], arguments.clips
+    )
+    if not chosen:
+        raise ValueError(f"{arguments.data} has no clips of validation people")
+    morphable = MorphableModel.load()
+    judge = Judge(None if arguments.no_identity else load(arguments.faceres), config.stream.hop_frames)
+    motion = Motion(judge, morphable)
+    studios = {steps: Studio(config, steps) for steps in STEPS}
+    reconstruction = Reconstruction(Mcvdm.load(config.video.weights).autoencoder)
+    shown: list[tuple[Real, dict[str, Pictures]]] = []
+    for entry in tqdm(chosen, unit="clip", disable=None):
+        real = replace(Real.read(arguments.data, entry), reference=0)
+        made = {steps: studio.perform(real.portrait, real.clip.audio) for steps, studio in studios.items()}
+        with TemporaryDirectory() as folder:
+            pulled = warped(picture_file(Path(folder), real.portrait), made[DEFAULT_STEPS].points)
+        videos = {
+            "real": real.frames,
+            "still": np.repeat(real.portrait[None], len(real.frames), axis=0),
+            "warp": pulled,
+            "reconstruction": reconstruction(Scene.of(real, morphable)),
+            **{f"steps_{steps}": performance.frames for steps, performance in made.items()},
+        }
+        offset = offsets.get(f"{entry.source}/{entry.clip}", {"frames": 0})["frames"]
+        for name, frames in videos.items():
+            judge.judge_alone(name, frames, real.portrait)
+            # Pictures of the real video are where its landmarks are, whatever its sound is.
+            listens = name not in ("real", "still", "reconstruction")
+            motion.compare(name, frames, real.clip, offset if listens else 0)
+        if len(shown) < SHOWN:
+            shown.append((real, videos))
+    portraits = [entry for entry in entries if entry.validation and entry.frames == 1]
+    crossed = cross(arguments, studios[DEFAULT_STEPS], judge, motion, portraits, chosen)
+    if arguments.pictures is not None:
+        draw(arguments.pictures, shown, crossed)
+    figures = {name: {**judge.figures(name), **motion.figures(name)} for name in VARIANTS if judge.knows(name)}
+    figures.get("cross_identity", {}).pop("frechet", None)  # other people: nothing to compare with
+    return figures
+
+
+def cross(
+    arguments: argparse.Namespace,
+    studio: Studio,
+    judge: Judge,
+    motion: Motion,
+    portraits: Sequence[Entry],
+    voices: Sequence[Entry],
+) -> list[tuple[str, NDArray[np.uint8], Pictures]]:
+    """Give the voices to unseen portraits; what is worth looking at: name, portrait, frames."""
+    shown = []
+    for n, entry in enumerate(tqdm(portraits[: arguments.portraits], unit="portrait", disable=None)):
+        clip = Clip(arguments.data / voices[n % len(voices)].path)
+        portrait = Clip(arguments.data / entry.path).frame(0)
+        try:
+            frames = studio.perform(portrait, clip.audio).frames
+        except ValueError as error:
+            print(f"{entry.source}/{entry.clip}: {error}", file=sys.stderr)
+            continue
+        judge.judge_alone("cross_identity", frames, portrait)
+        motion.compare("cross_identity", frames, clip, 0)
+        shown.append((f"{entry.source}-{entry.clip}", portrait, frames))
+    return shown
+
+
+def draw(
+    folder: Path,
+    shown: Sequence[tuple[Real, dict[str, Pictures]]],
+    crossed: Sequence[tuple[str, NDArray[np.uint8], Pictures]],
+) -> None:
+    """Strips of frames of every clip shown, side-by-side videos, and a sheet of the unseen portraits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for real, videos in shown:
+        columns = np.linspace(0, len(real.frames) - 1, 8).round().astype(int)
+        sheet(folder / f"{real.name}.png", {name: list(frames[columns]) for name, frames in videos.items()}, side=144)
+        wide = {name: videos[name] for name in ("real", "warp", f"steps_{DEFAULT_STEPS}")}
+        write_video(folder / f"{real.name}.mp4", side_by_side(wide), real.clip.audio)
+    if crossed:
+        rows = {
+            name[:20]: [portrait, *frames[np.linspace(0, len(frames) - 1, 7).round().astype(int)]]
+            for name, portrait, frames in crossed[:SHOWN]
+        }
+        sheet(folder / "cross_identity.png", rows, side=144)
+
+
+def table(figures: dict[str, Figures]) -> str:
+    """The figures as Markdown, a column per variant."""
+    lines = ["| | " + " | ".join(figures) + " |", "|---" * (len(figures) + 1) + "|"]
+    for key in KEYS:
+        values = [found.get(key) for found in figures.values()]
+        lines.append(f"| {key} | " + " | ".join("–" if value is None else f"{value:.3g}" for value in values) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="prepared data")
+    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    parser.add_argument("--markdown", type=Path, help="the same as a table")
+    parser.add_argument("--pictures", type=Path, help="a folder for sheets and videos to look at")
+    parser.add_argument("--clips", type=int, default=50, help="most clips to measure")
+    parser.add_argument("--portraits", type=int, default=24, help="most portraits that get another's voice")
+    parser.add_argument("--offsets", type=Path, help="offsets.json of scripts/prepare_motion.py: sound against picture")
+    parser.add_argument("--motion", help="weights of AToM-Net; the shipped ones by default")
+    parser.add_argument("--video", help="weights of MC-VDM; the shipped ones by default")
+    parser.add_argument("--faceres", type=Path, help="file of scripts/convert_faceres.py; fetched by default")
+    parser.add_argument("--no-identity", action="store_true", help="do without FaceRes: csim and frechet are null")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = Config(stream=Stream(seed=arguments.seed))
+    if arguments.motion:
+        config = replace_weights(config, "motion", arguments.motion)
+    if arguments.video:
+        config = replace_weights(config, "video", arguments.video)
+    try:
+        figures = evaluate(arguments, config)
+    except (ValueError, FileNotFoundError, DownloadError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    complete = {name: {key: figures.get(name, {}).get(key) for key in KEYS} for name in VARIANTS}
+    setting = {"clips": arguments.clips, "portraits": arguments.portraits, "seed": arguments.seed}
+    arguments.json.write_text(json.dumps({"settings": setting, **complete}, indent=2) + "\n")
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(table(figures) + "\n")
+    print(table(figures))
+    return 0
+
+
+def replace_weights(config: Config, section: str, weights: str) -> Config:
+    """The configuration with other weights in a section."""
+    return structs.replace(config, **{section: structs.replace(getattr(config, section), weights=weights)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
