@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+from aiohttp import WSCloseCode, hdrs, web
 from numpy.typing import NDArray
 
-from avatard.audio.resample import Resampler, from_pcm16, to_pcm16
-from avatard.audio.ring import Samples
+from avatard.audio.resample import Resampler, to_pcm16
 from avatard.clock import monotonic
 from avatard.config import Config
+from avatard.gate import TOKEN_COOKIE, admission, answer_errors
 from avatard.pipeline.scheduler import PlayOut
 from avatard.pipeline.supervisor import Portrait, PortraitError, WorkerError
 from avatard.protocols import whep
-from avatard.protocols.webrtc import Encoding, Hub, IceServers, OfferError, Peer
-from avatard.session import FloorError, Session
+from avatard.protocols.image import ImageFormat, encode_image
+from avatard.protocols.media import Encoding, Hub
+from avatard.protocols.webrtc import IceServers, OfferError, Peer
+from avatard.session import Session
+from avatard.voice_agent import serve_agent
 
 logger = logging.getLogger(__name__)
 
 MAX_PORTRAIT_BYTES = 8 * 1024 * 1024
-MAX_MESSAGE_BYTES = 1024 * 1024  # of /ws/audio: about ten seconds at 48 kHz
 MAX_VIEWERS = 64
 RETRY_SECONDS = 10
 LEAVING_SECONDS, LEAVING_TRIES = 1.0, 20
 PANEL_SECONDS = 1.0
 PORTRAIT_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/bmp": ".bmp"}
-TOKEN_COOKIE = "avatard_token"  # noqa: S105 - the cookie's name
-#: What anybody may fetch from another origin: media, with its own authorisation.
-CORS_PATHS = ("/whep", "/whip")
-CORS_HEADERS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "POST, PATCH, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match",
-    "Access-Control-Expose-Headers": "Location, ETag, Link, Accept-Patch",
-}
-
-Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ServerError(RuntimeError):
@@ -148,7 +137,9 @@ class Server:
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(middlewares=[self._answer_errors, self._admit], client_max_size=MAX_PORTRAIT_BYTES)
+        app = web.Application(
+            middlewares=[answer_errors, admission(self._config.server.token)], client_max_size=MAX_PORTRAIT_BYTES
+        )
         app.router.add_get("/", self._page)
         app.router.add_static("/web", _web_folder(), append_version=False)
         app.router.add_post("/api/offer", self._offer)
@@ -156,6 +147,7 @@ class Server:
         app.router.add_post("/api/interrupt", self._interrupt)
         app.router.add_post("/api/identity", self._identity)
         app.router.add_get("/api/status", self._status)
+        app.router.add_get("/api/portrait", self._portrait)
         app.router.add_get("/ws/audio", self._audio)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -285,44 +277,19 @@ class Server:
             raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: "5"}) from None
         return web.json_response({"identity": digest})
 
+    async def _portrait(self, request: web.Request) -> web.Response:
+        picture = self.session.portrait
+        if picture is None:
+            raise web.HTTPServiceUnavailable(text="the avatar is starting", headers={hdrs.RETRY_AFTER: "2"})
+        data = await asyncio.to_thread(encode_image, picture.pixels, ImageFormat("jpeg", 90))
+        return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
     async def _status(self, request: web.Request) -> web.Response:
         body = {"ready": self.session.ready, "identity": self.session.digest, "speaking": self.session.speaking}
         return web.json_response(body | {"figures": self.session.figures(), "clients": len(self._clients)})
 
     async def _audio(self, request: web.Request) -> web.StreamResponse:
-        """Speech of a voice agent: a JSON hello, then binary PCM16; the events come back as JSON."""
-        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20)
-        await socket.prepare(request)
-        self._sockets.add(socket)
-        events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(100)
-
-        def on_event(kind: str, data: Mapping[str, Any]) -> None:
-            if kind != "metrics" and not events.full():
-                events.put_nowait({"label": "rtvi-ai", "type": kind, "id": "", "data": dict(data)})
-
-        async def send_events() -> None:
-            while True:
-                await socket.send_json(await events.get())
-
-        unlisten = self.session.listen(on_event)
-        sender = asyncio.create_task(send_events(), name="ws-events")
-        speaker = _Speaker(self.session)
-        try:
-            async for message in socket:
-                try:
-                    if message.type == WSMsgType.TEXT:
-                        speaker.control(json.loads(message.data))
-                    elif message.type == WSMsgType.BINARY:
-                        await speaker.speak(message.data)
-                except (ValueError, FloorError) as error:
-                    on_event("error", {"message": str(error), "fatal": False})
-        finally:
-            unlisten()
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
-            await speaker.finish()
-            self._sockets.discard(socket)
-        return socket
+        return await serve_agent(request, self.session, self._sockets)
 
     # -- pages and health ---------------------------------------------------------------------------------------------
 
@@ -346,88 +313,6 @@ class Server:
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self.session.collect(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
 
-    # -- every request ------------------------------------------------------------------------------------------------
-
-    @web.middleware
-    async def _admit(self, request: web.Request, handler: Respond) -> web.StreamResponse:
-        """Ask for the token, and refuse what another site's page sends in the name of this machine's user."""
-        cross = request.path.startswith(CORS_PATHS)
-        if request.path == "/healthz" or (cross and request.method == hdrs.METH_OPTIONS):
-            return await handler(request)
-        token = self._config.server.token
-        if token and not _authorised(request, token):
-            raise web.HTTPUnauthorized(text="expected Authorization: Bearer", headers={"WWW-Authenticate": "Bearer"})
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None and not cross and urlsplit(origin).netloc != request.host:
-            raise web.HTTPForbidden(text=f"requests from pages of {origin} are not taken")
-        return await handler(request)
-
-    @web.middleware
-    async def _answer_errors(self, request: web.Request, handler: Respond) -> web.StreamResponse:
-        """Every error as one line of JSON."""
-        response: web.StreamResponse
-        try:
-            response = await handler(request)
-        except web.HTTPException as error:
-            if error.status < 400:
-                raise
-            response = web.json_response({"error": error.text}, status=error.status)
-            kept = (hdrs.RETRY_AFTER, "WWW-Authenticate", hdrs.ALLOW)
-            response.headers.update({name: error.headers[name] for name in kept if name in error.headers})
-        except ConnectionError:
-            raise  # the client is gone
-        except Exception:
-            logger.exception("request failed", extra={"path": request.path})
-            response = web.json_response({"error": "internal error"}, status=500)
-        if request.path.startswith(CORS_PATHS) and not response.prepared:
-            response.headers.update(CORS_HEADERS)
-        return response
-
-
-class _Speaker:
-    """The state of one `/ws/audio` connection."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._resampler: Resampler | None = None
-
-    def control(self, message: Any) -> None:
-        """A hello, or a command.
-
-        Raises:
-            ValueError: it is neither.
-        """
-        match message:
-            case {"sample_rate": int(rate_hz)}:
-                self._resampler = Resampler(rate_hz)
-            case {"type": "interrupt"}:
-                self._session.interrupt()
-            case {"type": "end_of_utterance"}:
-                self._end()
-            case _:
-                raise ValueError('expected {"sample_rate": HZ}, {"type": "end_of_utterance"} or {"type": "interrupt"}')
-
-    async def speak(self, pcm: bytes) -> None:
-        """The next samples.
-
-        Raises:
-            ValueError: there was no hello, or these are no samples.
-            FloorError: somebody else is speaking.
-        """
-        if self._resampler is None:
-            raise ValueError('expected the hello {"sample_rate": HZ} before the first samples')
-        await self._session.speak(self._resampler.push(from_pcm16(pcm)), self)
-
-    def _end(self) -> None:
-        rest: Samples = self._resampler.flush() if self._resampler is not None else np.zeros(0, np.float32)
-        if len(rest):
-            self._session.speak_rest(rest, self)
-        self._session.end_of_utterance(self)
-
-    async def finish(self) -> None:
-        """The connection is gone; what was said will be said to its end."""
-        self._end()
-
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -447,13 +332,6 @@ async def _read_json(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(text="expected a JSON object")
     return body
-
-
-def _authorised(request: web.Request, token: str) -> bool:
-    kind, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    given = bearer if kind.lower() == "bearer" else ""
-    shown = (given, request.cookies.get(TOKEN_COOKIE, ""), request.query.get("token", ""))
-    return any(hmac.compare_digest(candidate.encode(), token.encode()) for candidate in shown)
 
 
 def _tls(certificate: str, key: str) -> ssl.SSLContext | None:

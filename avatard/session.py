@@ -67,6 +67,7 @@ class Session:
     ) -> None:
         self.metrics = Metrics()
         self.digest = ""
+        self.portrait: Picture | None = None  # at rest
         self.size = (0, 0)  # height, width of the pictures
         self.clock = clock if clock is not None else MediaClock()
         self.scheduler = Scheduler(_timing(config, compute_frames=5, held=0))
@@ -244,11 +245,11 @@ class Session:
             PortraitError: the portrait cannot be used.
             WorkerError: the inference process is restarting.
         """
-        self.digest, picture = await self._supervisor.identify(portrait)
+        self.digest, self.portrait = await self._supervisor.identify(portrait)
         if self.clock.running:
             self._begin(self.scheduler.restart(self.now))
         else:
-            self.scheduler.show(picture)
+            self.scheduler.show(self.portrait)
         self.emit("identity", digest=self.digest)
         return self.digest
 
@@ -257,7 +258,7 @@ class Session:
     def worker_ready(self, ready: ipc.Ready, portrait: Picture) -> None:
         """Start, or go on with the sound where it is now."""
         logger.info("inference process ready", extra={"hop_seconds": round(ready.hop_seconds, 4)})
-        self.digest = ready.digest
+        self.digest, self.portrait = ready.digest, portrait
         self.size = (ready.height, ready.width)
         if not self.clock.running and self.scheduler.counters.played == 0:
             self.scheduler = Scheduler(_timing(self._config, _compute_frames(ready.hop_seconds), ready.delay_frames))

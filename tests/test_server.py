@@ -123,6 +123,9 @@ async def test_a_portrait_is_swapped_by_http(serving):
     data = cv2.imencode(".png", np.full((64, 64, 3), 9, np.uint8))[1].tobytes()
     async with http.post(f"{url}/api/identity", data=data, headers={"Content-Type": "image/png"}) as response:
         assert response.status == 200 and (await response.json())["identity"] == session.digest != before
+    async with http.get(f"{url}/api/portrait") as response:
+        pixels = cv2.imdecode(np.frombuffer(await response.read(), np.uint8), cv2.IMREAD_COLOR)
+        assert response.content_type == "image/jpeg" and pixels is not None and abs(int(pixels[0, 0, 0]) - 9) < 3
     status, text = await answer_of(http.post(f"{url}/api/identity", data=b"x", headers={"Content-Type": "image/png"}))
     assert (status, text) == (422, "the portrait is not a picture that can be read")
     assert (await answer_of(http.post(f"{url}/api/identity", data=b"x")))[0] == 415
@@ -227,7 +230,7 @@ async def test_metrics_are_prometheus_text(serving):
 
 async def test_the_bit_rate_is_the_one_asked_for():
     """Noise cannot be compressed, so the encoder spends what it is allowed."""
-    from avatard.protocols.webrtc import Encoder, Encoding
+    from avatard.protocols.media import Encoder, Encoding
 
     rng = np.random.default_rng(0)
     silence = np.zeros(640, np.int16)

@@ -261,12 +261,12 @@ class Scheduler:
 
     # -- epochs -------------------------------------------------------------------------------------------------------
 
-    def restart(self, now: float) -> int:
-        """Begin a new epoch at the next frame to be played, with the same sound; returns the epoch's first frame.
+    def restart(self, now: float, lead: int = 0) -> int:
+        """Begin a new epoch `lead` frames after the next frame to be played, with the same sound; gives its first frame.
 
         Pictures that are already there are shown until the new epoch's arrive, and blended into them.
         """
-        first = max(self._next, math.floor(now) + 1)
+        first = max(self._next, math.floor(now) + 1) + lead
         self._pad(first * SAMPLES_PER_FRAME)
         self._stale = {**self._stale, **self._pictures}
         self._pictures = {}
@@ -305,8 +305,10 @@ class Scheduler:
         behind = self._next - 1 - newest
         if behind < 2 * self.timing.hop_frames + math.ceil(self.timing.compute_frames):
             return False
-        self.counters.skipped += behind
-        self.restart(now)
+        # The new epoch begins where its first pictures can be in time: pictures with a gap, but in step with the sound.
+        lead = math.ceil(self.timing.compute_frames)
+        self.counters.skipped += behind + lead
+        self.restart(now, lead)
         return True
 
     # -- pictures -----------------------------------------------------------------------------------------------------

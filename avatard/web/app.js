@@ -165,6 +165,7 @@ async function swap(file) {
   try {
     await request("api/identity", { method: "POST", headers: { "Content-Type": file.type }, body: file });
     tell(`${file.name} is the avatar now.`, true);
+    $("rest").src = `api/portrait?${Date.now()}`;
   } catch (error) {
     tell(error.message);
   }
