@@ -39,7 +39,7 @@ LIVE_BACKLOG_FRAMES = 4  # live sound that runs further behind is caught up with
 CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
 LOAD_RATE = 0.15  # of each clip, in the running mean
 SPARE_CLIPS = 24  # clips whose spare time is looked back at
-SPARE_FRAMES = 1.5  # every clip should be there this long before it is due
+SPARE_FRAMES = 1.0  # every clip should be there this long before it is due
 EFFORT_SECONDS = 5.0
 
 EventListener = Callable[[str, Mapping[str, Any]], None]
@@ -297,7 +297,7 @@ class Session:
         if self._speaking or len(self._spare) < SPARE_CLIPS:
             return
         tight = sorted(self._spare)[SPARE_CLIPS // 20]
-        if tight > 2 * SPARE_FRAMES or tight < 0.5:
+        if tight > 2 * SPARE_FRAMES or tight < 0.4 * SPARE_FRAMES:
             before = self.scheduler.timing.compute_frames
             self.scheduler.retime(max(1.0, before + SPARE_FRAMES - tight))
             if self.scheduler.timing.compute_frames != before:
