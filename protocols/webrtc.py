@@ -204,7 +204,7 @@ class Peer:
             self._spawn(self._read(track))
 
     def _hasten(self) -> None:
-        """Take sound as it comes: aiortc holds back four packets, 80 ms, and the scheduler has a jitter margin itself."""
+        """Take sound as it comes: aiortc holds back four packets, 80 ms, and the scheduler has a jitter margin."""
         for receiver in self._pc.getReceivers():
             buffer = getattr(receiver, "_RTCRtpReceiver__jitter_buffer", None)
             if buffer is not None and not buffer._is_video:
