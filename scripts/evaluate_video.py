@@ -121,10 +121,11 @@ class Reconstruction:
 
     def __call__(self, scene: Scene) -> Pictures:
         """Frames decoded from their own latents."""
-        frames = to_tensor(scene.real.frames)[None]
+        frames, motion = to_tensor(scene.real.frames)[None], scene.geometry.motion()
         self._before = self._latents
         with torch.autocast("cpu", torch.bfloat16):
-            self._latents = [self._autoencoder.encode(frames[:, seen]) for seen, _ in windows(frames.shape[1])]
+            cuts = windows(frames.shape[1])
+            self._latents = [self._autoencoder.encode(frames[:, seen], motion[:, seen]) for seen, _ in cuts]
         return self._decode(scene, self._latents)
 
     def shuffled(self, scene: Scene) -> Pictures | None:

@@ -45,7 +45,7 @@ FRAMES, CLIP, SHORT = 28, 16, 8
 SHORT_SHARE, HOPS = 0.25, (4, 6, 8, 12)
 #: Share of the training on pure noise, where a one-step sample starts.
 PURE_NOISE = 0.35
-#: Share of the examples that are given the sample of the clip before.
+#: Share of the steps that are given the sample of the clip before.
 CONTINUED = 0.6
 SHARD = 100
 TRAINED = ("unet", "landmarks")
@@ -176,17 +176,17 @@ class Objective(nn.Module):
         return planes, rigid
 
     def previous(self, batch: Batch, small: Tensor, latent: Tensor, length: int) -> Planes:
-        """The network's own sample of the clip before, for some of the examples; zeros for the others.
+        """The network's own sample of the clip before, in some of the steps; zeros in the others.
 
         Its own, not the true one: a network that trusts the truth drifts when it is fed its own errors for hours.
         """
-        hop = HOPS[int(torch.randint(len(HOPS), ()))]
-        hop = min(hop, length - 2)
+        noise = noise_like(latent, length)
+        if torch.rand(()) > CONTINUED:
+            return Planes(*map(torch.zeros_like, noise))
+        hop = min(HOPS[int(torch.randint(len(HOPS), ()))], length - 2)
         with torch.no_grad():
             zl, _ = self.condition(batch, small, slice(FRAMES - hop - length, FRAMES - hop))
-            sample = self.model.generate(zl, latent, None, noise_like(latent, length), steps=1)
-        keep = (torch.rand(len(latent), 1, 1, 1) < CONTINUED).float()
-        return Planes(*(p * keep for p in sample))
+            return self.model.generate(zl, latent, None, noise, steps=1)
 
     def latent(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising in the latent space (paper eq. 9)."""

@@ -101,9 +101,11 @@ class Examples(Dataset[dict[str, Tensor]]):
         # Between uniform over people and uniform over clips: rare people count more than their clips.
         share = np.sqrt([len(clips) for clips in people.values()])
         clips = list(people.values())[int(rng.choice(len(share), p=share / share.sum()))]
-        clip = self.open(clips[int(rng.integers(len(clips)))])
+        entry = clips[int(rng.integers(len(clips)))]
+        clip = self.open(entry)
         opening = mouth_opening(clip.landmarks + self.mean_68)
-        frames = self._choose_frames(rng, opening)
+        photograph = int(entry.source == "factory")  # its frame 0 is the portrait itself, at another moment
+        frames = [photograph + n for n in self._choose_frames(rng, opening[photograph:])]
         other = clip
         if rng.random() < self.sampling.other_clip:
             other = self.open(clips[int(rng.integers(len(clips)))])
@@ -128,8 +130,9 @@ class Examples(Dataset[dict[str, Tensor]]):
         longest = (len(opening) - 1) // max(count - 1, 1)
         step = int(rng.integers(1, max(1, min(self.sampling.max_step, longest)) + 1))
         last = len(opening) - 1 - step * (count - 1)
-        if last < 0:  # shorter than asked for: the last frame is held
-            return [min(n, len(opening) - 1) for n in range(count)]
+        if last < 0:  # shorter than asked for: played to and fro
+            turn = len(opening) - 1
+            return [turn - abs(n % (2 * turn) - turn) for n in range(count)]
         start = int(rng.integers(last + 1))
         if rng.random() < self.sampling.open_target:
             widest = np.argsort(opening)[::-1][: math.ceil(len(opening) / 6)]
