@@ -80,7 +80,7 @@ class Mp4Writer:
             self._audio: AudioStream | None = None
             self._packets: Iterator[AudioFrame] = iter(())
             if self._sound is not None:
-                source = undo.enter_context(_open_sound(self._sound))
+                source = undo.enter_context(open_sound(self._sound))
                 layout = "mono" if source.streams.audio[0].layout.nb_channels == 1 else "stereo"
                 self._audio = self._output.add_stream("aac", rate=SOUND_RATE_HZ, layout=layout)
                 self._packets = _decode(self._sound, source)
@@ -127,7 +127,8 @@ class Mp4Writer:
                 raise Mp4Error(f"{self._path} cannot be written: {failure.strerror}") from None
 
 
-def _open_sound(path: Path) -> InputContainer:
+def open_sound(path: Path) -> InputContainer:
+    """A file that has an audio stream; close it. Raises `Mp4Error`."""
     import av
     from av.error import FFmpegError
 

@@ -6,11 +6,13 @@ being shown without it.
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import cv2
@@ -24,12 +26,13 @@ from avatard.audio.sources import read_file
 from avatard.clock import FPS, SAMPLES_PER_FRAME
 from avatard.config import Config
 from avatard.media import read_frames
-from avatard.mp4 import Mp4Writer
+from avatard.mp4 import Mp4Writer, open_sound
 from avatard.pipeline.scheduler import Picture, PlayOut, Scheduler, Timing
 from avatard.pipeline.worker import Engine, MakeEngine, Take
 
 VIDEOS: Final = {".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"}
 SIZES: Final = (64, 2048)
+WAIT_SECONDS: Final = 1.0
 BADGE: Final = "AI-generated"
 #: Read by people and by programs; the XMP beside it is for programs.
 COMMENT: Final = "Synthetic media: a still portrait animated by trained networks from a recorded voice."
@@ -47,17 +50,29 @@ class _Stages:
         # Neither needs a bound: what is in flight was ordered by a scheduler that stays close to what was played.
         self._made: SimpleQueue[tuple[int, list[Picture]] | BaseException] = SimpleQueue()
         self._motion, self._video = ThreadPoolExecutor(1, "motion"), ThreadPoolExecutor(1, "video")
+        self._jobs: deque[Future[None]] = deque()
+        self._closed = False
 
     def hear(self, samples: Samples) -> None:
         """Give the take its next samples."""
-        self._motion.submit(self._move, samples)
+        while self._jobs and self._jobs[0].done():
+            self._jobs.popleft()
+        self._jobs.append(self._motion.submit(self._move, samples))
 
     def made(self) -> tuple[int, list[Picture]]:
         """Wait for the next pictures; raises what a stage raised."""
-        made = self._made.get()
-        if isinstance(made, BaseException):
-            raise made
-        return made
+        while True:
+            # A job that is done has put what it made, so with all of them done nothing more will come.
+            idle = all(job.done() for job in list(self._jobs))
+            try:
+                made = self._made.get_nowait() if idle else self._made.get(timeout=WAIT_SECONDS)
+            except Empty:
+                if idle:
+                    raise RuntimeError("the networks made fewer frames than they heard speech for") from None
+                continue
+            if isinstance(made, BaseException):
+                raise made
+            return made
 
     def close(self) -> None:
         """Drop what is queued, and wait for what is in work."""
@@ -65,14 +80,12 @@ class _Stages:
         for pool in (self._motion, self._video):
             pool.shutdown(cancel_futures=True)
 
-    _closed = False
-
     def _move(self, samples: Samples) -> None:
         try:
             for motion in self._take.move(samples):
                 if self._closed:
                     return
-                self._video.submit(self._draw, motion)
+                self._jobs.append(self._video.submit(self._draw, motion))
         except BaseException as error:  # whatever it was, the one who waits must know
             self._made.put(error)
 
@@ -92,9 +105,9 @@ def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Itera
     stream = config.stream
     timing = Timing(
         hop_frames=stream.hop_frames,
-        fade_frames=stream.fade_frames,
-        lookahead_samples=stream.lookahead_ms * SAMPLES_PER_FRAME * FPS // 1000,
-        compute_frames=engine.delay_frames,
+        fade_frames=stream.fade_frames + engine.delay_frames,
+        lookahead_samples=math.ceil(stream.lookahead_ms * FPS / 1000) * SAMPLES_PER_FRAME,
+        compute_frames=0,
         margin_samples=0,
     )
     scheduler = Scheduler(timing)
@@ -199,15 +212,11 @@ def _check(output: Path, size: int | None) -> None:
 
 
 def _frames_of(audio: Path) -> int | None:
-    """How many frames the sound will give, for the progress bar, if the file says so."""
-    import av
-    from av.error import FFmpegError
+    """How many frames the sound will give, for the progress bar, if the file says so. Raises `Mp4Error`."""
+    from av import time_base
 
-    try:
-        with av.open(str(audio)) as container:
-            return round(container.duration / av.time_base * FPS) if container.duration else None
-    except FFmpegError:
-        return None  # the reader will say what is wrong
+    with open_sound(audio) as container:
+        return round(container.duration / time_base * FPS) if container.duration else None
 
 
 def _first_picture(video: Path, folder: Path) -> Path:

@@ -116,6 +116,17 @@ def test_what_the_engine_raises_reaches_the_caller():
         list(play_out(Broken(), [bursts(20)], CONFIG))
 
 
+def test_an_engine_that_makes_too_little_is_not_waited_for():
+    class Short(Quick):
+        def begin(self, first_frame: int) -> WarpTake:
+            take = super().begin(first_frame)
+            take.draw = lambda motion: iter(())  # type: ignore[method-assign]
+            return take
+
+    with pytest.raises(RuntimeError, match="fewer frames"):
+        list(play_out(Short(), [bursts(20)], CONFIG))
+
+
 def test_pictures_and_sound_are_in_step(made):
     with av.open(str(made)) as file:
         video, audio = file.streams.video[0], file.streams.audio[0]
