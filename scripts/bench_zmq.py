@@ -1,8 +1,9 @@
 """Measure the ZeroMQ publisher: its cost in CPU time, the jitter that subscribers see, the sizes of messages.
 
     python scripts/bench_zmq.py me.png --seconds 20 --subscribers 10
+    python scripts/bench_zmq.py --connect tcp://127.0.0.1:5556   # a running daemon
 
-The publisher runs in this process with nothing else: frames of a portrait at 25 fps by the media clock, landmarks,
+With a picture the publisher runs in this process with nothing else: its frames at 25 fps by the media clock, landmarks,
 coefficients, sound. The subscribers are processes of their own on the same machine (one clock) that take every topic.
 Lateness is the time between a frame's due time and its `face` message in the subscriber's hands.
 """
@@ -12,10 +13,11 @@ import json
 import multiprocessing
 import platform
 import resource
+import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -23,7 +25,7 @@ import typer
 import zmq
 
 from avatard.clock import FRAME_US, MediaClock, wall_us
-from avatard.protocols.image import ImageFormat
+from avatard.protocols.image import Encoding, ImageFormat
 from avatard.protocols.messages import Face, Head, Meta, Topic, decode, split
 from avatard.protocols.zmq import Publisher, Stamp
 
@@ -81,64 +83,81 @@ async def publish(publisher: Publisher, picture: np.ndarray, frames: int) -> dic
     }
 
 
-async def measure(
-    picture: np.ndarray, image: ImageFormat, seconds: float, pipes: list[Connection], start: Any
-) -> dict[str, Any]:
+class Subscribers:
+    """Processes that read one publisher."""
+
+    def __init__(self, endpoint: str, count: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipes = []
+        self._processes = []
+        for _ in range(count):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=subscribe, args=(endpoint, theirs))
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def figures(self) -> dict[str, Any]:
+        """End them; what they saw."""
+        for pipe in self._pipes:
+            pipe.send(None)
+        results = [pipe.recv() for pipe in self._pipes]
+        for process in self._processes:
+            process.join()
+        late = [ms for result in results for ms in result["late"]]
+        if not late:
+            sys.exit("bench_zmq: no face message came")
+        return {
+            "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
+            "subscribers": len(results),
+            "face_late_ms": {f"p{p}": round(float(np.percentile(late, p)), 3) for p in (50, 95, 99, 100)},
+            "face_messages_each": [result["count"].get(Topic.FACE, 0) for result in results],
+            "messages_lost": sum(result["lost"] for result in results),
+            "largest_bytes": results[0]["size"],
+        }
+
+
+async def measure(picture: np.ndarray, image: ImageFormat, seconds: float, subscribers: int) -> dict[str, Any]:
     """Run publisher and subscribers; the figures."""
     h, w = picture.shape[:2]
     meta = Meta(server="bench", identity="", fps=25, enc=image.enc, w=w, h=h, sr=16_000, arkit=["x"] * 52)
     async with Publisher(
         "tcp://127.0.0.1:*", sid="00000000", meta=meta, now=lambda: Stamp(0, wall_us()), image=image
     ) as publisher:
-        processes = [start(publisher.endpoint, pipe) for pipe in pipes]
+        readers = Subscribers(publisher.endpoint, subscribers)
         own = await publish(publisher, picture, round(25 * seconds))
         await asyncio.sleep(0.5)
-        sent = {topic.value: n for topic, n in publisher.sent.items()}
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {**own, "sent": sent, "memory_mb": memory, "processes": processes}
+        return {**own, "memory_mb": memory, "encoding": image.enc, **await asyncio.to_thread(readers.figures)}
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """The upper left square of a picture, uint8 RGB [256, 256, 3]."""
+    loaded = cv2.imread(str(path))
+    if loaded is None:
+        sys.exit(f"bench_zmq: {path} is no picture")
+    side = min(loaded.shape[:2])
+    small = cv2.resize(loaded[:side, :side], (256, 256), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(small[:, :, ::-1])
 
 
 def main(
-    portrait: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture to publish, at 256 x 256.")],
+    portrait: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="What to publish.")] = None,
+    connect: Annotated[str, typer.Option(help="Measure this publisher instead.")] = "",
     seconds: float = 20,
     subscribers: Annotated[int, typer.Option(min=1)] = 1,
-    encoding: Annotated[str, typer.Option(help="jpeg, png or rgb24.")] = "jpeg",
+    encoding: Annotated[Encoding, typer.Option()] = "jpeg",
     quality: Annotated[int, typer.Option(min=1, max=100)] = 85,
 ) -> None:
     """Print the figures as JSON."""
-    loaded = cv2.imread(str(portrait))
-    if loaded is None or encoding not in ("jpeg", "png", "rgb24"):
-        raise typer.BadParameter(f"{portrait} is no picture, or {encoding} none of jpeg, png, rgb24")
-    side = min(loaded.shape[:2])
-    picture = np.ascontiguousarray(
-        cv2.resize(loaded[:side, :side], (256, 256), interpolation=cv2.INTER_AREA)[:, :, ::-1]
-    )
-    enc: Literal["jpeg", "png", "rgb24"] = encoding  # type: ignore[assignment] # checked above
-    spawn = multiprocessing.get_context("spawn")
-    ends = [spawn.Pipe() for _ in range(subscribers)]
-
-    def start(endpoint: str, pipe: Connection) -> Any:
-        process = spawn.Process(target=subscribe, args=(endpoint, pipe))
-        process.start()
-        return process
-
-    figures = asyncio.run(measure(picture, ImageFormat(enc, quality), seconds, [theirs for _, theirs in ends], start))
-    results = []
-    for ours, _ in ends:
-        ours.send(None)
-        results.append(ours.recv())
-    for process in figures.pop("processes"):
-        process.join()
-    late = np.array([ms for result in results for ms in result["late"]])
-    figures |= {
-        "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
-        "encoding": f"{encoding} {quality}" if encoding == "jpeg" else encoding,
-        "subscribers": subscribers,
-        "face_late_ms": {f"p{p}": round(float(np.percentile(late, p)), 3) for p in (50, 95, 99, 100)},
-        "face_messages_each": [result["count"][Topic.FACE] for result in results],
-        "messages_lost": sum(result["lost"] for result in results),
-        "largest_bytes": results[0]["size"],
-    }
+    if connect:
+        readers = Subscribers(connect, subscribers)
+        time.sleep(seconds)
+        figures = readers.figures()
+    elif portrait is not None:
+        figures = asyncio.run(measure(read_picture(portrait), ImageFormat(encoding, quality), seconds, subscribers))
+    else:
+        sys.exit("bench_zmq: give a picture to publish, or --connect")
     print(json.dumps(figures, indent=2))
 
 
