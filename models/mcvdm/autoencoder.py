@@ -175,7 +175,7 @@ class ReferenceDecoder(nn.Module):
         """
         cells = warp.grid(CELLS, CELLS, rigid.device)
         guide = 4 * rigid.flatten(0, 1)
-        seen = warp.sample(portrait.coarse, rigid + cells).flatten(0, 1).to(volume.dtype)
+        seen = _as_features(warp.sample(portrait.coarse, rigid + cells), volume.dtype)
         h = activate(self.coarse(volume.flatten(0, 1) + seen + self.see_rigid(guide)))
         coarse_flow = rigid + COARSE * clips_of(self.coarse_flow(torch.cat([h, guide], 1)), rigid).float()
 
@@ -185,8 +185,8 @@ class ReferenceDecoder(nn.Module):
             flow, guide = window.crop(flow), window.crop(clips_of(guide, rigid)).flatten(0, 1)
 
         flow = _upsample_flow(flow, 2)
-        seen = warp.sample(portrait.fine, flow + _grid(64, window, flow)).flatten(0, 1)
-        h = activate(self.mid(upsample(h) + seen.to(h.dtype)))
+        seen = _as_features(warp.sample(portrait.fine, flow + _grid(64, window, flow)), h.dtype)
+        h = activate(self.mid(upsample(h) + seen))
         correction = clips_of(self.fine_flow(torch.cat([h, upsample(guide)], 1)), rigid).float()
         flow = _upsample_flow(flow + FINE * correction, 4)
         warped = warp.sample(portrait.picture, flow + _grid(FRAME, window, flow))
@@ -194,7 +194,12 @@ class ReferenceDecoder(nn.Module):
         paint = clips_of(self.paint(h), rigid).float()  # [B, S, 4, h, w]
         painted = paint[:, :, :3]
         keep = torch.sigmoid(4 * torch.tanh(0.1 * paint[:, :, 3:]))
-        return Rendering(keep * warped + (1 - keep) * painted, painted, warped, keep, coarse_flow)
+        return Rendering(torch.lerp(painted, warped, keep), painted, warped, keep, coarse_flow)
+
+
+def _as_features(clips: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[B, S, C, H, W]` → `[B * S, C, H, W]`, narrowed before its channels are moved inwards: half the copy."""
+    return clips.to(dtype).flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def _upsample_flow(flow: Tensor, factor: int) -> Tensor:

@@ -84,11 +84,10 @@ def sample(pictures: Tensor, positions: Tensor) -> Tensor:
         positions: `[B, S, 2, h, w]`, where to sample, normalised (a flow plus `grid`).
 
     Returns:
-        `[B, S, C, h, w]` float32, channels innermost in memory.
+        `[B, S, C, h, w]` float32.
     """
     b, s, _, h, w = positions.shape
     # The frames of a clip lie below each other, so that its picture is not copied for each of them.
     rows = positions.permute(0, 1, 3, 4, 2).reshape(b, s * h, w, 2).float()
     out = F.grid_sample(pictures.float(), rows, mode="bilinear", padding_mode="border", align_corners=False)
-    frames = out.view(b, -1, s, h, w).permute(0, 2, 3, 4, 1).contiguous()
-    return frames.permute(0, 1, 4, 2, 3)
+    return out.view(b, -1, s, h, w).transpose(1, 2)
