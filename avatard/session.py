@@ -325,7 +325,8 @@ class Session:
 
     @property
     def _wanted(self) -> bool:
-        return bool(self._sinks) or monotonic() - self._spoken_at < LINGER_SECONDS
+        lingers = self._speaking or self.scheduler.has_speech or monotonic() - self._spoken_at < LINGER_SECONDS
+        return bool(self._sinks) or lingers
 
     async def _run(self) -> None:
         while True:
@@ -339,7 +340,7 @@ class Session:
                 self._play()
                 due = -self.clock.lateness(self.scheduler.next_frame)
                 await asyncio.sleep(max(0.0, min(TICK_SECONDS, due)))
-            self.interrupt()
+            self.scheduler.interrupt(self.now)
             self.clock = MediaClock()
 
     def _play(self) -> None:

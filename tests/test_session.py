@@ -112,6 +112,19 @@ async def test_an_interrupt_is_silent_at_once_and_says_what_was_heard():
         await until(lambda: session.speaking)
 
 
+async def test_speech_is_said_to_its_end_also_when_nobody_watches(monkeypatch):
+    monkeypatch.setattr("avatard.session.LINGER_SECONDS", 0.5)
+    async with running_session() as session:
+        events = []
+        session.listen(lambda kind, data: events.append(kind))
+        await session.speak(beeps(3), "test")
+        session.end_of_utterance("test")
+        await until(lambda: "bot-stopped-speaking" in events)
+        assert session.scheduler.counters.played * 640 >= 3 * 16000
+        await until(lambda: not session.clock.running)
+        assert "bot-interrupted" not in events
+
+
 async def test_a_full_buffer_makes_the_speaker_wait():
     async with running_session() as session:
         screen = Screen()

@@ -153,6 +153,12 @@ class Scheduler:
         """Speech that was accepted and is not on the timeline yet."""
         return self._pending_samples
 
+    @property
+    def has_speech(self) -> bool:
+        """Whether there is speech that was not played yet."""
+        next_sample = self._next * SAMPLES_PER_FRAME
+        return self._pending_samples > 0 or any(run.end > next_sample for run in self._speech)
+
     def backlog_frames(self, now: float) -> float:
         """How much later than the stated latency a sample pushed now will be played, in frames."""
         waiting = self._timeline.end + self._pending_samples
@@ -262,7 +268,7 @@ class Scheduler:
     # -- epochs -------------------------------------------------------------------------------------------------------
 
     def restart(self, now: float, lead: int = 0) -> int:
-        """Begin a new epoch `lead` frames after the next frame to be played, with the same sound; gives its first frame.
+        """Begin a new epoch `lead` frames after the next frame to be played, with the same sound; its first frame.
 
         Pictures that are already there are shown until the new epoch's arrive, and blended into them.
         """
