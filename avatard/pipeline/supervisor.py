@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 import zmq
@@ -164,9 +163,13 @@ class Supervisor:
     def _send(self, command: ipc.AnyCommand, *parts: bytes) -> None:
         if self._commands is None:
             return
-        # The process takes commands while it computes: a full queue means that it hangs, which the beats will show.
-        with contextlib.suppress(zmq.Again):
-            zmq.Socket.send_multipart(self._commands, [msgspec.msgpack.encode(command), *parts], zmq.NOBLOCK)
+        # With NOBLOCK the future is done when it returns. Its exception is zmq.Again where the process is gone, or hangs
+        # with a full queue: the watch finds out.
+        sent = cast(
+            "asyncio.Future[None]",
+            self._commands.send_multipart([msgspec.msgpack.encode(command), *parts], zmq.NOBLOCK),
+        )
+        sent.exception()
 
     async def _keep_running(self, first: asyncio.Future[None]) -> None:
         pause = FIRST_RETRY_SECONDS
