@@ -91,15 +91,6 @@ class Video(Section, frozen=True):
     weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "mcvdm_nano"
 
 
-class Inference(Section, frozen=True):
-    """Where the networks run."""
-
-    device: Annotated[
-        str,
-        Meta(pattern=r"^(cpu|cuda(:\d+)?)$", description="of all networks", extra={"allowed": "cpu, cuda or cuda:N"}),
-    ] = "cpu"
-
-
 class Idle(Section, frozen=True):
     """What moves while nobody speaks."""
 
@@ -177,7 +168,6 @@ class Config(Section, frozen=True):
     speech: Speech = Speech()
     motion: Motion = Motion()
     video: Video = Video()
-    inference: Inference = Inference()
     idle: Idle = Idle()
     audio: Audio = Audio()
     server: Server = Server()

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from avatard.config import Audio, Config, Inference, Motion, Server, Speech, Video, Webrtc, Zmq
+from avatard.config import Audio, Config, Motion, Server, Speech, Video, Webrtc, Zmq
 from avatard.doctor import Check, examine, table
 from avatard.models import checkpoint
 
@@ -75,8 +75,6 @@ def test_what_an_option_needs_is_missing_only_with_the_option(weights, monkeypat
     assert found(configured())["PortAudio"].state == "note"
     assert found(configured(audio=Audio(source="mic")))["PortAudio"].state == "missing"
     assert found(configured(webrtc=Webrtc(codec="h264")))["codecs"].state == "ok"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert found(configured(inference=Inference(device="cuda")))["torch"].state == "missing"
 
 
 def test_the_table_is_aligned():
