@@ -333,15 +333,24 @@ class Session:
             self._wake.clear()
             if not self._wanted:
                 await self._wake.wait()
-            self.clock.start(self.scheduler.next_frame)
-            self._begin(self.scheduler.resume(self.now))
-            while self._wanted:
-                self._order()
-                self._play()
-                due = -self.clock.lateness(self.scheduler.next_frame)
-                await asyncio.sleep(max(0.0, min(TICK_SECONDS, due)))
-            self.scheduler.interrupt(self.now)
-            self.clock = MediaClock()
+            try:
+                await self._go_on()
+            except Exception:
+                # Whatever it was, an avatar that stands still for a moment is better than none.
+                logger.exception("play-out failed")
+                await asyncio.sleep(1)
+
+    async def _go_on(self) -> None:
+        """Play while anybody watches or anything is left to say."""
+        self.clock.start(self.scheduler.next_frame)
+        self._begin(self.scheduler.resume(self.now))
+        while self._wanted:
+            self._order()
+            self._play()
+            due = -self.clock.lateness(self.scheduler.next_frame)
+            await asyncio.sleep(max(0.0, min(TICK_SECONDS, due)))
+        self.scheduler.interrupt(self.now)
+        self.clock = MediaClock()
 
     def _play(self) -> None:
         if self.clock.frame() - self.scheduler.next_frame > STARVED_FRAMES:

@@ -163,13 +163,12 @@ class Supervisor:
     def _send(self, command: ipc.AnyCommand, *parts: bytes) -> None:
         if self._commands is None:
             return
-        # With NOBLOCK the future is done when it returns. Its exception is zmq.Again where the process is gone, or hangs
-        # with a full queue: the watch finds out.
+        # zmq.Again means that the process is gone, or hangs with a full queue: the watch finds out.
         sent = cast(
             "asyncio.Future[None]",
             self._commands.send_multipart([msgspec.msgpack.encode(command), *parts], zmq.NOBLOCK),
         )
-        sent.exception()
+        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _keep_running(self, first: asyncio.Future[None]) -> None:
         pause = FIRST_RETRY_SECONDS
