@@ -1,0 +1,118 @@
+"""The engine with tiny networks of random weights: what the scheduler counts on, whatever the networks draw."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avatard.clock import SAMPLES_PER_FRAME
+from avatard.config import Config, Motion, Stream, Video
+from avatard.models import checkpoint
+from avatard.models.atom import Atom, AtomConfig
+from avatard.models.checkpoint import CheckpointError
+from avatard.models.face.pose import rotation_matrix
+from avatard.pipeline.engine import make_engine
+from avatard.pipeline.pose import quaternion
+from tests.faces import PORTRAIT
+from tests.tiny_mcvdm import tiny
+
+STREAM = Stream(clip_frames=8, hop_frames=3, fade_frames=2, lookahead_ms=80, motion_steps=1, video_steps=1, seed=4)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Config:
+    folder: Path = tmp_path_factory.mktemp("weights")
+    atom = Atom(AtomConfig(width=24, depth=1, rest_depth=1, heads=2))
+    checkpoint.save(folder / "atom.safetensors", dict(atom.state_dict()), {"config": atom.config.to_json()})
+    tiny().save(folder / "mcvdm.safetensors", {})
+    motion, video = Motion(weights=str(folder / "atom.safetensors")), Video(weights=str(folder / "mcvdm.safetensors"))
+    return Config(stream=STREAM, motion=motion, video=video)
+
+
+@pytest.fixture(scope="module")
+def engine(config):
+    engine = make_engine(config)
+    engine.identify(PORTRAIT)
+    return engine
+
+
+def speech(frames: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return (0.1 * rng.normal(size=frames * SAMPLES_PER_FRAME)).astype(np.float32)
+
+
+def run(engine, sound, cuts=(), first=0):
+    take = engine.begin(first)
+    edges = [0, *cuts, len(sound)]
+    made = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        for motion in take.move(sound[start:end]):
+            for at, pictures in take.draw(motion):
+                made += [(at + k, picture) for k, picture in enumerate(pictures)]
+    return made
+
+
+def test_any_chunking_gives_the_same_pictures(engine):
+    sound = speech(14)
+    whole, cut = run(engine, sound), run(engine, sound, (1, 700, 701, 5000))
+    assert [index for index, _ in whole] == [index for index, _ in cut] == list(range(len(whole)))
+    for (_, one), (_, other) in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)
+        np.testing.assert_array_equal(one.head, other.head)
+
+
+def test_pictures_come_when_the_scheduler_counts_on_them(engine):
+    """Frames up to hop end - cross-fade, as soon as the hop and the look-ahead were heard, and not a sample before."""
+    needed = 2 * 3 * SAMPLES_PER_FRAME + 2 * SAMPLES_PER_FRAME
+    assert len(run(engine, speech(20)[: needed - 1])) == 1
+    assert len(run(engine, speech(20)[:needed])) == 4
+
+
+def test_a_take_begins_anywhere(engine):
+    made = run(engine, speech(12), first=1000)
+    assert made[0][0] == 1000
+    pixels = made[0][1].pixels
+    assert pixels.shape == (256, 256, 3) and pixels.dtype == np.uint8
+    face = made[0][1]
+    assert face.landmarks.shape == (68, 3) and face.blendshapes.shape == (52,) and face.head.shape == (8,)
+    assert np.linalg.norm(face.head[:4]) == pytest.approx(1)
+    assert 20 < face.head[7] < 200, "pixels per interocular distance"
+
+
+def test_steps_change_while_it_runs(engine):
+    take = engine.begin(0)
+    list(take.move(speech(6)))
+    engine.effort(2, 2)
+    assert list(take.move(speech(6)))
+    engine.effort(1, 1)
+
+
+def test_what_is_no_face_is_one_line(engine, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="x.png"):
+        engine.identify(path)
+
+
+def test_missing_weights_are_one_line(config):
+    import msgspec
+
+    broken = msgspec.structs.replace(config, video=Video(weights="none.safetensors"))
+    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        make_engine(broken)
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (30, -20, 10), (-90, 10, 170), (0, 0, 180), (170, 0, 0)])
+def test_quaternions_are_the_rotation(angles):
+    rotation = rotation_matrix(*angles)
+    x, y, z, w = quaternion(rotation).astype(float)
+    back = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    np.testing.assert_allclose(back, rotation, atol=1e-6)
+    assert w >= 0
