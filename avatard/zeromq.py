@@ -245,6 +245,8 @@ class ZmqGateway:
         self._resampler = None
         self._answers["interrupted"] = request.id
         self._session.interrupt()
+        # It came in line with the speech, so what follows it is new, and not the rest of what was cut off.
+        self._session.end_of_utterance(self)
 
     def _swap(self, request: messages.Portrait) -> None:
         if self._swapping is not None and not self._swapping.done():

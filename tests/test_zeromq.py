@@ -112,8 +112,9 @@ async def test_what_is_sent_is_spoken_and_published_in_step(avatar, speech):
     both = sorted(fresh.pts & set(both))
     jaw = np.array([floats(faces[pts].bs)[ARKIT_NAMES.index("jawOpen")] for pts in both])
     loud = np.array([np.sqrt(np.mean(sound[pts] ** 2)) for pts in both])
-    # The test engine's mouth opens as far as that very frame's sound is loud.
-    assert np.corrcoef(jaw, loud)[0, 1] > 0.99
+    # The test engine's mouth opens as far as that very frame's sound is loud. (Pictures made again by a session that
+    # had to catch up are blended with those before.)
+    assert np.mean(np.abs(jaw - np.minimum(4 * loud, 1)) < 0.02) > 0.9
     assert seen[Topic.STATS][-1].values["zmq_received_speech"] > 5
 
 
@@ -147,6 +148,22 @@ async def test_an_interrupt_stops_speech_that_still_waits_to_be_accepted(avatar)
     assert session.scheduler.buffered_samples == 0
     silent = [a for a in seen[Topic.AUDIO] if a.pts_us > interrupted.played_us + 40_000]
     assert silent and not any(np.frombuffer(a.data, "<i2").any() for a in silent)
+
+    await say(sender, tone(0.5))
+    await sender.send(encode(EndOfUtterance()))
+    await read(subscriber, lambda seen: "started-speaking" in events(seen))
+
+
+async def test_an_interrupt_by_somebody_else_drops_the_rest_of_the_utterance(avatar):
+    session, subscriber, sender = avatar
+    subscriber.subscribe("")
+    for _ in range(6):
+        await say(sender, tone(10), chunk=32_000)
+    await sender.send(encode(EndOfUtterance()))
+    await read(subscriber, lambda seen: "started-speaking" in events(seen))
+    session.interrupt()
+    await read(subscriber, lambda seen: "interrupted" in events(seen) and "stopped-speaking" in events(seen))
+    assert session.scheduler.buffered_samples == 0
 
     await say(sender, tone(0.5))
     await sender.send(encode(EndOfUtterance()))
