@@ -233,7 +233,7 @@ class Session:
         self._floor = None
         self._room.set()
         self._interrupted_at = (self.scheduler.epoch, monotonic())
-        self._begin(cut.frame)
+        self._begin(self.scheduler.epoch_first)
         played_ms, dropped_ms = (1000 * n // SAMPLE_RATE_HZ for n in (cut.played_samples, cut.dropped_samples))
         self.emit("bot-interrupted", frame=cut.frame, played_ms=played_ms, dropped_ms=dropped_ms)
         return cut

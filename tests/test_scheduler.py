@@ -243,8 +243,8 @@ def test_interrupt_silences_at_the_next_frame_and_closes_the_mouth_soon(when, fr
     assert cut.dropped_samples == len(said) - audible
     if 0 < audible < len(said):
         assert cut.played_samples == audible
-    # Two frames of compute, then the cross-fade.
-    closed = cut.frame + 3 + TIMING.fade_frames
+    # The time that generation is given, then the cross-fade.
+    closed = cut.frame + 4 + TIMING.fade_frames
     values = [entry.picture.landmarks[0, 0] for entry in run.played[closed:] if entry.picture is not None]
     assert values and not any(values)
     run.push(speech(10))
@@ -261,7 +261,7 @@ def test_a_restart_keeps_the_sound_and_shows_what_is_there():
     run.push(said)
     run.to(30)
     first = run.scheduler.restart(run.now)
-    assert first == 31
+    assert first == 34, "the time that generation is given"
     run.to(100)
     heard(run, said)
     assert run.scheduler.counters.repeated == 0, "the old epoch's pictures bridge the start of the new one"

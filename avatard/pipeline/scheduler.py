@@ -267,12 +267,12 @@ class Scheduler:
 
     # -- epochs -------------------------------------------------------------------------------------------------------
 
-    def restart(self, now: float, lead: int = 0) -> int:
-        """Begin a new epoch `lead` frames after the next frame to be played, with the same sound; its first frame.
+    def restart(self, now: float) -> int:
+        """Begin a new epoch, with the same sound, at the first frame that can be made in time; gives that frame.
 
-        Pictures that are already there are shown until the new epoch's arrive, and blended into them.
+        Pictures that are already there are shown until then, and blended into the new ones.
         """
-        first = max(self._next, math.floor(now) + 1) + lead
+        first = self._after(now) + round(self.timing.compute_frames)
         self._pad(first * SAMPLES_PER_FRAME)
         self._stale = {**self._stale, **self._pictures}
         self._pictures = {}
@@ -287,9 +287,13 @@ class Scheduler:
         self._stale, self._pictures, self._resting = {}, {}, True
         return self.restart(now)
 
+    def _after(self, now: float) -> int:
+        """The first frame that nobody has seen yet."""
+        return max(self._next, math.floor(now) + 1)
+
     def interrupt(self, now: float) -> Interrupted:
-        """Forget all speech that was not heard yet; from the next frame on there is silence, in a new epoch."""
-        first = max(self._next, math.floor(now) + 1)
+        """Forget all speech that was not heard yet: the next frame is silent, and a new epoch begins soon after it."""
+        first = self._after(now)
         cut = first * SAMPLES_PER_FRAME
         heard = [run for run in self._speech if run.first < cut]
         played = heard[-1].offset + min(heard[-1].end, cut) - heard[-1].first if heard else 0
@@ -311,10 +315,8 @@ class Scheduler:
         behind = self._next - 1 - newest
         if behind < 2 * self.timing.hop_frames + math.ceil(self.timing.compute_frames):
             return False
-        # The new epoch begins where its first pictures can be in time: pictures with a gap, but in step with the sound.
-        lead = math.ceil(self.timing.compute_frames)
-        self.counters.skipped += behind + lead
-        self.restart(now, lead)
+        # A gap in the pictures, but then they are in step with the sound.
+        self.counters.skipped += self.restart(now) - 1 - newest
         return True
 
     # -- pictures -----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import numpy as np
 import zmq
 
 from avatard.audio.ring import Samples
-from avatard.clock import monotonic
+from avatard.clock import SAMPLES_PER_FRAME, monotonic
 from avatard.config import Config
 from avatard.log import setup
 from avatard.pipeline import ipc
@@ -38,6 +38,7 @@ QUEUE_ORDERS = 256  # small: the daemon orders at most 100 times a second
 QUEUE_CLIPS = 4  # motion may not run further ahead of video than this
 NICENESS = 2  # the event loop, which must send every 40 ms, goes first
 WARM_UP_HOPS = 6
+PIECE_SAMPLES = 1_280
 FLUSH_SECONDS = 0.1
 
 
@@ -148,7 +149,7 @@ class Worker:
                 setup(config.log)
                 self._engine = self._make_engine(config)
                 digest, picture = self._identify(parts[0], command.suffix)
-                hop_seconds = self._warm_up(self._engine)
+                hop_seconds = self._warm_up(self._engine, config.stream.hop_frames * SAMPLES_PER_FRAME)
                 height, width, _ = picture.pixels.shape
                 ready = ipc.Ready(digest, height, width, hop_seconds, self._engine.delay_frames)
                 self._send(ready, ipc.pack_faces([picture]), picture.pixels.tobytes())
@@ -186,7 +187,7 @@ class Worker:
         identified = ipc.Identified(command.request, digest, height, width)
         return identified, ipc.pack_faces([picture]), picture.pixels.tobytes()
 
-    def _warm_up(self, engine: Engine) -> float:
+    def _warm_up(self, engine: Engine, hop_samples: int) -> float:
         """Run silence through both networks, on their own threads, until the time of a hop is known."""
         take = engine.begin(0)
         seconds: list[float] = []
@@ -194,16 +195,14 @@ class Worker:
 
         def move() -> None:
             since = monotonic()
-            made = 0
-            # Half a second at a time; a take that makes nothing for a minute is broken.
-            for _ in range(120):
-                for motion in take.move(np.zeros(8_000, np.float32)):
+            # A hop at a time; a take that makes nothing of a hundred is broken.
+            for _ in range(100):
+                for motion in take.move(np.zeros(hop_samples, np.float32)):
                     pictures = list(take.draw(motion))
-                    made += len(pictures)
                     if pictures:
                         seconds.append(monotonic() - since)
                         since = monotonic()
-                if made >= WARM_UP_HOPS:
+                if len(seconds) >= WARM_UP_HOPS:
                     break
             done.set()
 
@@ -220,10 +219,12 @@ class Worker:
         if run is not self._run:
             return
         since = monotonic()
-        for motion in run.take.move(samples):
-            spent = monotonic() - since
-            self._video.queue.put(lambda motion=motion, spent=spent: self._draw(run, motion, spent))  # type: ignore[misc]
-            since = monotonic()
+        # Piece by piece, so that video can begin with the first hop of several.
+        for start in range(0, len(samples), PIECE_SAMPLES):
+            for motion in run.take.move(samples[start : start + PIECE_SAMPLES]):
+                spent = monotonic() - since
+                self._video.queue.put(lambda motion=motion, spent=spent: self._draw(run, motion, spent))  # type: ignore[misc]
+                since = monotonic()
 
     def _draw(self, run: _Run, motion: Any, motion_seconds: float) -> None:
         """Video thread."""
