@@ -24,12 +24,11 @@ from torch.utils.data import DataLoader, default_collate
 
 from avatard.models.dataset import Entry, read_index
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.losses import Perceptual, l1
+from avatard.models.losses import Perceptual
 from avatard.models.mcvdm import warp
 from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Autoencoder, AutoencoderConfig, Planes, Window
-from avatard.models.mcvdm.batches import MOUTH_WEIGHT, Examples, Sampling, mouth_mask, validation_examples
-from avatard.models.mcvdm.layers import clips_of
-from avatard.models.mcvdm.objective import choose_window, picture_losses, psnr, to_pictures
+from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
+from avatard.models.mcvdm.objective import choose_window, flow_loss, picture_losses, psnr, to_pictures
 from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, restore_optimizer, save_state, sheet
 
 Batch = dict[str, Tensor]
@@ -51,8 +50,11 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=8e-4, help="learning rate")
     parser.add_argument("--decoder", choices=["reference", "plain"], default="reference")
     parser.add_argument("--encoder", choices=["conv", "timesformer"], default="conv")
+    parser.add_argument("--size", default="{}", help='JSON of the network\'s sizes, for example {"width": 96}')
     parser.add_argument("--full", type=float, default=0.0, help="share of steps on whole frames instead of windows")
     parser.add_argument("--validate", type=int, default=1000, help="steps between validations")
+    parser.add_argument("--log", type=int, default=50, help="steps between rows of the log")
+    parser.add_argument("--save", type=int, default=250, help="steps between states")
     parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
     parser.add_argument("--workers", type=int, default=0, help="processes that read data")
     parser.add_argument("--seed", type=int, default=0)
@@ -60,7 +62,7 @@ def main() -> int:
     try:
         entries, mix = read_index(arguments.data), parse_mix(arguments.mix)
         train(arguments, [e for e in entries if not e.validation], [e for e in entries if e.validation], mix)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -74,7 +76,7 @@ def train(arguments: argparse.Namespace, entries: list[Entry], unseen: list[Entr
     run: Path = arguments.run
     run.mkdir(parents=True, exist_ok=True)
     mean_68 = MorphableModel.load().mean_68
-    config = AutoencoderConfig(encoder=arguments.encoder, decoder=arguments.decoder)
+    config = AutoencoderConfig(arguments.encoder, arguments.decoder, **json.loads(arguments.size))
     network = Autoencoder(config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     ema = Ema(network, 0.998)
@@ -123,15 +125,15 @@ def train(arguments: argparse.Namespace, entries: list[Entry], unseen: list[Entr
             sums[key] = sums.get(key, 0.0) + float(value.detach())
         if not accelerator.is_main_process:
             continue
-        if (step + 1) % 50 == 0:
-            spent = (time.process_time() - began) / 50
-            log.write({"step": step + 1, **{k: v / 50 for k, v in sums.items()}, "core_ms": 1000 * spent})
+        if (step + 1) % arguments.log == 0:
+            spent = (time.process_time() - began) / arguments.log
+            log.write({"step": step + 1, **{k: v / arguments.log for k, v in sums.items()}, "core_ms": 1000 * spent})
             sums, began = {}, time.process_time()
         last = step + 1 == arguments.steps
-        if (step + 1) % arguments.validate == 0 or last or step + 1 == 200:
+        if (step + 1) % arguments.validate == 0 or last:
             averaged.load_state_dict(ema.weights)
             scores.write({"step": step + 1, **validate(averaged, validation, run / f"sheet_{step + 1:06}.png")})
-        if (step + 1) % 250 == 0 or last:
+        if (step + 1) % arguments.save == 0 or last:
             networks = {"network": network.state_dict(), "ema": ema.weights}
             metadata = {"step": str(step + 1), "config": json.dumps(asdict(config))}
             save_state(state, networks, {"optimizer": optimizer}, metadata)
@@ -165,8 +167,7 @@ class Objective(nn.Module):
 
         dear = step % 2 == 1  # the perceptual loss costs as much as the rest of the step
         losses = picture_losses(rendering, frames, batch["weight"], window, None if dear else self.perceptual)
-        where = clips_of(nn.functional.avg_pool2d(batch["weight"].flatten(0, 1), FRAME // CELLS), teacher)
-        losses["flow"] = l1(rendering.flow, teacher, where.clamp(max=MOUTH_WEIGHT).square())
+        losses["flow"] = flow_loss(rendering.flow, teacher, batch["weight"])
         total = losses["pictures"]
         if self.network.config.decoder == "reference":
             total = total + 20 * flow_weight(step) * losses["flow"]

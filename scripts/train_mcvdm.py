@@ -34,7 +34,8 @@ from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Pla
 from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
 from avatard.models.mcvdm.landmarks import Geometry, maps, thumbnail
 from avatard.models.mcvdm.model import TIMESTEPS, Mcvdm, McvdmConfig, pack
-from avatard.models.mcvdm.objective import choose_window, picture_losses, psnr, to_pictures
+from avatard.models.mcvdm.objective import choose_window, flow_loss, picture_losses, psnr, to_pictures
+from avatard.models.mcvdm.unet import UNetConfig
 from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, restore_optimizer, save_state, sheet
 
 Batch = dict[str, Tensor]
@@ -42,13 +43,14 @@ Batch = dict[str, Tensor]
 #: Frames of an example, of its clip (the last ones), and of the clip of the low-latency profile, which is trained too.
 FRAMES, CLIP, SHORT = 28, 16, 8
 #: Share of the short clips, and the hops from the clip before.
-SHORT_SHARE, HOPS = 0.25, (4, 6, 8, 12)
+SHORT_SHARE, HOPS = 0.4, (4, 6, 8, 12)
 #: Share of the training on pure noise, where a one-step sample starts.
 PURE_NOISE = 0.35
 #: Share of the steps that are given the sample of the clip before.
-CONTINUED = 0.6
+CONTINUED = 0.4
+#: Weight of the landmark flow as a teacher of the rendered samples.
+FLOW = 4.0
 SHARD = 100
-TRAINED = ("unet", "landmarks")
 
 
 def main() -> int:
@@ -62,6 +64,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file to write (export)")
     parser.add_argument("--note", default="", help="goes into the exported file's metadata")
     parser.add_argument("--objective", choices=["x0", "epsilon"], default="x0", help="epsilon is the paper's")
+    parser.add_argument("--size", default="{}", help='JSON of the UNet\'s sizes, for example {"width": 64}')
     parser.add_argument("--mix", default="lrw_ar=0.9,grid_s1=0.1", help="share of each source")
     parser.add_argument("--examples", type=int, default=3000, help="to cache")
     parser.add_argument("--steps", type=int, default=3000, help="of the whole stage")
@@ -70,6 +73,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, choices=[CLIP, SHORT], default=CLIP, help="frames of a clip (pixels)")
     parser.add_argument("--rate", type=float, default=4e-4, help="learning rate")
     parser.add_argument("--validate", type=int, default=500, help="steps between validations")
+    parser.add_argument("--log", type=int, default=25, help="steps between rows of the log")
     parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -78,7 +82,7 @@ def main() -> int:
     arguments.run.mkdir(parents=True, exist_ok=True)
     try:
         {"cache": cache, "latents": train, "pixels": train, "export": export}[arguments.stage](arguments)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -113,11 +117,12 @@ def cache(arguments: argparse.Namespace) -> None:
     network = load_autoencoder(arguments.autoencoder)
     sampling = Sampling(frames=FRAMES, max_step=1, shown=CLIP, tail=CLIP)
     examples = training_examples(arguments, sampling, arguments.examples)
-    for shard in range(arguments.examples // SHARD):
-        path = arguments.run / f"cache_{shard:03}.safetensors"
+    for first in range(0, arguments.examples, SHARD):
+        path = arguments.run / f"cache_{first:06}.safetensors"
         if path.exists():
             continue
-        made = [encode_clips(network, default_collate([examples[shard * SHARD + n]])) for n in range(SHARD)]
+        numbers = range(first, min(first + SHARD, arguments.examples))
+        made = [encode_clips(network, default_collate([examples[n]])) for n in numbers]
         checkpoint.save(path, {key: torch.cat([m[key] for m in made]) for key in made[0]}, {})
         print(f"{time.strftime('%X')} {path.name}", flush=True)
 
@@ -226,8 +231,11 @@ class Objective(nn.Module):
         volume = model.autoencoder.volume(planes)[rows, chosen]
         window = choose_window(batch["target"][rows, batch["shown"]], None)
         rendering = model.autoencoder.render(volume, model.autoencoder.portrait(reference), rigid[rows, chosen], window)
-        losses = picture_losses(rendering, frames, batch["weight"], window, self.perceptual)
-        return {"total": losses["pictures"], **losses}
+        dear = torch.rand(()) < 0.5
+        losses = picture_losses(rendering, frames, batch["weight"], window, None if dear else self.perceptual)
+        geometry = Geometry(batch["source"], *(batch[key][rows, batch["shown"]] for key in ("rigid", "target")))
+        losses["flow"] = flow_loss(rendering.flow, geometry.landmark_flow(), batch["weight"])
+        return {"total": losses["pictures"] + FLOW * losses["flow"], **losses}
 
 
 def noise_like(latent: Tensor, frames: int) -> Planes:
@@ -245,7 +253,8 @@ def timesteps(count: int) -> Tensor:
 def fresh_model(arguments: argparse.Namespace, data: Cached) -> Mcvdm:
     """Untrained diffusion networks around a trained autoencoder."""
     autoencoder = load_autoencoder(arguments.autoencoder)
-    model = Mcvdm(McvdmConfig(autoencoder=autoencoder.config, objective=arguments.objective, clip=CLIP))
+    unet = UNetConfig(latent=autoencoder.config.channels, **json.loads(arguments.size))
+    model = Mcvdm(McvdmConfig(autoencoder.config, unet, arguments.objective, CLIP))
     model.autoencoder.load_state_dict(autoencoder.state_dict())
     mean, std = data.statistics()
     model.mean.copy_(mean)
@@ -266,6 +275,8 @@ def train(arguments: argparse.Namespace) -> None:
     pixels, run = arguments.stage == "pixels", arguments.run
     state = run / "state.safetensors"
     saved, metadata = load_state(state) if state.exists() else ({}, {})
+    if pixels and not saved:
+        raise FileNotFoundError(f"no {state}: run the stage `latents` first")
     first = int(metadata["step"]) if metadata.get("stage") == arguments.stage else 0
     batches = arguments.batch * accelerator.num_processes
     length, start = (arguments.steps - first) * batches, first * batches
@@ -315,9 +326,9 @@ def train(arguments: argparse.Namespace) -> None:
         if not accelerator.is_main_process:
             continue
         done, last = step + 1, step + 1 == arguments.steps
-        if done % 25 == 0:
-            spent = (time.process_time() - began) / 25
-            log.write({"step": done, **{k: v / 25 for k, v in sums.items()}, "core_ms": 1000 * spent})
+        if done % arguments.log == 0:
+            spent = (time.process_time() - began) / arguments.log
+            log.write({"step": done, **{k: v / arguments.log for k, v in sums.items()}, "core_ms": 1000 * spent})
             sums, began = {}, time.process_time()
         if done % arguments.validate == 0 or last:
             averaged.load_state_dict(ema.weights)
@@ -373,6 +384,8 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the averaged weights as a shipped file."""
     if arguments.out is None:
         raise ValueError("--out: give the file to write")
+    if not (arguments.run / "state.safetensors").exists():
+        raise FileNotFoundError(f"no state in {arguments.run}: run the stage `latents` first")
     saved, metadata = load_state(arguments.run / "state.safetensors")
     model = load_model(saved, metadata, "ema")
     model.save(arguments.out, {"stage": metadata["stage"], "step": metadata["step"], "note": arguments.note})

@@ -119,7 +119,7 @@ class Mcvdm(nn.Module):
         return unpack(ddim(predict_x0, pack(noise), self.alpha_bar, steps), shapes)
 
     @classmethod
-    def load(cls, name_or_path: str | Path = "mcvdm") -> Mcvdm:
+    def load(cls, name_or_path: str | Path = "mcvdm_nano") -> Mcvdm:
         """A trained network, in float32, for inference. Raises `CheckpointError`."""
         tensors, metadata = checkpoint.load(name_or_path)
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from avatard.models.losses import Perceptual, l1
 from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Rendering, Window
-from avatard.models.mcvdm.batches import INNER_WEIGHT
+from avatard.models.mcvdm.batches import INNER_WEIGHT, MOUTH_WEIGHT
+from avatard.models.mcvdm.layers import clips_of
 
 #: Cells of a training window (96 pixels), and pixels of the perceptual loss inside it.
 WINDOW, PERCEPTUAL = 12, 64
@@ -49,10 +51,17 @@ def picture_losses(
     losses["inside"] = -((inside * paint.log() + (1 - inside) * (1 - paint).log()) * weight).mean() / weight.mean()
     losses["pictures"] = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"]
     losses["pictures"] = losses["pictures"] + 0.03 * losses["inside"]
+    losses["perceptual"] = frames.new_zeros(())
     if perceptual is not None:
         losses["perceptual"] = perceptual(*patches(rendering.frames, frames))
         losses["pictures"] = losses["pictures"] + 0.2 * losses["perceptual"]
     return losses
+
+
+def flow_loss(flow: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """How far a flow `[B, S, 2, 32, 32]` is from the landmarks', most of all on the face; `weight` is the pictures'."""
+    where = clips_of(avg_pool2d(weight.flatten(0, 1), FRAME // CELLS), teacher)
+    return l1(flow, teacher, where.clamp(max=MOUTH_WEIGHT).square())
 
 
 def border(size: int) -> Tensor:
