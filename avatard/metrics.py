@@ -7,6 +7,8 @@ from collections import deque
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from avatard.clock import FPS
+
 LATENCY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 INTERRUPT_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 1.0)
 WINDOW = 250  # frames that the panel's medians look back
@@ -17,7 +19,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.rtf = Gauge("avatard_rtf", "Compute seconds per second of video, both networks", registry=registry)
+        self.rtf = Gauge(
+            "avatard_rtf",
+            "Seconds that the slower of the two networks, side by side, takes for a second of video",
+            registry=registry,
+        )
         self.stage = Counter("avatard_stage_seconds", "Seconds spent", ["stage"], registry=registry)
         self.frames = Counter("avatard_frames", "Frames by what became of them", ["fate"], registry=registry)
         self.first_frame = Histogram(
@@ -56,7 +62,7 @@ class Metrics:
         self.frames.labels("generated").inc(count)
         self.stage.labels("motion").inc(motion_seconds)
         self.stage.labels("video").inc(video_seconds)
-        self._recent_rtf.append((motion_seconds + video_seconds) / (count / 25))
+        self._recent_rtf.append(max(motion_seconds, video_seconds) / (count / FPS))
         self.rtf_now = float(np.mean(self._recent_rtf))
         self.rtf.set(self.rtf_now)
 
