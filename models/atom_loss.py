@@ -12,7 +12,10 @@ from avatard.models.diffusion import add_noise
 from avatard.models.motion_data import Batch
 
 VELOCITY_WEIGHT = 2.0
-OPENING_WEIGHT = 0.5
+OPENING_WEIGHT = 1.0
+#: Closed lips are seen at once when they are not: frames whose mouth is this much less open than the neutral estimate
+#: (interocular distances) weigh `CLOSED_WEIGHT` times as much in the opening term.
+CLOSED_OPENING, CLOSED_WEIGHT = -0.008, 4.0
 
 
 def point_weights() -> Tensor:
@@ -25,9 +28,9 @@ def point_weights() -> Tensor:
     return weight / weight.mean()
 
 
-def opening(x: Tensor) -> Tensor:
-    """Mouth opening `[B, S]` of `[B, S, 68, 3]`: mean height of the inner lip."""
-    return (x[:, :, [67, 66, 65], 1] - x[:, :, [61, 62, 63], 1]).mean(-1)
+def openings(x: Tensor) -> Tensor:
+    """Heights of the inner lip `[B, S, 3]` of `[B, S, 68, 3]`."""
+    return x[:, :, [67, 66, 65], 1] - x[:, :, [61, 62, 63], 1]
 
 
 def weighted_mean(value: Tensor, weight: Tensor) -> Tensor:
@@ -35,22 +38,26 @@ def weighted_mean(value: Tensor, weight: Tensor) -> Tensor:
     return (value * weight).sum() / weight.sum().clamp(min=1)
 
 
-def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor) -> Tensor:
+def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, closed: float) -> Tensor:
     """Scalar: L2 of positions, velocities and opening.
 
     `x0` and `target` `[B, S, 68, 3]`, scaled; `predicted` `[B, S]` is 1 for frames the network had to find (the others
-    take part as the neighbours of a velocity), `known` `[B, S]` 0 where the target is unknown.
+    take part as the neighbours of a velocity), `known` `[B, S]` 0 where the target is unknown. A mouth less open than
+    `closed` (scaled) is shut.
     """
     weight = point_weights().to(x0)
     x0 = torch.where(predicted[..., None, None] > 0, x0, target)
     position = ((x0 - target).square() * weight).mean((2, 3))
     velocity = ((x0.diff(dim=1) - target.diff(dim=1)).square() * weight).mean((2, 3))
+    height = openings(target)
+    shut = 1 + (CLOSED_WEIGHT - 1) * (height.mean(-1) < closed)
+    gap = shut * (openings(x0) - height).square().mean(-1)
     here = predicted * known
     moved = here[:, 1:] * known[:, :-1]
     return (
         weighted_mean(position, here)
         + VELOCITY_WEIGHT * weighted_mean(velocity, moved)
-        + OPENING_WEIGHT * weighted_mean((opening(x0) - opening(target)).square(), here)
+        + OPENING_WEIGHT * weighted_mean(gap, here)
     )
 
 
@@ -100,7 +107,8 @@ def training_loss(
     noisy = torch.where(start[:, None, None, None], 0.0, noisy)
     x = torch.where(clean[..., None, None] > 0, given, noisy)
     predicted = model(x, clean, t, batch.audio, batch.reference, lookahead).float()
-    return motion_loss(predicted, x0, 1 - clean, batch.weight)
+    closed = CLOSED_OPENING / float(atom.scale[62])
+    return motion_loss(predicted, x0, 1 - clean, batch.weight, closed)
 
 
 @torch.no_grad()

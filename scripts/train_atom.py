@@ -62,7 +62,7 @@ def best_so_far(path: Path) -> float:
     """The validation figure that the best weights reached."""
     if not path.exists():
         return -math.inf
-    return float(json.loads(checkpoint.load(path)[1]["metrics"])["mouth_r"])
+    return float(json.loads(checkpoint.load(path)[1]["metrics"])["score"])
 
 
 def train(arguments: argparse.Namespace, config: AtomConfig) -> None:
@@ -114,8 +114,8 @@ def train(arguments: argparse.Namespace, config: AtomConfig) -> None:
         log.write({"step": step, "loss": float(np.mean(losses)), **metrics})
         bar.write(f"{step}: loss {np.mean(losses):.4f}  " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         losses.clear()
-        if metrics["mouth_r"] > best:
-            best = metrics["mouth_r"]
+        if metrics["score"] > best:
+            best = metrics["score"]
             described = {"config": config.to_json(), "metrics": json.dumps(metrics), "step": str(step)}
             checkpoint.save(best_path, {key: value.half() for key, value in ema.weights.items()}, described)
         described = {"config": config.to_json(), "step": str(step)}

@@ -14,7 +14,7 @@ import torch
 
 from avatard.models import checkpoint
 from avatard.models.atom import Atom
-from avatard.models.atom_loss import Recipe, motion_loss, opening, prefix_lengths
+from avatard.models.atom_loss import Recipe, motion_loss, openings, prefix_lengths
 from tests.motion_folder import write_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,24 +112,33 @@ def test_loss_ignores_given_and_unknown_frames():
     made = target.clone()
     made[:, :2] += 5
     made[:, 5] += 5
-    assert motion_loss(made, target, predicted, known) == 0
+    assert motion_loss(made, target, predicted, known, -1.0) == 0
     made[:, 3] += 0.1
-    assert motion_loss(made, target, predicted, known) > 0
+    assert motion_loss(made, target, predicted, known, -1.0) > 0
 
 
 def test_a_jump_at_the_end_of_the_prefix_costs():
     """The velocity term also looks from the last given to the first predicted frame."""
     target, known = torch.zeros(1, 6, 68, 3), torch.ones(1, 6)
     moved = torch.full_like(target, 0.1)
-    whole = motion_loss(moved, target, torch.ones(1, 6), known)
-    after_prefix = motion_loss(moved, target, torch.tensor([[0.0, 0, 0, 1, 1, 1]]), known)
+    whole = motion_loss(moved, target, torch.ones(1, 6), known, -1.0)
+    after_prefix = motion_loss(moved, target, torch.tensor([[0.0, 0, 0, 1, 1, 1]]), known, -1.0)
     assert after_prefix > whole * 1.2
 
 
-def test_opening_is_the_lips_distance():
+def test_openings_are_the_lips_distances():
     face = torch.zeros(1, 1, 68, 3)
     face[..., 65:68, 1] = 0.2
-    assert opening(face).item() == pytest.approx(0.2)
+    assert openings(face).flatten().tolist() == pytest.approx([0.2] * 3)
+
+
+def test_an_open_mouth_that_should_be_shut_costs_more():
+    target, ones = torch.zeros(1, 2, 68, 3), torch.ones(1, 2)
+    made = target.clone()
+    made[..., 65:68, 1] += 0.1
+    assert motion_loss(made, target, ones, ones, closed=0.05) > 1.2 * motion_loss(
+        made, target, ones, ones, closed=-0.05
+    )
 
 
 def test_prefix_lengths_follow_the_recipe():
