@@ -45,6 +45,6 @@ def ddim(predict_x0: Callable[[Tensor, int], Tensor], x: Tensor, alpha_bar: Tens
 
 
 def sqrt_linear_alpha_bar(timesteps: int = 1000, first: float = 0.0015, last: float = 0.0195) -> Tensor:
-    """The schedule of the paper's MC-VDM (that of latent diffusion): square roots of the betas are evenly spaced, `[T]`."""
+    """The schedule of the paper's MC-VDM (that of latent diffusion): square roots of betas evenly spaced, `[T]`."""
     betas = torch.linspace(first**0.5, last**0.5, timesteps, dtype=torch.float64).square()
     return torch.cumprod(1 - betas, 0).float()
