@@ -30,7 +30,7 @@ VALIDATION_SPEAKERS = frozenset("a04 a11 a13 a14 b04 b05 b08 b09 b11 b12 b18 b21
 
 
 def is_validation(source: str, speaker: str) -> bool:
-    """Whether a person is kept out of training: fixed clusters of LRW-AR, an eighth of the portraits (and their clips)."""
+    """Whether a person is kept out of training: fixed clusters of LRW-AR, an eighth of the portraits."""
     if source == "lrw_ar":
         return speaker in VALIDATION_SPEAKERS
     if source in ("officials", "synthetic"):
