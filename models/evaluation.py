@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from avatard.models import metrics
 from avatard.models.dataset import Clip, Entry
+from avatard.models.face.crop import CROP_SIDE
 from avatard.models.face.mesh import FaceMesh, FaceTracker
-from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, mouth_opening
+from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, eye_opening, mouth_opening
 from avatard.models.faceres import FaceRes
 
 Pictures = NDArray[np.uint8]  # [N, 256, 256, 3]
@@ -24,21 +26,32 @@ Figures = dict[str, float | None]
 
 #: The costly measures look at every third frame.
 STRIDE = 3
+#: Share of the median opening above which eyes do not blink.
+OPEN_EYES = 0.85
 
 
-def unseen(entries: Iterable[Entry], count: int, least_frames: int = 16) -> list[Entry]:
-    """At most `count` clips of validation people, in turns, so that everyone is there before anyone is there twice."""
+def unseen(folder: Path, entries: Iterable[Entry], count: int, least_frames: int = 16) -> list[Entry]:
+    """At most `count` real clips of validation people, in turns: everyone is there before anyone is there twice.
+
+    Made clips (the data factory's) are no measure of anything, and faces that leave the picture are tracking errors.
+    """
     people: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda e: (e.source, e.speaker, e.clip)):
-        if entry.validation and entry.frames >= least_frames:
+        if entry.validation and entry.frames >= least_frames and not entry.source.startswith("factory"):
             people[entry.source, entry.speaker].append(entry)
     turns = range(max(map(len, people.values()), default=0))
-    return [clips[turn] for turn in turns for clips in people.values() if turn < len(clips)][:count]
+    ordered = (clips[turn] for turn in turns for clips in people.values() if turn < len(clips))
+    return list(islice((entry for entry in ordered if _stays_inside(folder / entry.path)), count))
+
+
+def _stays_inside(path: Path) -> bool:
+    points = Clip(path).points[:, MESH_TO_68, :2]
+    return bool((points >= 0).all() and (points < CROP_SIDE).all())
 
 
 @dataclass(frozen=True)
 class Real:
-    """A real video and the frame of it that is the portrait: the one whose mouth is most closed."""
+    """A real video and the frame that is its portrait: of those with open eyes the one with the most closed mouth."""
 
     name: str
     clip: Clip
@@ -52,7 +65,9 @@ class Real:
         clip = Clip(folder / entry.path)
         points = clip.points[:, MESH_TO_68, :2]
         name = f"{entry.source}-{entry.speaker}-{entry.clip}"
-        return cls(name, clip, clip.frames(), points, int(np.argmin(mouth_opening(points))))
+        eyes = eye_opening(points).mean(axis=-1)
+        awake = eyes >= OPEN_EYES * np.median(eyes)
+        return cls(name, clip, clip.frames(), points, int(np.argmin(np.where(awake, mouth_opening(points), np.inf))))
 
     @property
     def portrait(self) -> NDArray[np.uint8]:

@@ -160,9 +160,8 @@ def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures
     """The figures by variant. Raises `ValueError` where nothing can be measured."""
     entries = read_index(arguments.data)
     offsets = json.loads(arguments.offsets.read_text())["clips"] if arguments.offsets else {}
-    chosen = unseen(
-        [e for e in entries if offsets.get(f"{e.source}/{e.clip}", {"kept": True})["kept"]], arguments.clips
-    )
+    kept = [entry for entry in entries if offsets.get(f"{entry.source}/{entry.clip}", {"kept": True})["kept"]]
+    chosen = unseen(arguments.data, kept, arguments.clips)
     if not chosen:
         raise ValueError(f"{arguments.data} has no clips of validation people")
     morphable = MorphableModel.load()

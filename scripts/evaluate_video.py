@@ -2,11 +2,11 @@
 
     python scripts/evaluate_video.py DATA_DIR --json OUT.json [--pictures DIR]
 
-DATA_DIR was written by scripts/prepare_data.py; its validation people are measured. Each clip's portrait is its frame
-with the most closed mouth. The JSON has an object per variant: `real` (the video itself), `still` (the portrait
-repeated), `warp` (the portrait moved by its landmarks, no network), `plain_decoder` and `reconstruction` (the
-autoencoder with the paper's decoder and with ours: upper bounds), `steps_1`, `steps_2` and `steps_4` (streamed
-generation). What is undefined, or was not asked for, is null.
+DATA_DIR was written by scripts/prepare_data.py; its validation people are measured. Each clip's portrait is, of its
+frames with open eyes, the one with the most closed mouth. The JSON has an object per variant: `real` (the video itself),
+`still` (the portrait repeated), `warp` (the portrait moved by its landmarks, no network), `plain_decoder` and
+`reconstruction` (the autoencoder with the paper's decoder and with ours: upper bounds), `steps_1`, `steps_2` and
+`steps_4` (streamed generation). What is undefined, or was not asked for, is null.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def makers(arguments: argparse.Namespace, stream: Stream) -> dict[str, Callable[
 @torch.inference_mode()
 def evaluate(arguments: argparse.Namespace, stream: Stream) -> tuple[dict[str, Figures | None], int]:
     """The figures by variant, and the number of clips. Raises `ValueError` where nothing can be measured."""
-    chosen = unseen(read_index(arguments.data), arguments.clips)
+    chosen = unseen(arguments.data, read_index(arguments.data), arguments.clips)
     if not chosen:
         raise ValueError(f"{arguments.data} has no clips of validation people")
     morphable = MorphableModel.load()

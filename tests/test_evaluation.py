@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from avatard.models.dataset import Entry, read_index
+from avatard.models.dataset import Clip, Entry, read_index
 from avatard.models.evaluation import Judge, Real, sheet, side_by_side, unseen
 from avatard.models.faceres import FaceRes
 from tests.unseen_folder import FRAMES, REFERENCE, write_folder
@@ -32,13 +32,25 @@ def judge(real):
     return judge
 
 
-def test_everyone_unseen_is_there_before_anyone_is_there_twice():
+def test_everyone_unseen_is_there_before_anyone_is_there_twice(folder):
+    path = read_index(folder)[0].path
     speakers = ["a04", "a04", "a04", "b08", "a05", "b11"]
-    entries = [Entry("lrw_ar", f"{n}", speaker, 30, "") for n, speaker in enumerate(speakers)]
-    entries.append(Entry("lrw_ar", "short", "b09", 8, ""))
-    assert [entry.speaker for entry in unseen(entries, 4)] == ["a04", "b08", "b11", "a04"]
-    assert len(unseen(entries, 100)) == 5
-    assert unseen([], 3) == []
+    entries = [Entry("lrw_ar", f"{n}", speaker, 30, path) for n, speaker in enumerate(speakers)]
+    entries.append(Entry("lrw_ar", "short", "b09", 8, path))
+    entries.append(Entry("factory_validation", "made", "k", 30, path))
+    assert [entry.speaker for entry in unseen(folder, entries, 4)] == ["a04", "b08", "b11", "a04"]
+    assert len(unseen(folder, entries, 100)) == 5
+    assert unseen(folder, [], 3) == []
+
+
+def test_a_face_that_leaves_the_picture_is_not_measured(folder, tmp_path):
+    entry = read_index(folder)[0]
+    clip = Clip(folder / entry.path)
+    outside = clip.points.copy()
+    outside[3] += 200
+    Clip.write(tmp_path / entry.path, list(clip.frames()), outside, clip.landmarks, clip.pose, {}, clip.audio)
+    assert unseen(folder, [entry], 9) == [entry]
+    assert unseen(tmp_path, [entry], 9) == []
 
 
 def test_the_portrait_is_the_most_closed_mouth(real):
