@@ -3,7 +3,7 @@
     python scripts/evaluate_video.py DATA_DIR --json OUT.json [--pictures DIR]
 
 DATA_DIR was written by scripts/prepare_data.py; its validation people are measured. Each clip's portrait is, of its
-frames with open eyes, the one with the most closed mouth. The JSON has an object per variant: `real` (the video itself),
+frames with open eyes, the one with the most closed mouth. The JSON has an object per variant: `real` (the video),
 `still` (the portrait repeated), `warp` (the portrait moved by its landmarks, no network), `plain_decoder` and
 `reconstruction` (the autoencoder with the paper's decoder and with ours: upper bounds), `steps_1`, `steps_2` and
 `steps_4` (streamed generation). What is undefined, or was not asked for, is null.
