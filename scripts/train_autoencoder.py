@@ -156,7 +156,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, step: int, window: Window | None) -> dict[str, Tensor]:
         """Losses by name; `total` is what is minimised."""
         frames, reference = to_pictures(batch["frames"]), to_pictures(batch["reference"])
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.no_grad():
             source, rigid_points, target = (warp.normalise(batch[key]) for key in ("source", "rigid", "target"))
             rigid = warp.landmark_flow(source[:, None], rigid_points, rigid_points, CELLS)
             teacher = warp.landmark_flow(source[:, None], rigid_points, target, CELLS)

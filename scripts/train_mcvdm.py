@@ -174,7 +174,7 @@ class Objective(nn.Module):
     def condition(self, batch: Batch, small: Tensor, frames: slice) -> tuple[Planes, Tensor]:
         """The landmark planes zl and the rigid flow of some frames of an example."""
         geometry = Geometry(batch["source"], batch["rigid"][:, frames], batch["target"][:, frames])
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.no_grad():
             rigid = geometry.rigid_flow()
             seen = maps(geometry, small, rigid)
         planes: Planes = self.model.landmarks(seen)

@@ -47,6 +47,13 @@ def test_pixel_centres_are_normalised_like_the_grid():
     assert torch.allclose(warp.normalise(torch.tensor([[3.0, 200.0]]))[0], grid[:, 200, 3])
 
 
+def test_autocast_does_not_blur_the_flow(face):
+    moved = face + 0.01
+    exact = warp.landmark_flow(face, face, moved, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(warp.landmark_flow(face, face, moved, 16), exact)
+
+
 def test_flows_of_many_clips_are_those_of_each(face):
     rng = torch.Generator().manual_seed(0)
     target = face + 0.02 * torch.randn(2, 3, 68, 2, generator=rng)

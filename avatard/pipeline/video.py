@@ -18,7 +18,7 @@ from torch import Tensor
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Planes
-from avatard.models.mcvdm.landmarks import Geometry
+from avatard.models.mcvdm.landmarks import Geometry, maps
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.pipeline.crossfade import blend
 
@@ -28,8 +28,8 @@ Pictures = NDArray[np.uint8]
 CLIP_UNIT = 4
 #: Farthest a landmark may be from the mean face (interocular distances), and a face outside the picture (sides).
 REACH, OUTSIDE = 1.0, 1.0
-#: Pixels a frame is rendered with at a time: a few frames stay in the cache, a hop of them does not.
-CHUNK = 2
+#: Frames rendered at a time: a few stay in the processor's cache, a long hop does not.
+CHUNK = 4
 
 
 class Face(Protocol):
@@ -96,10 +96,12 @@ class VideoStream:
             self._person = mcvdm.person(picture)
         self._start_noise = self._noise_of(0, (1, mcvdm.config.unet.latent, CELLS, CELLS))
         self._last = self._rest = (self._source[0], self._source[0])
-        self._points: list[tuple[Tensor, Tensor]] = []  # rigid and target points of the clip being filled
+        self._points: list[tuple[Tensor, Tensor]] = []  # rigid and target points of the frames waiting for a hop
+        # Of the last clip's frames: the head's flow [1, S, 2, 32, 32], and what the landmark encoder makes of each.
+        self._flow: Tensor | None = None
+        self._features: Tensor | None = None
         self._next = first_frame  # the first frame that was not pushed yet
         self._shown = first_frame  # the first frame that was not given out yet
-        self._fill = 0  # new frames among `_points`
         self._previous: Planes | None = None
         self._held: Tensor | None = None  # volumes of the last clip's X last frames
         self._finished = False
@@ -123,8 +125,7 @@ class VideoStream:
         for offsets, pose in zip(landmarks, poses, strict=True):
             self._points.append(self._place(offsets, pose))
             self._next += 1
-            self._fill += 1
-            if self._fill == self._hop:
+            if len(self._points) == self._hop:
                 made += self._make(self._next - self._fade)
         return made
 
@@ -132,7 +133,7 @@ class VideoStream:
         """The frames that were pushed and not given out, holding the last one still. The stream takes no more."""
         last, made = self._next, []
         while self._shown < last:
-            missing = self._hop - self._fill
+            missing = self._hop - len(self._points)
             self._points += [self._last] * missing
             self._next += missing
             made += self._make(min(last, self._next - self._fade))
@@ -152,24 +153,30 @@ class VideoStream:
     @torch.inference_mode()
     def _make(self, until: int) -> list[tuple[int, Pictures]]:
         """Denoise the clip that ends with the last pushed frame, and render up to frame `until`."""
-        missing = self._clip - len(self._points)
-        # Before the first frame the portrait rests where the first frame has it.
-        self._points = [self._points[0]] * missing + self._points if missing > 0 else self._points[-self._clip :]
         rigid, target = (torch.stack(points)[None] for points in zip(*self._points, strict=True))
         geometry = Geometry(self._source, rigid, target)
+        self._points = []
         flow = geometry.rigid_flow()
         with torch.autocast("cpu", torch.bfloat16):
-            zl = self._mcvdm.condition(geometry, self._person.small, flow)
+            features = self._mcvdm.landmarks.features(maps(geometry, self._person.small, flow))
+            self._flow, self._features = self._roll(self._flow, flow), self._roll(self._features, features)
+            zl = self._mcvdm.landmarks.pool(self._features)
             noise = self._noise(self._next - self._clip)
             latent = self._mcvdm.generate(zl, self._person.latent, self._previous, noise, self.steps)
             new = self._hop + self._fade
             volume = self._mcvdm.autoencoder.volume(self._mcvdm.restore(latent), slice(self._clip - new, None))[0]
             if self._held is not None and self._fade:
                 volume = torch.cat([blend(self._held, volume[: self._fade]), volume[self._fade :]])
-            self._previous, self._fill = latent, 0
+            self._previous = latent
             self._held = volume[self._hop :].clone()
             first = self._next - new
-            return self._render(volume, flow[0, -new:], first, until)
+            return self._render(volume, self._flow[0, -new:], first, until)
+
+    def _roll(self, old: Tensor | None, new: Tensor) -> Tensor:
+        """The last S frames `[1, S, …]`; before the first one the face rests where the first one has it."""
+        if old is None:
+            old = new[:, :1].expand(-1, self._clip, *new.shape[2:])
+        return torch.cat([old, new], 1)[:, -self._clip :]
 
     def _render(self, volume: Tensor, flow: Tensor, first: int, until: int) -> list[tuple[int, Pictures]]:
         """Pictures of the frames from the first one not shown up to `until`; `volume` and `flow` begin at `first`."""

@@ -86,7 +86,14 @@ class LandmarkEncoder(nn.Module):
 
     def forward(self, seen: Tensor) -> Planes:
         """`[B, S, 28, 32, 32]` → zl: planes with `channels` channels."""
-        h = clips_of(self.body(seen.flatten(0, 1).contiguous(memory_format=torch.channels_last)), seen)
+        return self.pool(self.features(seen))
+
+    def features(self, seen: Tensor) -> Tensor:
+        """The frame-by-frame part, which overlapping clips share: `[B, S, 28, 32, 32]` → `[B, S, W, 32, 32]`."""
+        return clips_of(self.body(seen.flatten(0, 1).contiguous(memory_format=torch.channels_last)), seen)
+
+    def pool(self, h: Tensor) -> Planes:
+        """The features of a clip's frames → its planes."""
         xy = torch.cat([h.mean(1), h.amax(1)], 1)
         xt, yt = (torch.cat([h.mean(dim), h.amax(dim)], 2).transpose(1, 2) for dim in (3, 4))
         return Planes(*(net(activate(p)).float() for net, p in zip(self.planes, (xy, xt, yt), strict=True)))
