@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from avatard.audio.ring import Samples
-from avatard.clock import FPS, SAMPLE_RATE_HZ, MediaClock, monotonic
+from avatard.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaClock, monotonic
 from avatard.config import Config
 from avatard.metrics import Metrics
 from avatard.pipeline import ipc
@@ -38,8 +38,8 @@ SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
 LIVE_BACKLOG_FRAMES = 4  # live sound that runs further behind is caught up with in a pause
 CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
 LOAD_RATE = 0.15  # of each clip, in the running mean
-SPARE_CLIPS = 24  # clips whose spare time is looked back at
-SPARE_FRAMES = 1.0  # every clip should be there this long before it is due
+MEASURED_CLIPS = 40  # that the time given to generation follows
+SPARE_FRAMES = 1.0  # a clip should be there this long before it is due
 EFFORT_SECONDS = 5.0
 
 EventListener = Callable[[str, Mapping[str, Any]], None]
@@ -89,7 +89,8 @@ class Session:
         self._effort = (config.stream.motion_steps, config.stream.video_steps)
         self._effort_at = 0.0
         self._load = 0.0
-        self._spare: deque[float] = deque(maxlen=SPARE_CLIPS)
+        self._ordered: deque[tuple[int, int, float]] = deque(maxlen=1000)  # samples from, to, and when
+        self._took: deque[float] = deque(maxlen=MEASURED_CLIPS)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -275,9 +276,7 @@ class Session:
         slower = max(made.motion_seconds, made.video_seconds) / (made.count / FPS)
         self._load += LOAD_RATE * (slower - self._load)
         self._balance()
-        if made.epoch == self.scheduler.epoch and made.first > self.scheduler.epoch_first:
-            self._spare.append(made.first - self.now)
-            self._retime()
+        self._measure(made)
 
     def worker_lost(self, reason: str) -> None:
         """The last picture stays and the sound goes on until there is a new process."""
@@ -286,23 +285,35 @@ class Session:
 
     def _begin(self, first: int) -> None:
         self._supervisor.begin(self.scheduler.epoch, first)
+        self._ordered.clear()
         self._order()
 
     def _order(self) -> None:
         for order in self.scheduler.advance(self.now):
             self._supervisor.hear(order.epoch, order.samples)
+            self._ordered.append((order.first, order.first + len(order.samples), self.now))
+
+    def _measure(self, made: ipc.Made) -> None:
+        """How long a clip took from its last sample on; what was queued at an epoch's start does not count."""
+        timing = self.scheduler.timing
+        sample = (made.first + made.count + timing.fade_frames) * SAMPLES_PER_FRAME + timing.lookahead_samples
+        while self._ordered and self._ordered[0][1] < sample:
+            self._ordered.popleft()
+        if made.epoch != self.scheduler.epoch or made.first == self.scheduler.epoch_first or not self._ordered:
+            return
+        first, _, ordered_at = self._ordered[0]
+        if sample - first <= timing.hop_frames * SAMPLES_PER_FRAME:
+            self._took.append(self.now - ordered_at)
+            self._retime()
 
     def _retime(self) -> None:
         """Follow the time that clips really take, in pauses: latency is what it must be, and no more."""
-        if self._speaking or len(self._spare) < SPARE_CLIPS:
+        if self._speaking or len(self._took) < MEASURED_CLIPS:
             return
-        tight = sorted(self._spare)[SPARE_CLIPS // 20]
-        if tight > 2 * SPARE_FRAMES or tight < 0.4 * SPARE_FRAMES:
-            before = self.scheduler.timing.compute_frames
-            self.scheduler.retime(max(1.0, before + SPARE_FRAMES - tight))
-            if self.scheduler.timing.compute_frames != before:
-                logger.info("latency", extra={"ms": round(1000 * self.scheduler.timing.delay_frames / FPS)})
-        self._spare.clear()
+        compute = max(1.0, float(np.percentile(self._took, 95)) + SPARE_FRAMES)
+        if abs(compute - self.scheduler.timing.compute_frames) > SPARE_FRAMES:
+            self.scheduler.retime(compute)
+            logger.info("latency", extra={"ms": round(1000 * self.scheduler.timing.delay_frames / FPS)})
 
     def _balance(self) -> None:
         """Fewer denoising steps while the slower thread cannot keep up, and back when it is calm."""

@@ -285,6 +285,14 @@ def test_without_an_engine_the_last_picture_stays_and_the_sound_goes_on():
     assert not run.scheduler.catch_up(run.now), "the new epoch gets the time it needs"
 
 
+def test_pictures_that_come_just_in_time_are_no_reason_to_catch_up():
+    run = Run()
+    run.to(100)
+    run.scheduler._pictures.clear()  # the next clip is due right now
+    run.played.append(run.scheduler.play(run.now))
+    assert not run.scheduler.catch_up(run.now)
+
+
 def test_pictures_of_another_epoch_and_late_ones_are_dropped():
     run = Run()
     run.to(20)

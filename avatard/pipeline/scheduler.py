@@ -145,6 +145,7 @@ class Scheduler:
         self._stale: dict[int, Picture] = {}  # of epochs before, shown until the new one has pictures
         self._fade_from: int | None = None  # frame at which the new epoch starts to be blended in
         self._last: Picture | None = None
+        self._newest = first_frame - 1  # of the epoch's pictures
         self._resting = True  # nobody watched, so the first pictures cannot be there yet
         self._next = first_frame
 
@@ -279,6 +280,7 @@ class Scheduler:
         self._fade_from = None
         self.epoch += 1
         self._epoch_first = first
+        self._newest = first - 1
         self._ordered = first * SAMPLES_PER_FRAME
         return first
 
@@ -311,12 +313,11 @@ class Scheduler:
 
     def catch_up(self, now: float) -> bool:
         """Give up frames that can no longer be shown in time when generation is two hops behind; True if it did."""
-        newest = max(self._pictures, default=self._epoch_first - 1)
-        behind = self._next - 1 - newest
+        behind = self._next - 1 - self._newest
         if behind < 2 * self.timing.hop_frames + math.ceil(self.timing.compute_frames):
             return False
         # A gap in the pictures, but then they are in step with the sound.
-        self.counters.skipped += self.restart(now) - 1 - newest
+        self.counters.skipped += -self._newest + self.restart(now) - 1
         return True
 
     # -- pictures -----------------------------------------------------------------------------------------------------
@@ -326,6 +327,7 @@ class Scheduler:
         if epoch != self.epoch:
             return
         self.counters.generated += len(pictures)
+        self._newest = first + len(pictures) - 1
         for index, picture in enumerate(pictures, first):
             if index < self._next:
                 self.counters.late += 1
