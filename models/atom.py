@@ -39,7 +39,7 @@ class AtomConfig:
     reach: int = 8  # local attention: a frame hears the frames up to this far from it
     variant: Variant = "C"
     timesteps: int = 1000
-    max_lookahead: int = 3  # frames, the largest that was trained
+    max_lookahead: int = 4  # frames, the largest that was trained
 
     def to_json(self) -> str:
         """For the checkpoint's metadata."""

@@ -102,7 +102,7 @@ def test_nothing_in_nothing_out(networks):
     ("options", "message"),
     [
         ({"hop_frames": 8}, "got a hop of 8 frames, expected 1 to 7"),
-        ({"lookahead_ms": 200}, "got a look-ahead of 200 ms, expected 0 to 120"),
+        ({"lookahead_ms": 200}, "got a look-ahead of 200 ms, expected 0 to 160"),
     ],
 )
 def test_impossible_settings_are_refused(networks, options, message):
