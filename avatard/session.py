@@ -39,7 +39,7 @@ LIVE_BACKLOG_FRAMES = 4  # live sound that runs further behind is caught up with
 CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
 LOAD_RATE = 0.15  # of each clip, in the running mean
 MEASURED_CLIPS = 40  # that the time given to generation follows
-SPARE_FRAMES = 1.0  # a clip should be there this long before it is due
+SPARE_FRAMES = 0.5  # a clip should be there this long before it is due
 EFFORT_SECONDS = 5.0
 
 EventListener = Callable[[str, Mapping[str, Any]], None]
@@ -247,6 +247,7 @@ class Session:
             WorkerError: the inference process is restarting.
         """
         self.digest, self.portrait = await self._supervisor.identify(portrait)
+        self.scheduler.forget_face()
         if self.clock.running:
             self._begin(self.scheduler.restart(self.now))
         else:
@@ -311,7 +312,7 @@ class Session:
         if self._speaking or len(self._took) < MEASURED_CLIPS:
             return
         compute = max(1.0, float(np.percentile(self._took, 95)) + SPARE_FRAMES)
-        if abs(compute - self.scheduler.timing.compute_frames) > SPARE_FRAMES:
+        if abs(compute - self.scheduler.timing.compute_frames) > 2 * SPARE_FRAMES:
             self.scheduler.retime(compute)
             logger.info("latency", extra={"ms": round(1000 * self.scheduler.timing.delay_frames / FPS)})
 

@@ -231,27 +231,42 @@ def test_utterances_in_a_row_are_played_without_a_pause():
 @settings(deadline=None, max_examples=20)
 def test_interrupt_silences_at_the_next_frame_and_closes_the_mouth_soon(when, frames):
     run = Run(compute=2)
-    run.to(5)
+    run.to(15)
     said = speech(frames)
     run.push(said)
-    run.to(5 + when)
+    run.to(15 + when)
     audible = int(np.count_nonzero(run.sound))
     cut = run.scheduler.interrupt(run.now)
     run.to(run.now + 40)
-    assert cut.frame == math.floor(5 + when) + 1
+    assert cut.frame == math.floor(15 + when) + 1
     assert not run.sound[cut.frame * SAMPLES_PER_FRAME + 160 :].any(), "only the ramp of 10 ms is left"
     assert cut.dropped_samples == len(said) - audible
     if 0 < audible < len(said):
         assert cut.played_samples == audible
-    # The time that generation is given, then the cross-fade.
-    closed = cut.frame + 4 + TIMING.fade_frames
+    # A picture with a closed mouth bridges the time that generation takes.
+    closed = cut.frame + TIMING.fade_frames
     values = [entry.picture.landmarks[0, 0] for entry in run.played[closed:] if entry.picture is not None]
     assert values and not any(values)
+    assert not any(entry.repeated for entry in run.played)
     run.push(speech(10))
     before = len(run.played)
     run.to(run.now + 50)
     later = np.concatenate([entry.samples for entry in run.played[before:]])
     assert np.count_nonzero(later) == 6400, "speech after an interrupt is heard whole"
+
+
+def test_without_a_picture_at_rest_the_mouth_closes_when_the_first_clip_is_there():
+    run = Run(compute=2)
+    run.scheduler.forget_face()
+    run.to(2)
+    run.push(speech(60))
+    run.to(25)
+    run.scheduler.forget_face()
+    cut = run.scheduler.interrupt(run.now)
+    run.to(run.now + 40)
+    values = [entry.picture.landmarks[0, 0] for entry in run.played if entry.picture is not None]
+    assert any(values[cut.frame : cut.frame + 3])
+    assert not any(values[cut.frame + 4 + TIMING.fade_frames :])
 
 
 def test_a_restart_keeps_the_sound_and_shows_what_is_there():

@@ -26,6 +26,8 @@ from avatard.clock import SAMPLES_PER_FRAME
 DECLICK_SAMPLES = 160  # 10 ms: an interrupt ramps the sound down instead of cutting it
 MAX_COMPUTE_FRAMES = 25
 HISTORY_FRAMES = 50  # sound kept behind the play position, for a restart
+QUIET_LEVEL = 0.02  # of full scale: a microphone in a quiet room
+REST_FRAMES = 10  # of quiet, then the mouth is closed
 RESUME_FRAMES = 25  # speech that goes on this soon after an underrun came too late: it gets a larger margin
 MAX_SLACK_SAMPLES = 8_000
 
@@ -145,6 +147,9 @@ class Scheduler:
         self._stale: dict[int, Picture] = {}  # of epochs before, shown until the new one has pictures
         self._fade_from: int | None = None  # frame at which the new epoch starts to be blended in
         self._last: Picture | None = None
+        self._rest: Picture | None = None  # of this person, with a mouth that has been quiet for a while
+        self._quiet = 0  # frames since the last speech
+        self._bridge_from: int | None = None  # after an interrupt `_rest` is shown until the new epoch has pictures
         self._newest = first_frame - 1  # of the epoch's pictures
         self._resting = True  # nobody watched, so the first pictures cannot be there yet
         self._next = first_frame
@@ -172,8 +177,9 @@ class Scheduler:
 
     @property
     def settled(self) -> bool:
-        """Whether the current epoch is shown, and the cross-fade into it is over."""
-        return self._fade_from is not None and self._next - self._fade_from > self.timing.fade_frames
+        """Whether a cross-fade is over: into the current epoch, or after an interrupt into a closed mouth."""
+        began = self._bridge_from if self._bridge_from is not None else self._fade_from
+        return began is not None and self._next - began > self.timing.fade_frames
 
     @property
     def ahead_frames(self) -> int:
@@ -277,12 +283,16 @@ class Scheduler:
         self._pad(first * SAMPLES_PER_FRAME)
         self._stale = {**self._stale, **self._pictures}
         self._pictures = {}
-        self._fade_from = None
+        self._fade_from = self._bridge_from = None
         self.epoch += 1
         self._epoch_first = first
         self._newest = first - 1
         self._ordered = first * SAMPLES_PER_FRAME
         return first
+
+    def forget_face(self) -> None:
+        """Another person is shown from the next epoch on."""
+        self._rest = None
 
     def resume(self, now: float) -> int:
         """Begin a new epoch after a pause in which nothing was played: its first pictures will be late by nature."""
@@ -309,6 +319,8 @@ class Scheduler:
         self._pad(cut)
         self._timeline.append(ramp)
         self.restart(now)
+        # A clip takes longer than a mouth may go on moving without a sound.
+        self._bridge_from = first if self._rest is not None else None
         return Interrupted(first, played, dropped)
 
     def catch_up(self, now: float) -> bool:
@@ -354,26 +366,37 @@ class Scheduler:
         while self._speech and self._speech[0].end <= first - SAMPLES_PER_FRAME:
             self._speech.popleft()
         samples = self._timeline.read(first, SAMPLES_PER_FRAME)
+        self._quiet = 0 if run is not None and np.abs(samples).max() > QUIET_LEVEL else self._quiet + 1
+        if fresh is not None and self._quiet > REST_FRAMES:
+            self._rest = fresh
         waited = now - run.arrived if run is not None else None
         return PlayOut(index, samples, self._last, repeated, run is not None, waited)
 
     def _blend(self, index: int, fresh: Picture | None, stale: Picture | None) -> Picture | None:
-        """Raised-cosine blend of a new epoch's first pictures with what was shown before."""
-        if fresh is None:
-            return stale if self._fade_from is None else None
-        if self._fade_from is None:
-            self._fade_from = index
-            self._resting = False
-        step = index - self._fade_from + 1
+        """The picture of a frame: a new epoch, or after an interrupt a closed mouth, is cross-faded with what was there."""
         before = stale if stale is not None else self._last
-        if step > self.timing.fade_frames or before is None or before.pixels.shape != fresh.pixels.shape:
+        if fresh is not None:
+            if self._fade_from is None:
+                self._fade_from, self._resting = index, False
+                if self._bridge_from is not None:
+                    before = self._last
+                self._bridge_from = None
+            return self._mix(before, fresh, index - self._fade_from + 1)
+        if self._bridge_from is not None and self._rest is not None:
+            return self._mix(before, self._rest, index - self._bridge_from + 1)
+        return stale if self._fade_from is None else None
+
+    def _mix(self, before: Picture | None, after: Picture, step: int) -> Picture:
+        """The `step`th picture of a cross-fade, by a raised cosine."""
+        fade = self.timing.fade_frames
+        if step > fade or before is None or before.pixels.shape != after.pixels.shape:
             self._stale.clear()
-            return fresh
-        weight = 0.5 - 0.5 * math.cos(math.pi * step / (self.timing.fade_frames + 1))
-        mixed = before.pixels * np.float32(1 - weight) + fresh.pixels * np.float32(weight)
+            return after
+        weight = np.float32(0.5 - 0.5 * math.cos(math.pi * step / (fade + 1)))
+        mixed = before.pixels * (1 - weight) + after.pixels * weight
         return replace(
-            fresh,
+            after,
             pixels=np.rint(mixed).astype(np.uint8),
-            landmarks=before.landmarks * np.float32(1 - weight) + fresh.landmarks * np.float32(weight),
-            blendshapes=before.blendshapes * np.float32(1 - weight) + fresh.blendshapes * np.float32(weight),
+            landmarks=before.landmarks * (1 - weight) + after.landmarks * weight,
+            blendshapes=before.blendshapes * (1 - weight) + after.blendshapes * weight,
         )
