@@ -65,13 +65,21 @@ def timed_networks(engine: Engine, spent: dict[str, float]) -> Iterator[None]:
             if name is None:
                 continue
 
+            # The landmark encoder is called in two parts, so that overlapping clips share the first.
+            parts = (
+                [module]
+                if name != "landmark encoder"
+                else [m for m in module.modules() if isinstance(m, nn.Sequential)]
+            )
+
             def start(*_: Any, name: str = name) -> None:
                 began[name] = time.thread_time()
 
             def stop(*_: Any, name: str = name) -> None:
                 spent[name] += time.thread_time() - began[name]
 
-            handles += [module.register_forward_pre_hook(start), module.register_forward_hook(stop)]
+            for part in parts:
+                handles += [part.register_forward_pre_hook(start), part.register_forward_hook(stop)]
     try:
         yield
     finally:
