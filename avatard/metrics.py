@@ -55,7 +55,7 @@ class Metrics:
         self.rtf_now = self.skew_now = 0.0
         self._totals: dict[str, float] = {}
         self.recent_latency: deque[float] = deque(maxlen=WINDOW)
-        self._recent_rtf: deque[float] = deque(maxlen=20)
+        self._recent_rtf: deque[float] = deque(maxlen=80)
 
     def made(self, count: int, motion_seconds: float, video_seconds: float) -> None:
         """Account for a clip of `count` frames."""

@@ -37,8 +37,8 @@ FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to an
 SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
 LIVE_BACKLOG_FRAMES = 4  # live sound that runs further behind is caught up with in a pause
 CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
-LOAD_RATE = 0.15  # of each clip, in the running mean
-MEASURED_CLIPS = 40  # that the time given to generation follows
+LOAD_RATE = 0.03  # of each part of a clip, in the running mean
+MEASURED_CLIPS = 60  # parts of clips that the time given to generation follows
 SPARE_FRAMES = 0.5  # a clip should be there this long before it is due
 EFFORT_SECONDS = 5.0
 
@@ -295,16 +295,20 @@ class Session:
             self._ordered.append((order.first, order.first + len(order.samples), self.now))
 
     def _measure(self, made: ipc.Made) -> None:
-        """How long a clip took from its last sample on; what was queued at an epoch's start does not count."""
-        timing = self.scheduler.timing
-        sample = (made.first + made.count + timing.fade_frames) * SAMPLES_PER_FRAME + timing.lookahead_samples
+        """How long pictures took from the last sample of their hop on; those due later may take longer.
+
+        What was queued at an epoch's start does not count.
+        """
+        timing, began = self.scheduler.timing, self.scheduler.epoch_first
+        hop, offset = divmod(made.first - began + timing.fade_frames, timing.hop_frames)
+        sample = (began + (hop + 1) * timing.hop_frames) * SAMPLES_PER_FRAME + timing.lookahead_samples
         while self._ordered and self._ordered[0][1] < sample:
             self._ordered.popleft()
-        if made.epoch != self.scheduler.epoch or made.first == self.scheduler.epoch_first or not self._ordered:
+        if made.epoch != self.scheduler.epoch or hop == 0 or not self._ordered:
             return
         first, _, ordered_at = self._ordered[0]
         if sample - first <= timing.hop_frames * SAMPLES_PER_FRAME:
-            self._took.append(self.now - ordered_at)
+            self._took.append(self.now - ordered_at - offset)
             self._retime()
 
     def _retime(self) -> None:

@@ -52,7 +52,7 @@ class NeuralTake:
         """Video thread."""
         for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
             self._waiting[motion.first + k] = landmarks, pose
-        for first, frames in self._video.push(motion.landmarks, motion.poses):
+        for first, frames in self._video.stream(motion.landmarks, motion.poses):
             yield first, [self._faces.picture(f, *self._waiting.pop(first + k)) for k, f in enumerate(frames)]
 
 

@@ -373,7 +373,7 @@ class Scheduler:
         return PlayOut(index, samples, self._last, repeated, run is not None, waited)
 
     def _blend(self, index: int, fresh: Picture | None, stale: Picture | None) -> Picture | None:
-        """The picture of a frame: a new epoch, or after an interrupt a closed mouth, is cross-faded with what was there."""
+        """A new epoch or, after an interrupt, a closed mouth; cross-faded with what was there."""
         before = stale if stale is not None else self._last
         if fresh is not None:
             if self._fade_from is None:

@@ -7,7 +7,7 @@ feature volumes, before the upsampler, so that every frame is rendered once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -117,21 +117,26 @@ class VideoStream:
         Returns:
             Runs of consecutive frames: absolute number of the first, pictures `[h, 256, 256, 3]` RGB.
         """
+        return list(self.stream(landmarks, poses))
+
+    def stream(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[tuple[int, Pictures]]:
+        """As `push`, but pictures are given as soon as they are rendered: a clip's first ones need not wait for its last.
+
+        The iterator must be used up before anything else is pushed.
+        """
         if self._finished:
             raise RuntimeError("push after finish")
         if landmarks.ndim != 3 or landmarks.shape[1:] != (68, 3) or len(landmarks) != len(poses):
             raise ValueError(f"got landmarks {list(landmarks.shape)} and {len(poses)} poses, expected [k, 68, 3] and k")
-        made = []
         for offsets, pose in zip(landmarks, poses, strict=True):
             self._points.append(self._place(offsets, pose))
             self._next += 1
             if len(self._points) == self._hop:
-                made += self._make(self._next - self._fade)
-        return made
+                yield from self._make(self._next - self._fade)
 
     def finish(self) -> list[tuple[int, Pictures]]:
         """The frames that were pushed and not given out, holding the last one still. The stream takes no more."""
-        last, made = self._next, []
+        last, made = self._next, list[tuple[int, Pictures]]()
         while self._shown < last:
             missing = self._hop - len(self._points)
             self._points += [self._last] * missing
@@ -151,7 +156,7 @@ class VideoStream:
         return self._last
 
     @torch.inference_mode()
-    def _make(self, until: int) -> list[tuple[int, Pictures]]:
+    def _make(self, until: int) -> Iterator[tuple[int, Pictures]]:
         """Denoise the clip that ends with the last pushed frame, and render up to frame `until`."""
         rigid, target = (torch.stack(points)[None] for points in zip(*self._points, strict=True))
         geometry = Geometry(self._source, rigid, target)
@@ -170,7 +175,7 @@ class VideoStream:
             self._previous = latent
             self._held = volume[self._hop :].clone()
             first = self._next - new
-            return self._render(volume, self._flow[0, -new:], first, until)
+            yield from self._render(volume, self._flow[0, -new:], first, until)
 
     def _roll(self, old: Tensor | None, new: Tensor) -> Tensor:
         """The last S frames `[1, S, …]`; before the first one the face rests where the first one has it."""
@@ -178,18 +183,14 @@ class VideoStream:
             old = new[:, :1].expand(-1, self._clip, *new.shape[2:])
         return torch.cat([old, new], 1)[:, -self._clip :]
 
-    def _render(self, volume: Tensor, flow: Tensor, first: int, until: int) -> list[tuple[int, Pictures]]:
+    def _render(self, volume: Tensor, flow: Tensor, first: int, until: int) -> Iterator[tuple[int, Pictures]]:
         """Pictures of the frames from the first one not shown up to `until`; `volume` and `flow` begin at `first`."""
-        if until <= self._shown:
-            return []
-        pictures = []
         for n in range(self._shown, until, CHUNK):
             chosen = slice(n - first, min(n + CHUNK, until) - first)
             rendering = self._mcvdm.autoencoder.render(volume[None, chosen], self._person.portrait, flow[None, chosen])
             frames = ((rendering.frames[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-            pictures.append(frames.permute(0, 2, 3, 1).contiguous().numpy())
-        shown, self._shown = self._shown, until
-        return [(shown, np.concatenate(pictures))]
+            self._shown = min(n + CHUNK, until)
+            yield n, frames.permute(0, 2, 3, 1).contiguous().numpy()
 
     def _noise(self, first: int) -> Planes:
         """Start noise: xy is the session's, rows of xt and yt belong to absolute frames."""

@@ -188,20 +188,20 @@ class Worker:
         return identified, ipc.pack_faces([picture]), picture.pixels.tobytes()
 
     def _warm_up(self, engine: Engine, hop_samples: int) -> float:
-        """Run silence through both networks, on their own threads, until the time of a hop is known."""
+        """Run silence through both networks until it is known how long the first pictures of a hop take."""
         take = engine.begin(0)
         seconds: list[float] = []
         done = threading.Event()
 
         def move() -> None:
-            since = monotonic()
             # A hop at a time; a take that makes nothing of a hundred is broken.
             for _ in range(100):
+                since = monotonic()
                 for motion in take.move(np.zeros(hop_samples, np.float32)):
-                    pictures = list(take.draw(motion))
-                    if pictures:
-                        seconds.append(monotonic() - since)
-                        since = monotonic()
+                    for n, _ in enumerate(take.draw(motion)):
+                        if n == 0:
+                            seconds.append(monotonic() - since)
+                    since = monotonic()
                 if len(seconds) >= WARM_UP_HOPS:
                     break
             done.set()
@@ -237,7 +237,8 @@ class Worker:
             spent = monotonic() - since
             made = ipc.Made(run.epoch, first, len(pictures), height, width, motion_seconds, spent)
             self._send(made, ipc.pack_faces(pictures), pixels)
-            since = monotonic()
+            # The motion of a clip is accounted for once.
+            since, motion_seconds = monotonic(), 0.0
 
     def _send(self, event: ipc.AnyEvent, *parts: Any) -> None:
         socket: zmq.Socket[bytes] | None = getattr(self._local, "socket", None)
