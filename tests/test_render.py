@@ -1,5 +1,6 @@
 """Rendering with an engine whose mouth opens as far as the sound is loud."""
 
+import signal
 import struct
 import wave
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from avatard.cli import app
 from avatard.clock import SAMPLES_PER_FRAME
 from avatard.config import Config, Stream
 from avatard.mp4 import DIGITAL_SOURCE_TYPE, XMP_BOX, Mp4Error
@@ -246,4 +249,33 @@ def test_a_sound_file_without_samples_is_refused(portrait, tmp_path):
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
     with pytest.raises(ValueError, match="empty.wav"):
         render(CONFIG, Quick, portrait, empty, tmp_path / "out.mp4", progress=False)
+    assert leftovers(tmp_path) == []
+
+
+def invoke(monkeypatch, engine: type[WarpEngine], *arguments: object):
+    monkeypatch.setattr("avatard.pipeline.engine.make_engine", engine)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(app, ["render", *map(str, arguments)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_verb_writes_the_file(portrait, speech, tmp_path, monkeypatch):
+    out = tmp_path / "out.mp4"
+    ran = invoke(monkeypatch, Quick, "--identity", portrait, "--audio", speech, "-o", out, "--seed", 3, "--steps", 1)
+    assert ran.exit_code == 0, ran.output
+    assert boxes(out.read_bytes())[b"uuid"].startswith(XMP_BOX.bytes)
+
+
+def test_the_verb_says_what_is_wrong_in_one_line(portrait, tmp_path, monkeypatch):
+    ran = invoke(monkeypatch, Quick, "--identity", portrait, "--audio", tmp_path / "no.wav", "-o", tmp_path / "out.mp4")
+    assert ran.exit_code == 1
+    assert ran.stderr.startswith("avatard: ") and ran.stderr.count("\n") == 1 and "no.wav" in ran.stderr
+
+
+def test_the_verb_can_be_stopped(portrait, speech, tmp_path, monkeypatch):
+    ran = invoke(monkeypatch, Stopping, "--identity", portrait, "--audio", speech, "-o", tmp_path / "out.mp4")
+    assert ran.exit_code == 130
+    assert "stopped; nothing was written" in ran.stderr
     assert leftovers(tmp_path) == []
