@@ -36,6 +36,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set any key of the configuration; repeatable."),
 ]
+FaceOption = Annotated[int | None, typer.Option(help="Which face, counted from the left and from 1.")]
 LogLevelOption = Annotated[str | None, typer.Option(metavar="debug|info|warning|error", help="Least severe to log.")]
 LogFormatOption = Annotated[str | None, typer.Option(metavar="human|json", help="One line an event in both.")]
 
@@ -116,6 +117,7 @@ def doctor(
 @app.command()
 def serve(
     identity: Annotated[Path, typer.Option(help="The portrait: one upright face, seen from the front.")],
+    face: FaceOption = None,
     profile: Annotated[
         str | None, typer.Option(metavar="quality|balanced|low-latency", help="Latency against smoothness.")
     ] = None,
@@ -157,6 +159,7 @@ def serve(
     the page (/), WHEP viewers (/whep) and ZeroMQ. Everything listens on this machine only unless told otherwise.
     """
     flags = {
+        "portrait.face": face,
         "stream.profile": profile,
         "audio.source": audio,
         "idle.pose_video": pose_video,
@@ -189,7 +192,7 @@ def serve(
 def inspect(
     picture: Annotated[Path, typer.Argument(help="The portrait.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an overlay to this file.")] = None,
-    face: Annotated[int | None, typer.Option(help="Which face, counted from the left and from 1.")] = None,
+    face: FaceOption = None,
 ) -> None:
     """Show what avatard sees in a portrait: size and pose of the face, and on request its 68 points."""
     from avatard.identity import Identity, IdentityError
@@ -207,6 +210,7 @@ def render(
     identity: Annotated[Path, typer.Option(help="The portrait; or a video, whose head pose is used too.")],
     audio: Annotated[Path, typer.Option(help="The voice: any file with sound in it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 file to write.")],
+    face: FaceOption = None,
     size: Annotated[int | None, typer.Option(help="Side of the pictures; the network's own by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of the video network.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same inputs and seed, same file.")] = None,
@@ -217,7 +221,13 @@ def render(
     log_format: LogFormatOption = None,
 ) -> None:
     """Render a portrait that speaks a sound file to an MP4 file."""
-    flags = {"stream.video_steps": steps, "stream.seed": seed, "log.level": log_level, "log.format": log_format}
+    flags = {
+        "portrait.face": face,
+        "stream.video_steps": steps,
+        "stream.seed": seed,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
     effective = configure(config, set_, flags)
     from avatard.render import render as render_file
 

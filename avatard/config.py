@@ -91,6 +91,14 @@ class Video(Section, frozen=True):
     weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "mcvdm_nano"
 
 
+class Portrait(Section, frozen=True):
+    """Whose face it is."""
+
+    face: Annotated[
+        int, Meta(ge=0, le=64, description="which face of a portrait, from the left and from 1; 0: its only one")
+    ] = 0
+
+
 class Idle(Section, frozen=True):
     """What moves while nobody speaks."""
 
@@ -168,6 +176,7 @@ class Config(Section, frozen=True):
     speech: Speech = Speech()
     motion: Motion = Motion()
     video: Video = Video()
+    portrait: Portrait = Portrait()
     idle: Idle = Idle()
     audio: Audio = Audio()
     server: Server = Server()
