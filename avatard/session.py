@@ -35,7 +35,7 @@ STARVED_FRAMES = 25  # later than this the clock moves, instead of every frame b
 LINGER_SECONDS = 5.0  # generation goes on after the last speech when nobody watches
 FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to anyone
 SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
-LIVE_BACKLOG_FRAMES = 4  # live sound that runs further behind is caught up with in a pause
+LIVE_BACKLOG_FRAMES = 2.5  # live sound that runs further behind is caught up with in a pause
 CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
 LOAD_RATE = 0.03  # of each part of a clip, in the running mean
 MEASURED_CLIPS = 60  # parts of clips that the time given to generation follows
@@ -437,8 +437,8 @@ class FloorError(RuntimeError):
 
 
 def _compute_frames(hop_seconds: float) -> float:
-    """What a hop is given: half as much again as in the warm-up, when nothing else ran, and a frame for the sending."""
-    return min(1.5 * hop_seconds * FPS + 1, MAX_COMPUTE_FRAMES)
+    """What a hop is given at first: a good third more than in the warm-up, when nothing else ran; see `_retime`."""
+    return min(1.4 * hop_seconds * FPS + SPARE_FRAMES, MAX_COMPUTE_FRAMES)
 
 
 def _timing(config: Config, compute_frames: float, held: int) -> Timing:

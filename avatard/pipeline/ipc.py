@@ -69,7 +69,7 @@ class Ready(Event, frozen=True):
     digest: str
     height: int
     width: int
-    hop_seconds: float  # 95th percentile of a hop through motion and to its first pictures, in the warm-up
+    hop_seconds: float  # median of a hop through motion and to its first pictures, in the warm-up
     delay_frames: int  # frames the engine holds back beyond hop and fade
 
 

@@ -41,7 +41,7 @@ class Timing:
     lookahead_samples: int  # speech the motion network hears beyond the frames it makes
     compute_frames: float  # from the last sample of a hop to its frames, in play-out frames
     tick_frames: float = 0.25  # `Scheduler.advance` is called at least this often
-    margin_samples: int = 960  # tick plus packet length plus jitter of live audio that is absorbed without a gap
+    margin_samples: int = 640  # tick plus packet length plus jitter of live audio that is absorbed without a gap
     ahead_frames: int = 50  # speech that arrives early is written at most this far ahead
     buffer_samples: int = 30 * 16_000  # speech accepted beyond that; then the sender must wait
 

@@ -120,7 +120,7 @@ class VideoStream:
         return list(self.stream(landmarks, poses))
 
     def stream(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[tuple[int, Pictures]]:
-        """As `push`, but pictures are given as soon as they are rendered: a clip's first ones need not wait for its last.
+        """As `push`, but pictures are given as soon as they are rendered, and do not wait for the last of their clip.
 
         The iterator must be used up before anything else is pushed.
         """

@@ -37,7 +37,7 @@ BEAT_SECONDS = 0.25
 QUEUE_ORDERS = 256  # small: the daemon orders at most 100 times a second
 QUEUE_CLIPS = 4  # motion may not run further ahead of video than this
 NICENESS = 2  # the event loop, which must send every 40 ms, goes first
-WARM_UP_HOPS = 6
+WARM_UP_HOPS = 8
 PIECE_SAMPLES = 1_280
 FLUSH_SECONDS = 0.1
 
@@ -212,7 +212,7 @@ class Worker:
                 raise self._failure
             self._send(ipc.Beat(0, 0, _resident_bytes()))
         # The first hop pays for allocations and caches.
-        return float(np.percentile(seconds[1:] or [1.0], 95))
+        return float(np.median(seconds[1:] or [1.0]))
 
     def _move(self, run: _Run, samples: Samples) -> None:
         """Motion thread."""
