@@ -101,7 +101,7 @@ class NeuralEngine:
 
     def identify(self, portrait: Path) -> tuple[str, Picture]:
         """See `worker.Engine`."""
-        identity = Identity.load(portrait)
+        identity = Identity.load(portrait, self._config.portrait.face or None)
         faces = _Faces(identity, self._config, self._driving)
         self._identity, self._faces = identity, faces
         return identity.digest, faces.picture(identity.portrait, identity.neutral, identity.pose)
