@@ -189,11 +189,15 @@ class ReferenceDecoder(nn.Module):
         h = activate(self.mid(upsample(h) + seen))
         correction = self._flow(self.fine_flow, h, upsample(guide), rigid)
         flow = _upsample_flow(flow + FINE * correction, 4)
-        warped = warp.sample(portrait.picture, flow + _grid(FRAME, window, flow))
+        # What is shown is interpolated sharply; gradients of the plain kernel are as good and cheaper.
+        mode: Literal["bilinear", "bicubic"] = "bilinear" if self.training else "bicubic"
+        warped = warp.sample(portrait.picture, flow + _grid(FRAME, window, flow), mode)
         h = self.small(upsample(self.to_small(h)) + self.see_pixels(warped.flatten(0, 1)))
         paint = clips_of(self.paint(h).float().contiguous(), rigid)  # [B, S, 4, h, w]
         painted = paint[:, :, :3]
         keep = torch.sigmoid(4 * torch.tanh(0.1 * paint[:, :, 3:]))
+        if not self.training:  # the bound, which keeps gradients alive, would leave a veil of paint on everything
+            keep = ((keep - 0.1) / 0.85).clamp(0, 1)
         return Rendering(torch.lerp(painted, warped, keep), painted, warped, keep, coarse_flow)
 
     @staticmethod

@@ -5,6 +5,8 @@ A flow `[..., 2, H, W]` is a displacement: the picture at p is sampled at p + fl
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -77,12 +79,13 @@ def landmark_flow(source: Tensor, rigid: Tensor, target: Tensor, size: int) -> T
     return flow.transpose(-1, -2).reshape(*flow.shape[:-2], 2, size, size)
 
 
-def sample(pictures: Tensor, positions: Tensor) -> Tensor:
+def sample(pictures: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
     """Each clip's picture at its frames' positions.
 
     Args:
         pictures: `[B, C, H, W]`, one per clip.
         positions: `[B, S, 2, h, w]`, where to sample, normalised (a flow plus `grid`).
+        mode: of interpolation; bicubic keeps a picture sharp, at four times the cost.
 
     Returns:
         `[B, S, C, h, w]` float32.
@@ -90,5 +93,5 @@ def sample(pictures: Tensor, positions: Tensor) -> Tensor:
     b, s, _, h, w = positions.shape
     # The frames of a clip lie below each other, so that its picture is not copied for each of them.
     rows = positions.permute(0, 1, 3, 4, 2).reshape(b, s * h, w, 2).float()
-    out = F.grid_sample(pictures.float(), rows, mode="bilinear", padding_mode="border", align_corners=False)
+    out = F.grid_sample(pictures.float(), rows, mode=mode, padding_mode="border", align_corners=False)
     return out.view(b, -1, s, h, w).transpose(1, 2)
