@@ -23,6 +23,8 @@ UNET = json.dumps({"width": 8, "head": 8, "landmark": 4})
 
 def run(monkeypatch, script, *arguments):
     spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])

@@ -66,6 +66,7 @@ def test_a_sheet_has_a_row_of_pictures_per_clip(tmp_path):
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(3, 3, 8, 8)
     sheet(tmp_path / "s.png", [red, -red])
     picture = cv2.imread(str(tmp_path / "s.png"))
+    assert picture is not None
     assert picture.shape == (16, 24, 3)
     assert picture[0, 0].tolist() == [0, 0, 255]
     assert picture[15, 23].tolist() == [255, 255, 0]

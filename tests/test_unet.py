@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def test_a_fresh_network_predicts_the_portrait_itself():
 def test_every_condition_reaches_every_plane(part):
     torch.manual_seed(0)
     model = tiny()
-    given = {"noisy": planes(4, 8), "landmarks": planes(4, 8), "identity": torch.randn(2, 4, 32, 32)}
+    given: dict[str, Any] = {"noisy": planes(4, 8), "landmarks": planes(4, 8), "identity": torch.randn(2, 4, 32, 32)}
     given["previous"] = planes(4, 8)
     t = torch.tensor([500, 500])
 
