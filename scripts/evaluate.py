@@ -191,11 +191,14 @@ def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures
         if len(shown) < SHOWN:
             shown.append((real, videos))
     portraits = [entry for entry in entries if entry.validation and entry.frames == 1]
-    crossed = cross(arguments, studios[DEFAULT_STEPS], judge, motion, portraits, chosen)
+    voices = [(entry, offsets.get(f"{entry.source}/{entry.clip}", {"frames": 0})["frames"]) for entry in chosen]
+    crossed = cross(arguments, studios[DEFAULT_STEPS], judge, motion, portraits, voices)
     if arguments.pictures is not None:
         draw(arguments.pictures, shown, crossed)
     figures = {name: {**judge.figures(name), **motion.figures(name)} for name in VARIANTS if judge.knows(name)}
-    figures.get("cross_identity", {}).pop("frechet", None)  # other people: nothing to compare with
+    # Another person's face has nothing to equal; only how it moves can be compared.
+    for key in ("frechet", "lmd_percent_iod", "mouth_lmd_percent_iod"):
+        figures.get("cross_identity", {}).pop(key, None)
     return figures
 
 
@@ -205,12 +208,13 @@ def cross(
     judge: Judge,
     motion: Motion,
     portraits: Sequence[Entry],
-    voices: Sequence[Entry],
+    voices: Sequence[tuple[Entry, int]],
 ) -> list[tuple[str, NDArray[np.uint8], Pictures]]:
-    """Give the voices to unseen portraits; what is worth looking at: name, portrait, frames."""
+    """Give the voices (clip, offset) to unseen portraits; what is worth looking at: name, portrait, frames."""
     shown = []
     for n, entry in enumerate(tqdm(portraits[: arguments.portraits], unit="portrait", disable=None)):
-        clip = Clip(arguments.data / voices[n % len(voices)].path)
+        voice, offset = voices[n % len(voices)]
+        clip = Clip(arguments.data / voice.path)
         portrait = Clip(arguments.data / entry.path).frame(0)
         try:
             frames = studio.perform(portrait, clip.audio).frames
@@ -218,8 +222,8 @@ def cross(
             print(f"{entry.source}/{entry.clip}: {error}", file=sys.stderr)
             continue
         judge.judge_alone("cross_identity", frames, portrait)
-        motion.compare("cross_identity", frames, clip, 0)
-        shown.append((f"{entry.source}-{entry.clip}", portrait, frames))
+        motion.compare("cross_identity", frames, clip, offset)
+        shown.append((entry.clip[:15], portrait, frames))
     return shown
 
 
@@ -237,7 +241,7 @@ def draw(
         write_video(folder / f"{real.name}.mp4", side_by_side(wide), real.clip.audio)
     if crossed:
         rows = {
-            name[:20]: [portrait, *frames[np.linspace(0, len(frames) - 1, 7).round().astype(int)]]
+            name: [portrait, *frames[np.linspace(0, len(frames) - 1, 7).round().astype(int)]]
             for name, portrait, frames in crossed[:SHOWN]
         }
         sheet(folder / "cross_identity.png", rows, side=144)
