@@ -13,19 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from avatard.audio.ring import Samples
-from avatard.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaClock, monotonic
+from avatard.clock import FPS, SAMPLE_RATE_HZ, MediaClock, monotonic
 from avatard.config import Config
 from avatard.metrics import Metrics
 from avatard.pipeline import ipc
-from avatard.pipeline.scheduler import MAX_COMPUTE_FRAMES, Interrupted, Picture, PlayOut, Scheduler, Timing
+from avatard.pipeline.scheduler import Interrupted, Picture, PlayOut, Scheduler, Timing
 from avatard.pipeline.supervisor import Portrait, Supervisor, WorkerError
+from avatard.tempo import Tempo, first_estimate
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,6 @@ LINGER_SECONDS = 5.0  # generation goes on after the last speech when nobody wat
 FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to anyone
 SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
 LIVE_BACKLOG_FRAMES = 2.5  # live sound that runs further behind is caught up with in a pause
-CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
-LOAD_RATE = 0.03  # of each part of a clip, in the running mean
-MEASURED_CLIPS = 60  # parts of clips that the time given to generation follows
-SPARE_FRAMES = 0.5  # a clip should be there this long before it is due
-EFFORT_SECONDS = 5.0
 
 EventListener = Callable[[str, Mapping[str, Any]], None]
 
@@ -86,11 +81,7 @@ class Session:
         self._speaking = False
         self._quiet = 0
         self._interrupted_at: tuple[int, float] | None = None
-        self._effort = (config.stream.motion_steps, config.stream.video_steps)
-        self._effort_at = 0.0
-        self._load = 0.0
-        self._ordered: deque[tuple[int, int, float]] = deque(maxlen=1000)  # samples from, to, and when
-        self._took: deque[float] = deque(maxlen=MEASURED_CLIPS)
+        self._tempo = Tempo(config.stream)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -262,8 +253,9 @@ class Session:
         logger.info("inference process ready", extra={"hop_seconds": round(ready.hop_seconds, 4)})
         self.digest, self.portrait = ready.digest, portrait
         self.size = (ready.height, ready.width)
+        self._tempo = Tempo(self._config.stream)
         if not self.clock.running and self.scheduler.counters.played == 0:
-            self.scheduler = Scheduler(_timing(self._config, _compute_frames(ready.hop_seconds), ready.delay_frames))
+            self.scheduler = Scheduler(_timing(self._config, first_estimate(ready.hop_seconds), ready.delay_frames))
             self.scheduler.show(portrait)
         elif self.clock.running:
             self._begin(self.scheduler.restart(self.now))
@@ -273,11 +265,12 @@ class Session:
         """Pictures for the play-out."""
         self.scheduler.add(made.epoch, made.first, pictures)
         self.metrics.made(made.count, made.motion_seconds, made.video_seconds)
-        # Two threads work side by side: the slower one is what must keep up.
-        slower = max(made.motion_seconds, made.video_seconds) / (made.count / FPS)
-        self._load += LOAD_RATE * (slower - self._load)
-        self._balance()
-        self._measure(made)
+        self._tempo.made(made, self.scheduler, self.now)
+        if not self._speaking:
+            self._tempo.retime(self.scheduler)
+        effort = self._tempo.effort()
+        if effort is not None:
+            self._supervisor.effort(*effort)
 
     def worker_lost(self, reason: str) -> None:
         """The last picture stays and the sound goes on until there is a new process."""
@@ -286,56 +279,13 @@ class Session:
 
     def _begin(self, first: int) -> None:
         self._supervisor.begin(self.scheduler.epoch, first)
-        self._ordered.clear()
+        self._tempo.began()
         self._order()
 
     def _order(self) -> None:
         for order in self.scheduler.advance(self.now):
             self._supervisor.hear(order.epoch, order.samples)
-            self._ordered.append((order.first, order.first + len(order.samples), self.now))
-
-    def _measure(self, made: ipc.Made) -> None:
-        """How long pictures took from the last sample of their hop on; those due later may take longer.
-
-        What was queued at an epoch's start does not count.
-        """
-        timing, began = self.scheduler.timing, self.scheduler.epoch_first
-        hop, offset = divmod(made.first - began + timing.fade_frames, timing.hop_frames)
-        sample = (began + (hop + 1) * timing.hop_frames) * SAMPLES_PER_FRAME + timing.lookahead_samples
-        while self._ordered and self._ordered[0][1] < sample:
-            self._ordered.popleft()
-        if made.epoch != self.scheduler.epoch or hop == 0 or not self._ordered:
-            return
-        first, _, ordered_at = self._ordered[0]
-        if sample - first <= timing.hop_frames * SAMPLES_PER_FRAME:
-            self._took.append(self.now - ordered_at - offset)
-            self._retime()
-
-    def _retime(self) -> None:
-        """Follow the time that clips really take, in pauses: latency is what it must be, and no more."""
-        if self._speaking or len(self._took) < MEASURED_CLIPS:
-            return
-        compute = max(1.0, float(np.percentile(self._took, 95)) + SPARE_FRAMES)
-        if abs(compute - self.scheduler.timing.compute_frames) > 2 * SPARE_FRAMES:
-            self.scheduler.retime(compute)
-            logger.info("latency", extra={"ms": round(1000 * self.scheduler.timing.delay_frames / FPS)})
-
-    def _balance(self) -> None:
-        """Fewer denoising steps while the slower thread cannot keep up, and back when it is calm."""
-        stream = self._config.stream
-        wanted = (stream.motion_steps, stream.video_steps)
-        if monotonic() - self._effort_at < EFFORT_SECONDS:
-            return
-        motion, video = self._effort
-        if self._load > BUSY_RTF and (motion, video) != (1, 1):
-            self._effort = (max(1, motion // 2), max(1, video // 2))
-        elif self._load < CALM_RTF and (motion, video) != wanted:
-            self._effort = (min(wanted[0], 2 * motion), min(wanted[1], 2 * video))
-        else:
-            return
-        self._effort_at = monotonic()
-        logger.warning("denoising steps changed", extra={"motion": self._effort[0], "video": self._effort[1]})
-        self._supervisor.effort(*self._effort)
+            self._tempo.ordered(order, self.now)
 
     # -- play-out -----------------------------------------------------------------------------------------------------
 
@@ -434,11 +384,6 @@ class Session:
 
 class FloorError(RuntimeError):
     """Somebody else is speaking."""
-
-
-def _compute_frames(hop_seconds: float) -> float:
-    """What a hop is given at first: a good third more than in the warm-up, when nothing else ran; see `_retime`."""
-    return min(1.4 * hop_seconds * FPS + SPARE_FRAMES, MAX_COMPUTE_FRAMES)
 
 
 def _timing(config: Config, compute_frames: float, held: int) -> Timing:

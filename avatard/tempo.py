@@ -1,0 +1,92 @@
+"""How fast generation is, and what follows from it: the latency, and under overload fewer denoising steps."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+import numpy as np
+
+from avatard.clock import FPS, SAMPLES_PER_FRAME, monotonic
+from avatard.config import Stream
+from avatard.pipeline import ipc
+from avatard.pipeline.scheduler import MAX_COMPUTE_FRAMES, Order, Scheduler
+
+logger = logging.getLogger(__name__)
+
+CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
+LOAD_RATE = 0.03  # of each part of a clip, in the running mean
+MEASURED_CLIPS = 60  # parts of clips that the time given to generation follows
+SPARE_FRAMES = 0.5  # a clip should be there this long before it is due
+EFFORT_SECONDS = 5.0
+
+
+class Tempo:
+    """Follows one inference process.
+
+    Args:
+        stream: the configuration; its steps are what is wanted.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._wanted = self._effort = (stream.motion_steps, stream.video_steps)
+        self._effort_at = monotonic()
+        self._load = 0.0
+        self._ordered: deque[tuple[int, int, float]] = deque(maxlen=1000)  # samples from, to, and when
+        self._took: deque[float] = deque(maxlen=MEASURED_CLIPS)
+
+    def began(self) -> None:
+        """A new epoch begins: what was ordered before is of no interest any more."""
+        self._ordered.clear()
+
+    def ordered(self, order: Order, now: float) -> None:
+        """Samples were handed out at the play position `now`."""
+        self._ordered.append((order.first, order.first + len(order.samples), now))
+
+    def made(self, made: ipc.Made, scheduler: Scheduler, now: float) -> None:
+        """Note how long pictures took from the last sample of their hop on; those due later may take longer."""
+        # Two threads work side by side: the slower one is what must keep up.
+        slower = max(made.motion_seconds, made.video_seconds) / (made.count / FPS)
+        self._load += LOAD_RATE * (slower - self._load)
+        timing, began = scheduler.timing, scheduler.epoch_first
+        hop, offset = divmod(made.first - began + timing.fade_frames, timing.hop_frames)
+        sample = (began + (hop + 1) * timing.hop_frames) * SAMPLES_PER_FRAME + timing.lookahead_samples
+        while self._ordered and self._ordered[0][1] < sample:
+            self._ordered.popleft()
+        if made.epoch != scheduler.epoch or hop == 0 or not self._ordered:
+            return
+        first, _, ordered_at = self._ordered[0]
+        # Of several hops ordered at once, at an epoch's start, the later ones wait for the first.
+        if sample - first <= timing.hop_frames * SAMPLES_PER_FRAME:
+            self._took.append(now - ordered_at - offset)
+
+    def retime(self, scheduler: Scheduler) -> None:
+        """Give generation the time that it really takes; to be called in a pause of the speech."""
+        if len(self._took) < MEASURED_CLIPS:
+            return
+        compute = min(max(1.0, float(np.percentile(self._took, 95)) + SPARE_FRAMES), MAX_COMPUTE_FRAMES)
+        if abs(compute - scheduler.timing.compute_frames) > 2 * SPARE_FRAMES:
+            scheduler.retime(compute)
+            logger.info("latency", extra={"ms": round(1000 * scheduler.timing.delay_frames / FPS)})
+
+    def effort(self) -> tuple[int, int] | None:
+        """Other denoising steps (motion, video) from now on: fewer when it cannot keep up, more when it is calm."""
+        if monotonic() - self._effort_at < EFFORT_SECONDS:
+            return None
+        motion, video = self._effort
+        if self._load > BUSY_RTF:
+            effort = max(1, motion // 2), max(1, video // 2)
+        elif self._load < CALM_RTF:
+            effort = min(self._wanted[0], 2 * motion), min(self._wanted[1], 2 * video)
+        else:
+            return None
+        if effort == self._effort:
+            return None
+        self._effort, self._effort_at = effort, monotonic()
+        logger.warning("denoising steps changed", extra={"motion": effort[0], "video": effort[1]})
+        return effort
+
+
+def first_estimate(hop_seconds: float) -> float:
+    """What a hop is given at first, in frames: a good third more than in the warm-up, when nothing else ran."""
+    return min(1.4 * hop_seconds * FPS + SPARE_FRAMES, MAX_COMPUTE_FRAMES)

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from avatard.config import Stream
+from avatard.pipeline.ipc import Made
+from avatard.pipeline.scheduler import Order, Scheduler, Timing
+from avatard.tempo import MEASURED_CLIPS, Tempo, first_estimate
+
+TIMING = Timing(hop_frames=4, fade_frames=1, lookahead_samples=1280, compute_frames=12)
+
+
+def run(tempo: Tempo, scheduler: Scheduler, took: float, hops: int = MEASURED_CLIPS) -> None:
+    """Hops of 160 ms whose first pictures come `took` frames after their last sample was ordered."""
+    for n in range(hops):
+        first = n * 4 * 640
+        at = float(n * 4)
+        tempo.ordered(Order(0, first + 1280, np.zeros(4 * 640, np.float32)), at)
+        tempo.made(Made(0, max(0, n * 4 - 1), 2, 2, 2, 0.02, 0.03), scheduler, at + took)
+
+
+@pytest.mark.parametrize(("took", "given"), [(3.0, 3.5), (20.0, 20.5), (80.0, 25.0), (0.1, 1.0)])
+def test_the_latency_follows_what_clips_take(took, given):
+    tempo, scheduler = Tempo(Stream()), Scheduler(TIMING)
+    tempo.ordered(Order(0, 0, np.zeros(1280, np.float32)), 0)
+    run(tempo, scheduler, took, MEASURED_CLIPS + 1)
+    tempo.retime(scheduler)
+    assert scheduler.timing.compute_frames == pytest.approx(given)
+
+
+def test_a_small_difference_changes_nothing_and_neither_does_a_short_time():
+    tempo, scheduler = Tempo(Stream()), Scheduler(TIMING)
+    run(tempo, scheduler, 3.0, MEASURED_CLIPS // 2)
+    tempo.retime(scheduler)
+    assert scheduler.timing.compute_frames == 12
+    run(tempo, scheduler, 11.0, 2 * MEASURED_CLIPS)
+    tempo.retime(scheduler)
+    assert scheduler.timing.compute_frames == 12
+
+
+def test_overload_halves_the_steps_and_calm_brings_them_back(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("avatard.tempo.monotonic", lambda: now)
+    tempo, scheduler = Tempo(Stream(motion_steps=4, video_steps=2)), Scheduler(TIMING)
+
+    def work(seconds_per_frame: float) -> tuple[int, int] | None:
+        nonlocal now
+        for n in range(150):
+            tempo.made(Made(0, 4 * n, 2, 2, 2, 0.01, 2 * seconds_per_frame), scheduler, 0)
+        now += 6
+        return tempo.effort()
+
+    assert work(0.03) is None
+    assert work(0.06) == (2, 1)
+    assert tempo.effort() is None, "not twice at once"
+    assert work(0.06) == (1, 1)
+    assert work(0.06) is None
+    assert work(0.03) is None
+    assert work(0.01) == (2, 2)
+    assert work(0.01) == (4, 2)
+    assert work(0.01) is None
+
+
+def test_the_first_estimate_is_bounded():
+    assert first_estimate(0.1) == pytest.approx(4.0)
+    assert first_estimate(100) == 25
