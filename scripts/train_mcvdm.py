@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("--shown", type=int, default=4, help="frames rendered of each clip (pixels)")
     parser.add_argument("--length", type=int, choices=[CLIP, SHORT], default=CLIP, help="frames of a clip (pixels)")
     parser.add_argument("--rate", type=float, default=4e-4, help="learning rate")
+    parser.add_argument("--ema", type=float, default=0.998, help="decay of the averaged weights")
     parser.add_argument("--validate", type=int, default=500, help="steps between validations")
     parser.add_argument("--log", type=int, default=25, help="steps between rows of the log")
     parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
@@ -295,7 +296,7 @@ def train(arguments: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-3
     )
-    ema = Ema(model, 0.998)
+    ema = Ema(model, arguments.ema)
     if first:
         restore_optimizer(optimizer, saved["optimizer"])
         ema.weights = saved["ema"]
