@@ -154,24 +154,24 @@ def test_an_hour_of_silence_needs_no_memory(networks):
         assert len(stream._audio) < stream.window_samples
 
 
-class TestShipped:
-    """The weights that ship. What they reach is in the model card; here is what must never break."""
+@pytest.fixture(scope="module")
+def shipped():
+    """The weights that ship. What they reach is in the model card; the tests here are of what must never break."""
+    return Atom.load(), WhisperFeatures.load()
 
-    @pytest.fixture(scope="class")
-    def shipped(self):
-        return Atom.load(), WhisperFeatures.load()
 
-    def test_silence_keeps_the_mouth_shut(self, shipped):
-        made = joined(run(shipped, [np.zeros(75 * FRAME, np.float32)], steps=2, noise=0.0))
-        opening = mouth_opening(made)
-        assert np.abs(opening - np.median(opening)).max() < 0.015
+def test_silence_keeps_the_mouth_shut(shipped):
+    made = joined(run(shipped, [np.zeros(75 * FRAME, np.float32)], steps=2, noise=0.0))
+    opening = mouth_opening(made)
+    assert np.abs(opening - np.median(opening)).max() < 0.015
 
-    def test_it_opens_for_speech_and_closes_after_it(self, shipped, tmp_path):
-        time = np.arange(50 * FRAME) / 16_000
-        vowel = sum(np.sin(2 * np.pi * 130 * k * time) * np.exp(-((130 * k - 700) ** 2) / 3e5) for k in range(1, 30))
-        vowel = (0.1 * vowel * (1 + np.sin(2 * np.pi * 3 * time)) / 2).astype(np.float32)
-        made = joined(run(shipped, [vowel, np.zeros(50 * FRAME, np.float32)], steps=2, noise=0.0))
-        opening = mouth_opening(made)
-        rest = opening[-1]
-        assert opening[:50].max() > rest + 0.02
-        assert opening[56:].max() < rest + 0.015
+
+def test_it_opens_for_speech_and_closes_after_it(shipped):
+    time = np.arange(50 * FRAME) / 16_000
+    vowel = sum(np.sin(2 * np.pi * 130 * k * time) * np.exp(-((130 * k - 700) ** 2) / 3e5) for k in range(1, 30))
+    vowel = (0.1 * vowel * (1 + np.sin(2 * np.pi * 3 * time)) / 2).astype(np.float32)
+    made = joined(run(shipped, [vowel, np.zeros(50 * FRAME, np.float32)], steps=2, noise=0.0))
+    opening = mouth_opening(made)
+    rest = opening[-1]
+    assert opening[:50].max() > rest + 0.02
+    assert opening[56:].max() < rest + 0.015
