@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from avatard.audio.ring import Samples
-from avatard.clock import FPS, SAMPLE_RATE_HZ, monotonic
+from avatard.clock import FPS, SAMPLE_RATE_HZ, monotonic, process_cpu, thread_cpu
 from avatard.config import Config
 from avatard.mp4 import Mp4Writer
 from avatard.pipeline.worker import Engine, MakeEngine
@@ -73,10 +72,10 @@ def timed_networks(engine: Engine, spent: dict[str, float]) -> Iterator[None]:
             )
 
             def start(*_: Any, name: str = name) -> None:
-                began[name] = time.thread_time()
+                began[name] = thread_cpu()
 
             def stop(*_: Any, name: str = name) -> None:
-                spent[name] += time.thread_time() - began[name]
+                spent[name] += thread_cpu() - began[name]
 
             for part in parts:
                 handles += [part.register_forward_pre_hook(start), part.register_forward_hook(stop)]
@@ -97,12 +96,12 @@ def stages(engine: Engine, seconds: float) -> dict[str, float]:
             if frames < WARM_UP_FRAMES:
                 spent.clear()
                 counted = 0
-            began = time.thread_time()
+            began = thread_cpu()
             motions = list(take.move(chunk))
-            moved = time.thread_time()
+            moved = thread_cpu()
             pictures = [picture for motion in motions for _, made in take.draw(motion) for picture in made]
             spent["motion"] += moved - began
-            spent["video"] += time.thread_time() - moved
+            spent["video"] += thread_cpu() - moved
             frames, counted = frames + len(pictures), counted + len(pictures)
     return {name: 1000 * value / max(counted, 1) for name, value in spent.items()}
 
@@ -110,7 +109,7 @@ def stages(engine: Engine, seconds: float) -> dict[str, float]:
 def throughput(engine: Engine, config: Config, seconds: float) -> Report:
     """Both stages at once, as they run live, and the video encoder beside them."""
     with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
-        began, used = monotonic(), time.process_time()
+        began, used = monotonic(), process_cpu()
         frames = 0
         waited = None
         with Mp4Writer(Path(folder) / "bench.mp4", (256, 256)) as writer:
@@ -125,7 +124,7 @@ def throughput(engine: Engine, config: Config, seconds: float) -> Report:
         "wall_seconds": wall,
         "first_frame_seconds": waited,
         "rtf": wall / (frames / FPS),
-        "cores_used": (time.process_time() - used) / wall,
+        "cores_used": (process_cpu() - used) / wall,
     }
 
 

@@ -21,6 +21,16 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def thread_cpu() -> float:
+    """CPU seconds that this thread has used."""
+    return time.thread_time()
+
+
+def process_cpu() -> float:
+    """CPU seconds that this process has used."""
+    return time.process_time()
+
+
 def wall_us() -> int:
     """Microseconds since the Unix epoch, for what leaves the machine (message headers, sender reports)."""
     return time.time_ns() // 1_000
