@@ -25,7 +25,7 @@ class Stream(Section, frozen=True):
     fade_frames: Annotated[int, Meta(ge=0, le=64, description="X: frames cross-faded with the clip before")] = 2
     lookahead_ms: Annotated[int, Meta(ge=0, le=1000, description="audio heard beyond the frame it moves")] = 80
     motion_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of AToM-Net")] = 4
-    video_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of MC-VDM")] = 2
+    video_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of MC-VDM")] = 1
     seed: Annotated[int, Meta(ge=0, lt=2**32, description="same audio and seed, same landmarks and frames")] = 0
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ PROFILES: dict[Profile, dict[str, int]] = {
         "fade_frames": 4,
         "lookahead_ms": 160,
         "motion_steps": 4,
-        "video_steps": 4,
+        "video_steps": 2,
     },
     "balanced": {
         "clip_frames": 16,
@@ -53,7 +53,7 @@ PROFILES: dict[Profile, dict[str, int]] = {
         "fade_frames": 2,
         "lookahead_ms": 80,
         "motion_steps": 4,
-        "video_steps": 2,
+        "video_steps": 1,
     },
     "low-latency": {
         "clip_frames": 8,

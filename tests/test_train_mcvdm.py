@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from avatard.models import checkpoint
 from avatard.models.dataset import Clip, Entry, write_index
@@ -28,6 +29,8 @@ def run(monkeypatch, script, *arguments):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    # accelerate keeps one state a process; other tests of training, in other precisions, run in this one.
+    AcceleratorState._reset_state(reset_partial_state=True)
     return module.main()
 
 

@@ -92,7 +92,7 @@ class NeuralEngine:
         self._config = config
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
-        self._mcvdm = Mcvdm.load(config.video.weights)
+        self._mcvdm = Mcvdm.load(config.video.weights).narrow()
         pose_video = config.idle.pose_video
         self._driving = DrivingPose(Path(pose_video)) if pose_video else None
         self._steps = (config.stream.motion_steps, config.stream.video_steps)

@@ -155,9 +155,19 @@ class VideoStream:
             self._last = (torch.from_numpy(both[0]).float(), torch.from_numpy(both[1]).float())
         return self._last
 
-    @torch.inference_mode()
     def _make(self, until: int) -> Iterator[tuple[int, Pictures]]:
         """Denoise the clip that ends with the last pushed frame, and render up to frame `until`."""
+        volume, flow = self._denoise()
+        first = self._next - len(volume)
+        # No context of torch may span a `yield`: leaving inference mode there would switch autocast off for good.
+        for n in range(self._shown, until, CHUNK):
+            chosen = slice(n - first, min(n + CHUNK, until) - first)
+            self._shown = min(n + CHUNK, until)
+            yield n, self._render(volume[chosen], flow[chosen])
+
+    @torch.inference_mode()
+    def _denoise(self) -> tuple[Tensor, Tensor]:
+        """The next clip's volumes `[X + H, W, 32, 32]`, blended with those held, and the head's flow for them."""
         rigid, target = (torch.stack(points)[None] for points in zip(*self._points, strict=True))
         geometry = Geometry(self._source, rigid, target)
         self._points = []
@@ -172,10 +182,9 @@ class VideoStream:
             volume = self._mcvdm.autoencoder.volume(self._mcvdm.restore(latent), slice(self._clip - new, None))[0]
             if self._held is not None and self._fade:
                 volume = torch.cat([blend(self._held, volume[: self._fade]), volume[self._fade :]])
-            self._previous = latent
-            self._held = volume[self._hop :].clone()
-            first = self._next - new
-            yield from self._render(volume, self._flow[0, -new:], first, until)
+        self._previous = latent
+        self._held = volume[self._hop :].clone()
+        return volume, self._flow[0, -new:]
 
     def _roll(self, old: Tensor | None, new: Tensor) -> Tensor:
         """The last S frames `[1, S, …]`; before the first one the face rests where the first one has it."""
@@ -183,14 +192,13 @@ class VideoStream:
             old = new[:, :1].expand(-1, self._clip, *new.shape[2:])
         return torch.cat([old, new], 1)[:, -self._clip :]
 
-    def _render(self, volume: Tensor, flow: Tensor, first: int, until: int) -> Iterator[tuple[int, Pictures]]:
-        """Pictures of the frames from the first one not shown up to `until`; `volume` and `flow` begin at `first`."""
-        for n in range(self._shown, until, CHUNK):
-            chosen = slice(n - first, min(n + CHUNK, until) - first)
-            rendering = self._mcvdm.autoencoder.render(volume[None, chosen], self._person.portrait, flow[None, chosen])
-            frames = ((rendering.frames[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-            self._shown = min(n + CHUNK, until)
-            yield n, frames.permute(0, 2, 3, 1).contiguous().numpy()
+    @torch.inference_mode()
+    def _render(self, volume: Tensor, flow: Tensor) -> Pictures:
+        """Volumes `[k, W, 32, 32]` and the head's flow `[k, 2, 32, 32]` → pictures `[k, 256, 256, 3]`."""
+        with torch.autocast("cpu", torch.bfloat16):
+            rendering = self._mcvdm.autoencoder.render(volume[None], self._person.portrait, flow[None])
+        frames = ((rendering.frames[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return frames.permute(0, 2, 3, 1).contiguous().numpy()
 
     def _noise(self, first: int) -> Planes:
         """Start noise: xy is the session's, rows of xt and yt belong to absolute frames."""
