@@ -8,25 +8,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.models.face.topology import (
-    INNER_LIP,
-    JAW,
-    LEFT_BROW,
-    LEFT_EYE,
-    NOSE_BASE,
-    NOSE_BRIDGE,
-    OUTER_LIP,
-    RIGHT_BROW,
-    RIGHT_EYE,
-    mouth_opening,
-)
+from avatard.models.face.raster import PARTS
+from avatard.models.face.topology import mouth_opening
 
 Array = NDArray[np.floating]
 Picture = NDArray[np.uint8]
 
 REAL, MADE = (40, 40, 40), (40, 40, 220)  # BGR
-LINES = [(JAW, False), (RIGHT_BROW, False), (LEFT_BROW, False), (NOSE_BRIDGE, False), (NOSE_BASE, False)]
-LINES += [(RIGHT_EYE, True), (LEFT_EYE, True), (OUTER_LIP, True), (INNER_LIP, True)]
 FACE_PIXELS, CURVE_PIXELS = 150, 120
 
 
@@ -34,9 +22,9 @@ def face(points: Array, colour: tuple[int, int, int], side: int = FACE_PIXELS) -
     """Landmarks `[68, 3]` in the canonical frame as lines on white `[side, side, 3]`."""
     picture = np.full((side, side, 3), 255, np.uint8)
     xy = (points[:, :2] * side / 3.4 + (side / 2, side * 0.35)) * 8
-    for part, closed in LINES:
-        line = xy[part].round().astype(np.int32)[:, None]
-        cv2.polylines(picture, [line], closed, colour, 1, cv2.LINE_AA, shift=3)
+    for part in PARTS:
+        lines = [xy[points].round().astype(np.int32)[:, None] for points in part.points]
+        cv2.polylines(picture, lines, part.area, colour, 1, cv2.LINE_AA, shift=3)
     return picture
 
 
