@@ -26,7 +26,7 @@ from avatard.models.dataset import Entry, read_index
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.losses import Perceptual
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Autoencoder, AutoencoderConfig, Planes, Window
+from avatard.models.mcvdm.autoencoder import CELLS, FRAME, WHOLE, Autoencoder, AutoencoderConfig, Planes, Window
 from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
 from avatard.models.mcvdm.objective import choose_window, flow_loss, picture_losses, psnr, to_pictures
 from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, restore_optimizer, save_state, sheet
@@ -111,7 +111,7 @@ def train(arguments: argparse.Namespace, entries: list[Entry], unseen: list[Entr
         whole = float(torch.rand((), generator=window_rng)) < arguments.full
         if whole:
             batch = {key: value[: max(1, arguments.batch // 2)] for key, value in batch.items()}
-        window = None if whole else choose_window(batch["target"], window_rng)
+        window = WHOLE if whole else choose_window(batch["target"], window_rng)
         losses = objective(batch, step, window)
         accelerator.backward(losses["total"])
         losses["gradient"] = accelerator.clip_grad_norm_(network.parameters(), 0.5)
@@ -153,7 +153,7 @@ class Objective(nn.Module):
         super().__init__()
         self.network, self.perceptual = network, perceptual
 
-    def forward(self, batch: Batch, step: int, window: Window | None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: int, window: Window) -> dict[str, Tensor]:
         """Losses by name; `total` is what is minimised."""
         frames, reference = to_pictures(batch["frames"]), to_pictures(batch["reference"])
         with torch.no_grad():

@@ -1,11 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes, Window
-from tests.tiny_mcvdm import TINY_AUTOENCODER, tiny
+from avatard.models.mcvdm.autoencoder import FACE, Autoencoder, AutoencoderConfig, Planes, Window
+from tests.tiny_mcvdm import TINY_AUTOENCODER, someone, tiny
 
 S = 4
 
@@ -64,12 +65,38 @@ def test_the_decoder_reads_the_latent(clip, rigid):
 def test_a_window_is_rendered_as_in_the_whole_frame(clip, rigid):
     network = tiny().autoencoder
     volume, portrait = network.volume(network.encode(clip, rigid)), network.portrait(clip[:, 0])
-    window = Window(torch.tensor([[4, 10], [16, 0]]), 16)
+    window = Window([(4, 10), (16, 0)], 16)
     part = network.render(volume, portrait, rigid, window)
     whole = window.crop(network.render(volume, portrait, rigid).frames)
     assert part.frames.shape == (2, S, 3, 128, 128)
     inner = (..., slice(48, 80), slice(48, 80))  # zero padding reaches in from the window's border
     torch.testing.assert_close(part.frames[inner], whole[inner], atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_outside_the_face_a_frame_is_the_warped_portrait(clip, rigid):
+    network = tiny().autoencoder
+    rendering = network.render(network.volume(network.encode(clip, rigid)), network.portrait(clip[:, 0]), rigid)
+    outside = torch.ones(1, 1, 1, 256, 256, dtype=torch.bool)
+    FACE.crop(outside).fill_(False)
+    difference = (rendering.frames - rendering.warped).abs()
+    assert (difference * outside).max() == 0
+    assert FACE.crop(difference).max() > 0.01
+
+
+@torch.inference_mode()
+def test_what_is_shown_is_what_is_rendered(rigid):
+    network = tiny().autoencoder
+    photograph = someone().portrait
+    picture = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 127.5 - 1
+    portrait, smooth = network.portrait(picture), rigid[:1, :, :, 15:17, 15:17].repeat_interleave(16, 3)
+    smooth = smooth.repeat_interleave(16, 4)
+    volume = network.volume(network.encode(picture[:, None].expand(1, S, -1, -1, -1), smooth))
+    shown = network.show(volume, portrait, smooth, warp.enlarge(photograph))
+    rendered = (network.render(volume, portrait, smooth).frames[0].clamp(-1, 1).permute(0, 2, 3, 1) + 1) * 127.5
+    difference = np.abs(shown.astype(np.float32) - rendered.numpy())
+    assert shown.shape == (S, 256, 256, 3)
+    assert difference.mean() < 1.5  # the blocks of the photograph have sharper edges than any face
 
 
 def test_the_default_sizes_stay_small():

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -60,3 +61,16 @@ def test_flows_of_many_clips_are_those_of_each(face):
     together = warp.landmark_flow(face.expand(2, 1, 68, 2), face.expand(2, 3, 68, 2), target, 16)
     alone = warp.landmark_flow(face, face, target[1, 2], 16)
     np.testing.assert_allclose(together[1, 2].numpy(), alone.numpy(), atol=1e-5)
+
+
+def test_remapping_an_enlarged_photograph_is_bicubic_sampling_within_rounding():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    photograph = np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.5), np.uint8)
+    flow = (0.03 * rng.standard_normal((2, 2, 2))).astype(np.float32).repeat(8, 1).repeat(8, 2)
+    made = warp.remap(warp.enlarge(photograph), flow)
+    picture = torch.from_numpy(photograph).permute(2, 0, 1)[None].float()
+    lifted = torch.nn.functional.interpolate(torch.from_numpy(flow)[None], 64, mode="bilinear")[None]
+    expected = warp.sample(picture, warp.absolute(lifted), "bicubic")[0, 0].permute(1, 2, 0).numpy()
+    inner = slice(4, -4)
+    assert np.abs(made[inner, inner] - expected[inner, inner]).max() < 3

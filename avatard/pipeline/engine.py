@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from avatard.audio.ring import Samples
 from avatard.config import Config, Speech
-from avatard.identity import Identity
+from avatard.identity import Identity, IdentityError
+from avatard.media import MediaError
 from avatard.models.atom import Atom
+from avatard.models.checkpoint import CheckpointError
 from avatard.models.face.arkit import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.model import Mcvdm
-from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
+from avatard.models.speech import HubertFeatures, SpeechEncoder, SpeechError, WhisperFeatures
+from avatard.pipeline.interfaces import EngineError, Picture
 from avatard.pipeline.motion import MotionStream
-from avatard.pipeline.pose import DrivingPose, IdlePose, quaternion
-from avatard.pipeline.scheduler import Picture
+from avatard.pipeline.pose import DrivingPose, IdlePose, PoseVideoError, quaternion
 from avatard.pipeline.video import VideoStream
 
 
@@ -34,7 +38,7 @@ class Frames(NamedTuple):
 
 
 class NeuralTake:
-    """One unbroken run of both networks; see `worker.Take`."""
+    """One unbroken run of both networks; see `interfaces.Take`."""
 
     def __init__(self, motion: MotionStream, video: VideoStream, faces: _Faces) -> None:
         self._motion = motion
@@ -78,68 +82,81 @@ class _Faces:
 
 
 class NeuralEngine:
-    """Both networks and a portrait; see `worker.Engine`.
+    """Both networks and a portrait; see `interfaces.Engine`.
 
     Raises:
-        CheckpointError, SpeechError: weights are missing or do not fit.
-        PoseVideoError: the driving video cannot be used.
+        EngineError: weights are missing or do not fit, or the driving video cannot be used.
     """
 
     delay_frames = 0
 
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(1)
+        cv2.setNumThreads(1)
         self._config = config
-        self._speech = _speech(config.speech)
-        self._atom = Atom.load(config.motion.weights)
-        self._mcvdm = Mcvdm.load(config.video.weights).narrow()
         pose_video = config.idle.pose_video
-        self._driving = DrivingPose(Path(pose_video)) if pose_video else None
+        with _said_of(CheckpointError, SpeechError, MediaError, PoseVideoError):
+            self._speech = _speech(config.speech)
+            self._atom = Atom.load(config.motion.weights)
+            self._mcvdm = Mcvdm.load(config.video.weights).narrow()
+            self._driving = DrivingPose(Path(pose_video)) if pose_video else None
         self._steps = (config.stream.motion_steps, config.stream.video_steps)
         self._identity: Identity | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
-    def identify(self, portrait: Path) -> tuple[str, Picture]:
-        """See `worker.Engine`."""
-        identity = Identity.load(portrait, self._config.portrait.face or None)
+    def identify(self, portrait: Path, face: int = 0) -> tuple[str, Picture]:
+        """See `interfaces.Engine`."""
+        with _said_of(IdentityError):
+            identity = Identity.load(portrait, face or None)
         faces = _Faces(identity, self._config, self._driving)
         self._identity, self._faces = identity, faces
         return identity.digest, faces.picture(identity.portrait, identity.neutral, identity.pose)
 
     def begin(self, first_frame: int) -> NeuralTake:
-        """See `worker.Engine`."""
+        """See `interfaces.Engine`."""
         assert self._identity is not None
         stream = self._config.stream
         motion_steps, video_steps = self._steps
-        motion = MotionStream(
-            self._atom,
-            self._speech,
-            self._identity,
-            seed=stream.seed,
-            first_frame=first_frame,
-            hop_frames=stream.hop_frames,
-            lookahead_ms=stream.lookahead_ms,
-            steps=motion_steps,
-        )
-        video = VideoStream(
-            self._mcvdm,
-            self._identity,
-            seed=stream.seed,
-            first_frame=first_frame,
-            clip=stream.clip_frames,
-            hop=stream.hop_frames,
-            fade=stream.fade_frames,
-            steps=video_steps,
-        )
+        # What the two refuse are hops, fades and look-aheads of the configuration.
+        with _said_of(ValueError):
+            motion = MotionStream(
+                self._atom,
+                self._speech,
+                self._identity,
+                seed=stream.seed,
+                first_frame=first_frame,
+                hop_frames=stream.hop_frames,
+                lookahead_ms=stream.lookahead_ms,
+                steps=motion_steps,
+            )
+            video = VideoStream(
+                self._mcvdm,
+                self._identity,
+                seed=stream.seed,
+                first_frame=first_frame,
+                clip=stream.clip_frames,
+                hop=stream.hop_frames,
+                fade=stream.fade_frames,
+                steps=video_steps,
+            )
         self._streams = motion, video
         return NeuralTake(motion, video, self._faces)
 
     def effort(self, motion_steps: int, video_steps: int) -> None:
-        """See `worker.Engine`."""
+        """See `interfaces.Engine`."""
         self._steps = (motion_steps, video_steps)
         if self._streams is not None:
             motion, video = self._streams
             motion.steps, video.steps = motion_steps, video_steps
+
+
+@contextmanager
+def _said_of(*mistakes: type[ValueError]) -> Iterator[None]:
+    """Turn what is the user's mistake into an `EngineError` with the same text."""
+    try:
+        yield
+    except mistakes as mistake:
+        raise EngineError(str(mistake)) from mistake
 
 
 def _speech(config: Speech) -> SpeechEncoder:

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Planes
+from avatard.models.mcvdm import warp
+from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Pictures, Planes
 from avatard.models.mcvdm.landmarks import Geometry, maps
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.pipeline.crossfade import blend
-
-Pictures = NDArray[np.uint8]
 
 #: Frames of a clip must fill the coarsest level of the UNet.
 CLIP_UNIT = 4
@@ -91,6 +90,7 @@ class VideoStream:
         self._mean = MorphableModel.load().mean_68
         self._face = identity.landmarks + self._mean
         self._source = torch.from_numpy(identity.pose.project(self._face)[None, :, :2]).float()
+        self._photograph = warp.enlarge(identity.portrait)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             picture = torch.from_numpy(identity.portrait).permute(2, 0, 1)[None].float() / 127.5 - 1
             self._person = mcvdm.person(picture)
@@ -196,9 +196,7 @@ class VideoStream:
     def _render(self, volume: Tensor, flow: Tensor) -> Pictures:
         """Volumes `[k, W, 32, 32]` and the head's flow `[k, 2, 32, 32]` → pictures `[k, 256, 256, 3]`."""
         with torch.autocast("cpu", torch.bfloat16):
-            rendering = self._mcvdm.autoencoder.render(volume[None], self._person.portrait, flow[None])
-        frames = ((rendering.frames[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return frames.permute(0, 2, 3, 1).contiguous().numpy()
+            return self._mcvdm.autoencoder.show(volume[None], self._person.portrait, flow[None], self._photograph)
 
     def _noise(self, first: int) -> Planes:
         """Start noise: xy is the session's, rows of xt and yt belong to absolute frames."""

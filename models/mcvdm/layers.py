@@ -36,8 +36,9 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` → the same shape."""
-        residual: Tensor = self.second(activate(self.first(activate(x))))
-        return x + residual
+        inner: Tensor = self.first(activate(x))
+        residual: Tensor = self.second(F.leaky_relu(inner, SLOPE, inplace=True))
+        return residual.add_(x)
 
 
 def clips_of(frames: Tensor, like: Tensor) -> Tensor:

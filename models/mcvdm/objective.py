@@ -30,15 +30,15 @@ def choose_window(target: Tensor, rng: torch.Generator | None) -> Window:
     centre = torch.where(draw < 0.75, mouth, torch.where(draw < 0.85, eyes, anywhere))
     centre = centre + 6 * torch.randn(centre.shape, generator=rng)
     corners = (centre / (FRAME // CELLS) - WINDOW / 2).round().long().clamp(0, CELLS - WINDOW)
-    return Window(corners.flip(-1), WINDOW)
+    return Window([(y, x) for x, y in corners.tolist()], WINDOW)
 
 
 def picture_losses(
-    rendering: Rendering, frames: Tensor, weight: Tensor, window: Window | None, perceptual: Perceptual | None
+    rendering: Rendering, frames: Tensor, weight: Tensor, window: Window, perceptual: Perceptual | None
 ) -> dict[str, Tensor]:
     """Losses of a rendered window against whole frames `[B, S, 3, 256, 256]`; `pictures` is their weighted sum."""
-    if window:
-        frames, weight = window.crop(frames), window.crop(weight)
+    frames, weight = window.crop(frames), window.crop(weight)
+    if window.size < CELLS:
         weight = weight * border(weight.shape[-1])
     # Inside the open mouth nothing of the portrait is right: said outright, because the network is slow to find out.
     inside = (weight >= INNER_WEIGHT).float()

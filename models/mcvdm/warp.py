@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -95,3 +98,19 @@ def sample(pictures: Tensor, positions: Tensor, mode: Literal["bilinear", "bicub
     rows = positions.permute(0, 1, 3, 4, 2).reshape(b, s * h, w, 2).float()
     out = F.grid_sample(pictures.float(), rows, mode=mode, padding_mode="border", align_corners=False)
     return out.view(b, -1, s, h, w).transpose(1, 2)
+
+
+def enlarge(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB `[H, W, 3]` → `[2H, 2W, 3]`, bicubic: sampled linearly it is as sharp as the original under a bicubic."""
+    size = (2 * photograph.shape[1], 2 * photograph.shape[0])
+    return np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def remap(enlarged: NDArray[np.uint8], flow: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A photograph, enlarged by `enlarge` to `[2H, 2W, 3]`, under a coarser flow `[2, h, w]` → `[H, W, 3]`."""
+    height, width = enlarged.shape[0] // 2, enlarged.shape[1] // 2
+    x, y = (cv2.resize(f, (width, height), interpolation=cv2.INTER_LINEAR) for f in flow)
+    # Pixel i of the photograph has its centre at 2i + 0.5 of the enlarged one; a flow of 2 crosses the picture.
+    x = x * width + (2 * np.arange(width, dtype=np.float32) + 0.5)
+    y = y * height + (2 * np.arange(height, dtype=np.float32)[:, None] + 0.5)
+    return np.asarray(cv2.remap(enlarged, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
