@@ -18,7 +18,7 @@ from avatard.audio.ring import Samples
 from avatard.clock import FPS, SAMPLE_RATE_HZ, monotonic, process_cpu, thread_cpu
 from avatard.config import Config
 from avatard.mp4 import Mp4Writer
-from avatard.pipeline.worker import Engine, MakeEngine
+from avatard.pipeline.interfaces import Engine, MakeEngine
 from avatard.render import play_out
 
 #: The paper's time for 5 s of video at 256², on an RTX 3090 Ti.
@@ -132,11 +132,11 @@ def bench(config: Config, make_engine: MakeEngine, identity: Path, seconds: floa
     """Measure; see `table` for what is in it.
 
     Raises:
-        ValueError: the portrait or the weights cannot be used, in one line.
+        EngineError: the portrait, the weights or the configuration cannot be used, in one line.
     """
     began = monotonic()
     engine = make_engine(config)
-    _, portrait = engine.identify(identity)
+    _, portrait = engine.identify(identity, config.portrait.face)
     list(play_out(engine, [voice(0.2)], config))
     start_seconds = monotonic() - began
     height, width, _ = portrait.pixels.shape

@@ -180,11 +180,9 @@ def serve(
         "log.format": log_format,
     }
     effective = configure(config, set_, flags)
-    from avatard.pipeline.supervisor import WorkerError
-    from avatard.serve import run
-    from avatard.server import ServerError
+    from avatard.serve import MISTAKES, run
 
-    with complain(ValueError, WorkerError, ServerError):
+    with complain(*MISTAKES):
         run(effective.config, identity)
 
 
@@ -229,12 +227,13 @@ def render(
         "log.format": log_format,
     }
     effective = configure(config, set_, flags)
+    from avatard.render import MISTAKES
     from avatard.render import render as render_file
 
     # A service manager's stop must clean up like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with complain(ValueError):
+        with complain(*MISTAKES):
             from avatard.pipeline.engine import make_engine
 
             render_file(effective.config, make_engine, identity, audio, output, size=size, badge=badge)
@@ -262,8 +261,9 @@ def bench(
     effective = configure(config, set_, {"log.level": log_level, "log.format": log_format})
     from avatard.bench import bench as measure
     from avatard.bench import table
+    from avatard.pipeline.interfaces import EngineError
 
-    with complain(ValueError, OSError):
+    with complain(EngineError, OSError):
         from avatard.pipeline.engine import make_engine
 
         report = measure(effective.config, make_engine, identity, seconds)

@@ -95,7 +95,7 @@ class Portrait(Section, frozen=True):
     """Whose face it is."""
 
     face: Annotated[
-        int, Meta(ge=0, le=64, description="which face of a portrait, from the left and from 1; 0: its only one")
+        int, Meta(ge=0, le=64, description="which face of the portrait, from the left and from 1; 0: its only one")
     ] = 0
 
 

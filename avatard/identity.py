@@ -95,8 +95,8 @@ def _choose(path: str | Path, count: int, face: int | None) -> int:
     if count == 0:
         raise IdentityError(f"{path}: no face found; expected an upright head, seen from the front")
     if face is None and count > 1:
-        raise IdentityError(f"{path} has {count} faces: choose one, counted from the left, with --face 1 to {count}")
+        raise IdentityError(f"{path} has {count} faces: choose face 1 to {count}, counted from the left")
     if face is not None and not 1 <= face <= count:
         faces = "1 face" if count == 1 else f"{count} faces"
-        raise IdentityError(f"{path} has {faces}, got --face {face}")
+        raise IdentityError(f"{path} has {faces}, got face {face}")
     return 0 if face is None else face - 1

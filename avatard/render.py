@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from avatard import __version__
 from avatard.audio.ring import Samples
-from avatard.audio.sources import read_file
+from avatard.audio.sources import SourceError, read_file
 from avatard.clock import FPS, SAMPLES_PER_FRAME
 from avatard.config import Config
-from avatard.media import read_frames
-from avatard.mp4 import Mp4Writer, open_sound
-from avatard.pipeline.scheduler import Picture, PlayOut, Scheduler, Timing
-from avatard.pipeline.worker import Engine, MakeEngine, Take
+from avatard.media import MediaError, read_frames
+from avatard.mp4 import Mp4Error, Mp4Writer, open_sound
+from avatard.pipeline.interfaces import Engine, EngineError, MakeEngine, Picture, Take
+from avatard.pipeline.scheduler import PlayOut, Scheduler, Timing
 
 VIDEOS: Final = {".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"}
 SIZES: Final = (64, 2048)
@@ -40,6 +40,10 @@ COMMENT: Final = "Synthetic media: a still portrait animated by trained networks
 
 class RenderError(ValueError):
     """Something that cannot be rendered, in one line."""
+
+
+#: What the user can cure; the text of each is one line.
+MISTAKES: Final = (RenderError, SourceError, MediaError, Mp4Error, EngineError)
 
 
 class _Stages:
@@ -166,7 +170,7 @@ def render(
         progress: show a bar on standard error, where that is a terminal.
 
     Raises:
-        ValueError: anything the user can cure, in one line.
+        RenderError, SourceError, MediaError, Mp4Error, EngineError: what the user can cure, in one line.
     """
     _check(output, size)
     total = _frames_of(audio)
@@ -177,7 +181,7 @@ def render(
             )
             identity = _first_picture(identity, Path(folder))
         engine = make_engine(config)
-        _, portrait = engine.identify(identity)
+        _, portrait = engine.identify(identity, config.portrait.face)
     side = size or portrait.pixels.shape[0]
     metadata = {"title": f"{BADGE} video", "comment": f"{COMMENT} Made with avatard {__version__}."}
     from tqdm import tqdm

@@ -13,14 +13,18 @@ from pathlib import Path
 from avatard.audio.ring import Samples
 from avatard.audio.sources import SourceError, file_source, microphone_source
 from avatard.config import Config
-from avatard.pipeline.supervisor import Portrait
-from avatard.server import Server
+from avatard.pipeline.supervisor import Portrait, PortraitError, WorkerError
+from avatard.protocols.curve import KeysError
+from avatard.protocols.endpoint import EndpointError
+from avatard.server import Server, ServerError
 from avatard.session import ENGINE, FLOOR_SECONDS, FloorError, Session
 from avatard.zeromq import ZmqGateway
 
 logger = logging.getLogger(__name__)
 
 MICROPHONE = "mic"
+#: What the user can cure; the text of each is one line.
+MISTAKES = (PortraitError, WorkerError, ServerError, EndpointError, KeysError, SourceError)
 
 
 def run(config: Config, portrait: Path, engine: str = ENGINE) -> None:
@@ -34,7 +38,7 @@ def run(config: Config, portrait: Path, engine: str = ENGINE) -> None:
         SourceError: there is no such sound file, or no microphone.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(config, Portrait.read(portrait), engine))
+        runner.run(serve(config, Portrait.read(portrait, config.portrait.face), engine))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

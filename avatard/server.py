@@ -30,6 +30,7 @@ from avatard.voice_agent import serve_agent
 logger = logging.getLogger(__name__)
 
 MAX_PORTRAIT_BYTES = 8 * 1024 * 1024
+MAX_FACES = 64
 MAX_VIEWERS = 64
 RETRY_SECONDS = 10
 LEAVING_SECONDS, LEAVING_TRIES = 1.0, 20
@@ -268,9 +269,12 @@ class Server:
         if suffix is None:
             known = ", ".join(PORTRAIT_SUFFIXES)
             raise web.HTTPUnsupportedMediaType(text=f"got {request.content_type}, expected one of {known}")
+        face = request.query.get("face", "0")
+        if not (face.isascii() and face.isdigit() and int(face) <= MAX_FACES):
+            raise web.HTTPBadRequest(text=f"got face={face}, expected 1 to {MAX_FACES}, counted from the left")
         data = await request.read()
         try:
-            digest = await self.session.identify(Portrait(data, suffix))
+            digest = await self.session.identify(Portrait(data, suffix, int(face)))
         except PortraitError as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from None
         except WorkerError as error:

@@ -23,7 +23,8 @@ from avatard.clock import FPS, SAMPLE_RATE_HZ, MediaClock, monotonic
 from avatard.config import Config
 from avatard.metrics import Metrics
 from avatard.pipeline import ipc
-from avatard.pipeline.scheduler import Interrupted, Picture, PlayOut, Scheduler, Timing
+from avatard.pipeline.interfaces import Picture
+from avatard.pipeline.scheduler import Interrupted, PlayOut, Scheduler, Timing
 from avatard.pipeline.supervisor import Portrait, Supervisor, WorkerError
 from avatard.tempo import Tempo, first_estimate
 

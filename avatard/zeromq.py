@@ -257,7 +257,7 @@ class ZmqGateway:
     async def _identify(self, request: messages.Portrait) -> None:
         self._answers["identity"] = request.id
         try:
-            await self._session.identify(Portrait(request.data, ""))
+            await self._session.identify(Portrait(request.data, "", request.face))
         except (PortraitError, WorkerError) as error:
             self._answers.pop("identity", None)
             self._on_error(str(error), request.id)

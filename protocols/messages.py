@@ -62,6 +62,7 @@ class Meta(Header, frozen=True, kw_only=True, tag="meta"):
     h: int
     sr: int  # Hz, of the topic audio
     arkit: list[str]  # the names of face.bs, in its order
+    synthetic: bool = True  # picture and face are generated; whoever shows them must say so
 
 
 class State(Header, frozen=True, kw_only=True, tag="state"):
@@ -173,6 +174,7 @@ class Portrait(Request, frozen=True, kw_only=True, tag="identity"):
     """Swap the portrait."""
 
     data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_IMAGE_BYTES)]  # an image file
+    face: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0  # which one, from the left and from 1; 0: its only one
 
 
 T = TypeVar("T")

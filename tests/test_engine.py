@@ -9,9 +9,9 @@ from avatard.clock import SAMPLES_PER_FRAME
 from avatard.config import Config, Motion, Stream, Video
 from avatard.models import checkpoint
 from avatard.models.atom import Atom, AtomConfig
-from avatard.models.checkpoint import CheckpointError
 from avatard.models.face.pose import rotation_matrix
 from avatard.pipeline.engine import make_engine
+from avatard.pipeline.interfaces import EngineError
 from avatard.pipeline.pose import quaternion
 from tests.faces import PORTRAIT
 from tests.tiny_mcvdm import tiny
@@ -91,7 +91,7 @@ def test_steps_change_while_it_runs(engine):
 def test_what_is_no_face_is_one_line(engine, tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="x.png"):
+    with pytest.raises(EngineError, match="x.png"):
         engine.identify(path)
 
 
@@ -99,8 +99,18 @@ def test_missing_weights_are_one_line(config):
     import msgspec
 
     broken = msgspec.structs.replace(config, video=Video(weights="none.safetensors"))
-    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+    with pytest.raises(EngineError, match=r"none\.safetensors"):
         make_engine(broken)
+
+
+def test_a_configuration_that_does_not_fit_the_networks_is_one_line(config):
+    import msgspec
+
+    stream = msgspec.structs.replace(STREAM, clip_frames=10)
+    engine = make_engine(msgspec.structs.replace(config, stream=stream))
+    engine.identify(PORTRAIT)
+    with pytest.raises(EngineError, match="got a clip of 10 frames, expected a multiple of 4"):
+        engine.begin(0)
 
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (30, -20, 10), (-90, 10, 170), (0, 0, 180), (170, 0, 0)])

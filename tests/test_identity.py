@@ -82,12 +82,12 @@ def save_text(path):
 
 def test_several_faces_want_a_choice_counted_from_the_left(tmp_path):
     crowd = save(tmp_path / "crowd.png", on_canvas(500, 960, (0, 0, 1.0), (330, 100, 1.3), (700, 30, 0.9)))
-    assert "has 3 faces: choose one, counted from the left, with --face 1 to 3" in refusal(crowd)
+    assert "has 3 faces: choose face 1 to 3, counted from the left" in refusal(crowd)
     alone, second = Identity.load(PORTRAIT, mesh=networks()), Identity.load(crowd, 2, mesh=networks())
     assert second.face_px == pytest.approx(1.3 * alone.face_px, rel=0.05)
-    assert "has 3 faces, got --face 4" in refusal(crowd, 4)
-    assert "has 1 face, got --face 2" in refusal(PORTRAIT, 2)
-    assert "has 1 face, got --face 0" in refusal(PORTRAIT, 0)
+    assert "has 3 faces, got face 4" in refusal(crowd, 4)
+    assert "has 1 face, got face 2" in refusal(PORTRAIT, 2)
+    assert "has 1 face, got face 0" in refusal(PORTRAIT, 0)
     assert Identity.load(PORTRAIT, 1, mesh=networks()).digest == alone.digest
 
 

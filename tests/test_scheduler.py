@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatard.clock import SAMPLES_PER_FRAME
-from avatard.pipeline.scheduler import Order, Picture, PlayOut, Scheduler, Timing
+from avatard.pipeline.interfaces import Picture
+from avatard.pipeline.scheduler import Order, PlayOut, Scheduler, Timing
 
 TICK = 0.25
 TIMING = Timing(hop_frames=6, fade_frames=2, lookahead_samples=1280, compute_frames=3)

@@ -19,12 +19,10 @@ from pathlib import Path
 from avatard import settings
 from avatard.cli import complain
 from avatard.log import setup
-from avatard.pipeline.supervisor import WorkerError
-from avatard.serve import run
-from avatard.server import ServerError
+from avatard.serve import MISTAKES, run
 config = settings.load("nano", ["server.port=0", *sys.argv[3:]]).config
 setup(config.log)
-with complain(ValueError, WorkerError, ServerError):
+with complain(*MISTAKES):
     run(config, Path(sys.argv[1]), sys.argv[2])
 """
 

@@ -129,6 +129,11 @@ async def test_a_portrait_is_swapped_by_http(serving):
     status, text = await answer_of(http.post(f"{url}/api/identity", data=b"x", headers={"Content-Type": "image/png"}))
     assert (status, text) == (422, "the portrait is not a picture that can be read")
     assert (await answer_of(http.post(f"{url}/api/identity", data=b"x")))[0] == 415
+    image = {"Content-Type": "image/png"}
+    status, text = await answer_of(http.post(f"{url}/api/identity?face=2", data=data, headers=image))
+    assert (status, text) == (422, "the portrait has 1 face, got face 2")
+    status, text = await answer_of(http.post(f"{url}/api/identity?face=two", data=data, headers=image))
+    assert (status, text) == (400, "got face=two, expected 1 to 64, counted from the left")
     huge = http.post(f"{url}/api/identity", data=io.BytesIO(bytes(9 << 20)), headers={"Content-Type": "image/png"})
     assert (await answer_of(huge))[0] == 413
 

@@ -12,7 +12,7 @@ import pytest
 from avatard.config import Config, Stream
 from avatard.pipeline import ipc
 from avatard.pipeline import supervisor as module
-from avatard.pipeline.scheduler import Picture
+from avatard.pipeline.interfaces import Picture
 from avatard.pipeline.supervisor import Portrait, PortraitError, Supervisor, WorkerError
 
 CONFIG = Config(stream=Stream(hop_frames=4, fade_frames=1, clip_frames=8))
@@ -131,3 +131,8 @@ async def test_a_portrait_is_checked_before_it_is_used(start, portrait, tmp_path
     assert digest and not picture.pixels.any()
     with pytest.raises(PortraitError, match=r"none\.png cannot be read: No such file"):
         Portrait.read(tmp_path / "none.png")
+
+
+async def test_a_bug_of_the_engine_is_not_taken_for_a_mistake_of_the_user(start):
+    with pytest.raises(WorkerError, match=r"^ValueError: shapes do not match$"):
+        await start("make_buggy")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from avatard.audio.ring import Samples
 from avatard.clock import SAMPLES_PER_FRAME
 from avatard.config import Config
-from avatard.pipeline.scheduler import Picture
+from avatard.pipeline.interfaces import EngineError, Picture
 
 SIZE = 256
 
@@ -61,10 +61,12 @@ class WarpEngine:
         self.config = config
         self.portrait = np.zeros((SIZE, SIZE, 3), np.uint8)
 
-    def identify(self, portrait: Path) -> tuple[str, Picture]:
+    def identify(self, portrait: Path, face: int = 0) -> tuple[str, Picture]:
         image = cv2.imdecode(np.frombuffer(portrait.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            raise ValueError(f"{portrait} is not a picture that can be read")
+            raise EngineError(f"{portrait} is not a picture that can be read")
+        if face > 1:
+            raise EngineError(f"{portrait} has 1 face, got face {face}")
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
         return f"{int(self.portrait.sum()):x}", self.picture(0)
 
@@ -106,4 +108,8 @@ def make_hanging(config: Config) -> WarpEngine:
 
 
 def make_broken(config: Config) -> WarpEngine:
-    raise ValueError("weights are missing: run the trainer")
+    raise EngineError("weights are missing: run the trainer")
+
+
+def make_buggy(config: Config) -> WarpEngine:
+    raise ValueError("shapes do not match")

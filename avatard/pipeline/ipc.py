@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.pipeline.scheduler import Picture
+from avatard.pipeline.interfaces import Picture
 
 FACE_FLOATS = 68 * 3 + 52 + 8
 
@@ -26,6 +26,7 @@ class Start(Command, frozen=True):
 
     config: bytes  # JSON of avatard.config.Config
     suffix: str  # of the portrait's file name
+    face: int  # which one, from the left and from 1; 0: its only one
 
 
 class Begin(Command, frozen=True):
@@ -46,6 +47,7 @@ class Identify(Command, frozen=True):
 
     request: int
     suffix: str
+    face: int
 
 
 class Effort(Command, frozen=True):

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from avatard.audio.ring import AudioRing, Samples
 from avatard.clock import SAMPLES_PER_FRAME
+from avatard.pipeline.interfaces import Picture
 
 DECLICK_SAMPLES = 160  # 10 ms: an interrupt ramps the sound down instead of cutting it
 MAX_COMPUTE_FRAMES = 25
@@ -59,16 +59,6 @@ class Order:
     epoch: int
     first: int  # absolute number of samples[0]
     samples: Samples  # float32 [T]
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One generated frame."""
-
-    pixels: NDArray[np.uint8]  # [H, W, 3] RGB
-    landmarks: NDArray[np.float32]  # [68, 3], iBUG points of the frontal face, IOD units
-    blendshapes: NDArray[np.float32]  # [52], ARKit order
-    head: NDArray[np.float32]  # [8]: quaternion x, y, z, w; translation x, y, z in IOD from the centre; pixels per IOD
 
 
 @dataclass(frozen=True, slots=True)

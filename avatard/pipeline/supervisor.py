@@ -19,7 +19,7 @@ from avatard.audio.ring import Samples
 from avatard.clock import monotonic
 from avatard.config import Config
 from avatard.pipeline import ipc
-from avatard.pipeline.scheduler import Picture
+from avatard.pipeline.interfaces import Picture
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +41,21 @@ class PortraitError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """The bytes of a picture file, and the suffix that tells its kind."""
+    """The bytes of a picture file, the suffix that tells its kind, and which of the faces in it is meant."""
 
     data: bytes
     suffix: str
+    face: int = 0  # counted from the left and from 1; 0 is its only one
 
     @classmethod
-    def read(cls, path: Path) -> Portrait:
+    def read(cls, path: Path, face: int = 0) -> Portrait:
         """Read a file.
 
         Raises:
             PortraitError: it cannot be read.
         """
         try:
-            return cls(path.read_bytes(), path.suffix)
+            return cls(path.read_bytes(), path.suffix, face)
         except OSError as error:
             raise PortraitError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -153,7 +154,7 @@ class Supervisor:
         answer: asyncio.Future[tuple[str, Picture]] = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
         try:
-            self._send(ipc.Identify(request, portrait.suffix), portrait.data)
+            self._send(ipc.Identify(request, portrait.suffix, portrait.face), portrait.data)
             digest, picture = await answer
         finally:
             del self._answers[request]
@@ -254,7 +255,7 @@ class Supervisor:
     async def _watch(self, commands: zmq.asyncio.Socket) -> str:
         """Send the first command, and return when the process hangs."""
         started = monotonic()
-        start = ipc.Start(msgspec.json.encode(self._config), self._portrait.suffix)
+        start = ipc.Start(msgspec.json.encode(self._config), self._portrait.suffix, self._portrait.face)
         # Waits for the process to connect, which no other command has to.
         await commands.send_multipart([msgspec.msgpack.encode(start), self._portrait.data])
         while True:

@@ -17,10 +17,10 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,7 +31,7 @@ from avatard.clock import SAMPLES_PER_FRAME, monotonic
 from avatard.config import Config
 from avatard.log import setup
 from avatard.pipeline import ipc
-from avatard.pipeline.scheduler import Picture
+from avatard.pipeline.interfaces import Engine, EngineError, MakeEngine, Picture, Take
 
 BEAT_SECONDS = 0.25
 QUEUE_ORDERS = 256  # small: the daemon orders at most 100 times a second
@@ -40,38 +40,6 @@ NICENESS = 2  # the event loop, which must send every 40 ms, goes first
 WARM_UP_HOPS = 8
 PIECE_SAMPLES = 1_280
 FLUSH_SECONDS = 0.1
-
-
-class Take(Protocol):
-    """One unbroken run of both streams: `move` is called by the motion thread, `draw` by the video thread."""
-
-    def move(self, samples: Samples) -> Iterable[Any]:
-        """Take the next samples; gives what `draw` wants, as soon as it is known."""
-
-    def draw(self, motion: Any) -> Iterable[tuple[int, list[Picture]]]:
-        """Turn motion into pictures, by the absolute number of their first frame."""
-
-
-class Engine(Protocol):
-    """The two networks and a portrait."""
-
-    delay_frames: int  # frames held back beyond hop and fade
-
-    def identify(self, portrait: Path) -> tuple[str, Picture]:
-        """Use this portrait from the next `begin` on: its digest, and itself as a picture at rest.
-
-        Raises:
-            ValueError: the portrait cannot be used; one line.
-        """
-
-    def begin(self, first_frame: int) -> Take:
-        """A new take from this frame on."""
-
-    def effort(self, motion_steps: int, video_steps: int) -> None:
-        """Denoising steps from the next clip on."""
-
-
-MakeEngine: TypeAlias = Callable[[Config], Engine]
 
 
 @dataclass
@@ -148,7 +116,7 @@ class Worker:
                 config = msgspec.json.decode(command.config, type=Config)
                 setup(config.log)
                 self._engine = self._make_engine(config)
-                digest, picture = self._identify(parts[0], command.suffix)
+                digest, picture = self._identify(parts[0], command.suffix, command.face)
                 hop_seconds = self._warm_up(self._engine, config.stream.hop_frames * SAMPLES_PER_FRAME)
                 height, width, _ = picture.pixels.shape
                 ready = ipc.Ready(digest, height, width, hop_seconds, self._engine.delay_frames)
@@ -167,21 +135,21 @@ class Worker:
                 assert self._engine is not None
                 self._engine.effort(command.motion_steps, command.video_steps)
 
-    def _identify(self, portrait: bytes, suffix: str) -> tuple[str, Picture]:
+    def _identify(self, portrait: bytes, suffix: str, face: int) -> tuple[str, Picture]:
         assert self._engine is not None
         with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
             path = Path(folder) / f"portrait{suffix}"
             path.write_bytes(portrait)
             try:
-                return self._engine.identify(path)
-            except ValueError as error:
+                return self._engine.identify(path, face)
+            except EngineError as error:
                 # Nobody knows the file by the name it has here.
-                raise ValueError(str(error).replace(str(path), "the portrait")) from None
+                raise EngineError(str(error).replace(str(path), "the portrait")) from None
 
     def _answer(self, command: ipc.Identify, portrait: bytes) -> tuple[ipc.Identified, bytes, bytes]:
         try:
-            digest, picture = self._identify(portrait, command.suffix)
-        except ValueError as error:
+            digest, picture = self._identify(portrait, command.suffix, command.face)
+        except EngineError as error:
             return ipc.Identified(command.request, error=str(error)), b"", b""
         height, width, _ = picture.pixels.shape
         identified = ipc.Identified(command.request, digest, height, width)
@@ -249,7 +217,7 @@ class Worker:
 
     def fail(self, error: BaseException) -> None:
         """Tell the daemon why this process ends."""
-        user = isinstance(error, ValueError) and self._run is None
+        user = isinstance(error, EngineError)
         message = " ".join(str(error).split()) if user else f"{type(error).__name__}: {error}"
         self._send(ipc.Failed(message, user))
 
@@ -283,7 +251,7 @@ def main(commands: str, events: str, engine: str) -> None:
     except BaseException as error:
         code = 1
         worker.fail(error)
-        if not isinstance(error, ValueError):
+        if not isinstance(error, EngineError):
             traceback.print_exc()
     # The stages may be deep in a network, and nothing they hold needs an orderly end; only the last word must get out.
     time.sleep(FLUSH_SECONDS)
