@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +95,13 @@ class LandmarkEncoder(nn.Module):
 
     def pool(self, h: Tensor) -> Planes:
         """The features of a clip's frames → its planes."""
-        xy = torch.cat([h.mean(1), h.amax(1)], 1)
-        xt, yt = (torch.cat([h.mean(dim), h.amax(dim)], 2).transpose(1, 2) for dim in (3, 4))
+        # `mean` and `amax` over these axes would take as long as the convolutions.
+        frames = h.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        clip = clips_of(frames, h).unbind(1)
+        xy = torch.cat([reduce(torch.add, clip) / len(clip), reduce(torch.maximum, clip)], 1)
+        xt, yt = (
+            clips_of(torch.cat([F.avg_pool2d(frames, line), F.max_pool2d(frames, line)], 1).flatten(2), h)
+            for line in ((CELLS, 1), (1, CELLS))
+        )
+        xt, yt = xt.transpose(1, 2), yt.transpose(1, 2)
         return Planes(*(net(activate(p)).float() for net, p in zip(self.planes, (xy, xt, yt), strict=True)))

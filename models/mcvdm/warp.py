@@ -71,15 +71,15 @@ def landmark_flow(source: Tensor, rigid: Tensor, target: Tensor, size: int) -> T
     goal = torch.cat([target, _ring(rigid), border], dim=-2)
     moved = torch.cat([source - target, _ring(source) - _ring(rigid), torch.zeros_like(border)], dim=-2)
     query = grid(size, size, source.device).flatten(1).T  # [HW, 2]
-    # |q - g|² + softening in one matrix product: the tensor [..., HW, K] is large, so it is passed over seldom.
-    rows = torch.cat([-2 * query, (query**2).sum(-1, keepdim=True), torch.ones_like(query[:, :1])], -1)
-    columns = torch.cat([goal, torch.ones_like(goal[..., :1]), (goal**2).sum(-1, keepdim=True) + SOFTENING], -1)
+    # |q - g|² + softening in one matrix product: the tensor [..., K, HW] is large, so it is passed over seldom.
+    columns = torch.cat([-2 * query, (query**2).sum(-1, keepdim=True), torch.ones_like(query[:, :1])], -1).T
+    rows = torch.cat([goal, torch.ones_like(goal[..., :1]), (goal**2).sum(-1, keepdim=True) + SOFTENING], -1)
     with torch.autocast(source.device.type, enabled=False):  # differences of large squares: bfloat16 would ruin them
-        inverse = (rows @ columns.transpose(-1, -2)).clamp_min_(SOFTENING).rsqrt_()
-        weight = inverse.square().mul_(inverse)  # [..., HW, K]
-        total = weight @ torch.cat([moved, torch.ones_like(moved[..., :1])], -1)
-    flow = total[..., :2] / total[..., 2:]
-    return flow.transpose(-1, -2).reshape(*flow.shape[:-2], 2, size, size)
+        inverse = (rows @ columns).clamp_min_(SOFTENING).rsqrt_()
+        weight = inverse.square().mul_(inverse)  # [..., K, HW]
+        total = torch.cat([moved, torch.ones_like(moved[..., :1])], -1).transpose(-1, -2) @ weight  # [..., 3, HW]
+    flow = total[..., :2, :] / total[..., 2:, :]
+    return flow.unflatten(-1, (size, size))
 
 
 def sample(pictures: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
