@@ -24,8 +24,11 @@ from aiortc import (
     RTCRtpSender,
     RTCSessionDescription,
 )
+from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtp import RtpPacket
 from aiortc.sdp import candidate_from_sdp
+from aiortc.utils import uint16_gt
 from numpy.typing import NDArray
 
 from avatard.protocols.media import Hub, Track
@@ -34,6 +37,7 @@ MAX_EVENT_BYTES = 64 * 1024
 VANISHED_SECONDS = 10.0  # without a packet: receivers report every second, and ICE alone would take a minute
 CONNECT_SECONDS = 20.0
 EVENT_LABEL = "rtvi-ai"
+LOST_SECONDS = 0.5  # sound missing for longer was not lost but paused
 
 
 class OfferError(ValueError):
@@ -204,18 +208,23 @@ class Peer:
             self._spawn(self._read(track))
 
     def _hasten(self) -> None:
-        """Take sound as it comes: aiortc holds back four packets, 80 ms, and the scheduler has a jitter margin."""
+        """Take sound as it comes."""
         for receiver in self._pc.getReceivers():
             buffer = getattr(receiver, "_RTCRtpReceiver__jitter_buffer", None)
             if buffer is not None and not buffer._is_video:
-                buffer._prefetch = 1
+                receiver._RTCRtpReceiver__jitter_buffer = NoBuffer()  # type: ignore[attr-defined]
 
     async def _read(self, track: MediaStreamTrack) -> None:
+        due: int | None = None  # sample that should come next
         with contextlib.suppress(MediaStreamError):
             while True:
                 frame = await track.recv()
-                assert isinstance(frame, av.AudioFrame)
+                assert isinstance(frame, av.AudioFrame) and frame.pts is not None
                 samples = frame.to_ndarray().reshape(-1, len(frame.layout.channels)).mean(axis=1, dtype=np.float32)
+                lost = 0 if due is None else frame.pts - due
+                if 0 < lost <= LOST_SECONDS * frame.sample_rate:
+                    samples = np.concatenate([np.zeros(lost, np.float32), samples])
+                due = frame.pts + frame.samples
                 self._handler.on_audio(samples / np.float32(32768), frame.sample_rate)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
@@ -231,6 +240,23 @@ class Peer:
             self._handler.on_message(message)
         else:
             self.send_event("error", {"message": "expected a JSON object of at most 64 KiB", "fatal": False})
+
+
+class NoBuffer:
+    """Instead of aiortc's jitter buffer for sound, which holds back 80 ms, and 320 where a packet is lost.
+
+    The scheduler has a margin for jitter; what is lost, or overtaken by a later packet, is silence.
+    """
+
+    def __init__(self) -> None:
+        self._newest: int | None = None
+
+    def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
+        """As aiortc's: whether a key frame is needed, and the frame that can be decoded now."""
+        if self._newest is not None and not uint16_gt(packet.sequence_number, self._newest):
+            return False, None
+        self._newest = packet.sequence_number
+        return False, JitterFrame(packet._data, packet.timestamp)  # type: ignore[attr-defined]
 
 
 def _preferred(codec: str) -> list[Any]:
