@@ -79,7 +79,7 @@ def landmark_flow(source: Tensor, rigid: Tensor, target: Tensor, size: int) -> T
         weight = inverse.square().mul_(inverse)  # [..., K, HW]
         total = torch.cat([moved, torch.ones_like(moved[..., :1])], -1).transpose(-1, -2) @ weight  # [..., 3, HW]
     flow = total[..., :2, :] / total[..., 2:, :]
-    return flow.unflatten(-1, (size, size))
+    return flow.reshape(*flow.shape[:-1], size, size)
 
 
 def sample(pictures: Tensor, positions: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
