@@ -48,6 +48,8 @@ SHORT_SHARE, HOPS = 0.4, (4, 6, 8, 12)
 PURE_NOISE = 0.35
 #: Share of the steps that are given the sample of the clip before.
 CONTINUED = 0.4
+#: Largest share of the clip before in a rendered frame, for the decoder to know cross-fades.
+FADED = 0.6
 #: Weight of the landmark flow as a teacher of the rendered samples.
 FLOW = 4.0
 SHARD = 100
@@ -181,18 +183,18 @@ class Objective(nn.Module):
         planes: Planes = self.model.landmarks(seen)
         return planes, rigid
 
-    def previous(self, batch: Batch, small: Tensor, latent: Tensor, length: int) -> Planes:
-        """The network's own sample of the clip before, in some of the steps; zeros in the others.
+    def previous(self, batch: Batch, small: Tensor, latent: Tensor, length: int) -> tuple[Planes, int]:
+        """The network's own sample of the clip before and the hop from it, in some of the steps; zeros and 0 in others.
 
         Its own, not the true one: a network that trusts the truth drifts when it is fed its own errors for hours.
         """
         noise = noise_like(latent, length)
         if torch.rand(()) > CONTINUED:
-            return Planes(*map(torch.zeros_like, noise))
+            return Planes(*map(torch.zeros_like, noise)), 0
         hop = min(HOPS[int(torch.randint(len(HOPS), ()))], length - 2)
         with torch.no_grad():
             zl, _ = self.condition(batch, small, slice(FRAMES - hop - length, FRAMES - hop))
-            return self.model.generate(zl, latent, None, noise, steps=1)
+            return self.model.generate(zl, latent, None, noise, steps=1), hop
 
     def latent(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising in the latent space (paper eq. 9)."""
@@ -202,7 +204,7 @@ class Objective(nn.Module):
         latent = model.standardise_xy(batch["latent"].float())
         small = to_pictures(batch["small"])
         zl, _ = self.condition(batch, small, slice(FRAMES - length, FRAMES))
-        before = self.previous(batch, small, latent, length)
+        before, _ = self.previous(batch, small, latent, length)
         t = timesteps(len(latent))
         noise = noise_like(latent, length)
         share = model.alpha_bar[t]
@@ -220,7 +222,7 @@ class Objective(nn.Module):
         with torch.no_grad():
             latent, small = model.identity(reference), thumbnail(reference)
         zl, rigid = self.condition(batch, small, slice(FRAMES - self.length, FRAMES))
-        before = self.previous(batch, small, latent, self.length)
+        before, hop = self.previous(batch, small, latent, self.length)
         noisy, t = noise_like(latent, self.length), torch.full((len(latent),), TIMESTEPS - 1)
         if torch.rand(()) < 0.4:  # the second of two steps, on the network's own first
             with torch.no_grad():
@@ -230,6 +232,11 @@ class Objective(nn.Module):
         planes = model.restore(model.predict(noisy, t, zl, latent, before))
         rows, chosen = torch.arange(len(frames))[:, None], batch["shown"] - (FRAMES - self.length)
         volume = model.autoencoder.volume(planes)[rows, chosen]
+        if hop:  # as where clips are cross-faded: some frames show what the clip before has of them
+            with torch.no_grad():
+                held = model.autoencoder.volume(model.restore(before))[rows, (chosen + hop).clamp(max=self.length - 1)]
+            share = (chosen < self.length - hop) * FADED * torch.rand(chosen.shape)
+            volume = torch.lerp(volume, held, share[..., None, None, None].to(volume.dtype))
         window = choose_window(batch["target"][rows, batch["shown"]], None)
         rendering = model.autoencoder.render(volume, model.autoencoder.portrait(reference), rigid[rows, chosen], window)
         dear = torch.rand(()) < 0.5

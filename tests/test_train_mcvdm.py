@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,6 +98,26 @@ def test_the_whole_way_to_weights_that_load(folder, trunk, tmp_path, monkeypatch
     encoder = model.autoencoder.state_dict()["encoder.rows"]
     torch.testing.assert_close(encoder, state["ema/encoder.rows"], atol=1e-2, rtol=1e-2)
     assert checkpoint.load(weights)[1]["note"] == "a test"
+
+
+def test_every_stage_trains_on_two_processes(folder, trunk, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "bf16", "--main_process_port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"}
+    autoencoder, diffusion = tmp_path / "ae", tmp_path / "vd"
+    common = ["--mix", "lrw_ar=1", "--perceptual", trunk, "--batch", 1, "--steps", 2, "--log", 1]
+
+    def started(script, *arguments, launch=launch):
+        command = [*launch, str(SCRIPTS / f"{script}.py"), *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+
+    started("train_autoencoder", folder, autoencoder, *common, "--frames", 2, "--size", AUTOENCODER)
+    encoded = ["--autoencoder", autoencoder / "state.safetensors"]
+    started("train_mcvdm", "cache", folder, diffusion, *common, *encoded, "--examples", 3, launch=[sys.executable])
+    started("train_mcvdm", "latents", folder, diffusion, *common, *encoded, "--size", UNET)
+    started("train_mcvdm", "pixels", folder, diffusion, *common, "--shown", 2)
+    assert [row["step"] for row in rows(diffusion / "pixels.csv")] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
