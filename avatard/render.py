@@ -28,7 +28,8 @@ from avatard.config import Config
 from avatard.media import MediaError, read_frames
 from avatard.mp4 import Mp4Error, Mp4Writer, open_sound
 from avatard.pipeline.interfaces import Engine, EngineError, MakeEngine, Picture, Take
-from avatard.pipeline.scheduler import PlayOut, Scheduler, Timing
+from avatard.pipeline.scheduler import PlayOut, Scheduler
+from avatard.pipeline.timeline import Timing
 
 VIDEOS: Final = {".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"}
 SIZES: Final = (64, 2048)

@@ -24,8 +24,9 @@ from avatard.config import Config
 from avatard.metrics import Metrics
 from avatard.pipeline import ipc
 from avatard.pipeline.interfaces import Picture
-from avatard.pipeline.scheduler import Interrupted, PlayOut, Scheduler, Timing
+from avatard.pipeline.scheduler import Interrupted, PlayOut, Scheduler
 from avatard.pipeline.supervisor import Portrait, Supervisor, WorkerError
+from avatard.pipeline.timeline import Timing
 from avatard.tempo import Tempo, first_estimate
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ STARVED_FRAMES = 25  # later than this the clock moves, instead of every frame b
 LINGER_SECONDS = 5.0  # generation goes on after the last speech when nobody watches
 FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to anyone
 SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
-LIVE_BACKLOG_FRAMES = 2.5  # live sound that runs further behind is caught up with in a pause
+LIVE_BACKLOG_FRAMES = 0.5  # live sound that runs further behind is caught up with where it is quiet
+MAX_BACKLOG_FRAMES = 12.5  # … and here wherever it is
 
 EventListener = Callable[[str, Mapping[str, Any]], None]
 
@@ -186,7 +188,7 @@ class Session:
             return False
         # A microphone's clock is not ours: what it gains is left out where it is quiet, or the latency would grow.
         behind = self.scheduler.backlog_frames(self.now)
-        if behind > LIVE_BACKLOG_FRAMES and (_rms(samples) < SPEAKING_RMS / 2 or behind > 5 * LIVE_BACKLOG_FRAMES):
+        if behind > LIVE_BACKLOG_FRAMES and (_rms(samples) < SPEAKING_RMS / 2 or behind > MAX_BACKLOG_FRAMES):
             return False
         self._push(samples)
         return True
@@ -362,7 +364,7 @@ class Session:
         metrics.resident.set(self._supervisor.resident_bytes)
         metrics.total(metrics.frames.labels("late"), "late", counters.late)
         metrics.total(metrics.frames.labels("skipped"), "skipped", counters.skipped)
-        metrics.total(metrics.underruns, "underruns", counters.underruns)
+        metrics.total(metrics.underruns, "underruns", self.scheduler.underruns)
         return metrics.text()
 
     def figures(self) -> dict[str, float]:

@@ -10,7 +10,8 @@ import numpy as np
 from avatard.clock import FPS, SAMPLES_PER_FRAME, monotonic
 from avatard.config import Stream
 from avatard.pipeline import ipc
-from avatard.pipeline.scheduler import MAX_COMPUTE_FRAMES, Order, Scheduler
+from avatard.pipeline.scheduler import Order, Scheduler
+from avatard.pipeline.timeline import MAX_COMPUTE_FRAMES
 
 logger = logging.getLogger(__name__)
 

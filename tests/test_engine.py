@@ -13,6 +13,9 @@ from avatard.models.face.pose import rotation_matrix
 from avatard.pipeline.engine import make_engine
 from avatard.pipeline.interfaces import EngineError
 from avatard.pipeline.pose import quaternion
+from avatard.pipeline.scheduler import Scheduler
+from avatard.pipeline.timeline import Timing
+from avatard.render import play_out
 from tests.faces import PORTRAIT
 from tests.tiny_mcvdm import tiny
 
@@ -67,6 +70,38 @@ def test_pictures_come_when_the_scheduler_counts_on_them(engine):
     needed = 2 * 3 * SAMPLES_PER_FRAME + 2 * SAMPLES_PER_FRAME
     assert len(run(engine, speech(20)[: needed - 1])) == 1
     assert len(run(engine, speech(20)[:needed])) == 4
+
+
+def live(engine, said, packet, frames):
+    """What a session plays out if speech comes in packets of so many samples, in simulated time."""
+    timing = Timing(STREAM.hop_frames, STREAM.fade_frames, 2 * SAMPLES_PER_FRAME, compute_frames=1)
+    scheduler, take = Scheduler(timing), engine.begin(0)
+    played, pushed, now = [], 0, -timing.delay_frames - timing.tick_frames
+    while len(played) < frames:
+        if pushed < len(said) and (now - 2) * SAMPLES_PER_FRAME >= pushed + packet:
+            pushed += scheduler.push(said[pushed : pushed + packet], now)
+        for order in scheduler.advance(now):
+            for motion in take.move(order.samples):
+                for first, pictures in take.draw(motion):
+                    scheduler.add(0, first, pictures)
+        while len(played) <= now:
+            played.append(scheduler.play(now))
+        now += timing.tick_frames
+    return played
+
+
+@pytest.mark.parametrize("packet", [320, 1111])
+def test_streamed_is_what_is_rendered_from_the_same_sound(engine, config, packet):
+    said = speech(12)
+    streamed = live(engine, said, packet, 30)
+    sound = np.concatenate([entry.samples for entry in streamed])
+    assert np.count_nonzero(sound) == len(said)
+    rendered = list(play_out(engine, [sound], config))
+    assert len(rendered) == len(streamed)
+    for one, other in zip(streamed, rendered, strict=True):
+        np.testing.assert_array_equal(one.samples, other.samples)
+        np.testing.assert_array_equal(one.picture.landmarks, other.picture.landmarks)
+        np.testing.assert_array_equal(one.picture.pixels, other.picture.pixels)
 
 
 def test_a_take_begins_anywhere(engine):

@@ -3,7 +3,8 @@ import pytest
 
 from avatard.config import Stream
 from avatard.pipeline.ipc import Made
-from avatard.pipeline.scheduler import Order, Scheduler, Timing
+from avatard.pipeline.scheduler import Order, Scheduler
+from avatard.pipeline.timeline import Timing
 from avatard.tempo import MEASURED_CLIPS, Tempo, first_estimate
 
 TIMING = Timing(hop_frames=4, fade_frames=1, lookahead_samples=1280, compute_frames=12)
