@@ -1,0 +1,81 @@
+"""Draw the mouths that unseen people make for a voice: a sheet to look at.
+
+    python scripts/draw_mouths.py DATA_DIR --voice speech.wav --out mouths.png
+
+DATA_DIR was written by scripts/prepare_data.py; its portraits of validation people are animated by both networks. A
+column is a person's lower face; the rows are the portrait and, of the frames made, the one with the most closed mouth,
+the half open one, the widest and, among the open ones, the narrowest: a rounded mouth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from evaluate import Performance, Studio
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from avatard.config import Config
+from avatard.media import read_audio
+from avatard.models.dataset import Clip, read_index
+from avatard.models.evaluation import sheet
+from avatard.models.face.topology import mouth_opening
+
+#: Corners of the mouth among the 68 points.
+CORNERS = (48, 54)
+#: Of a frame.
+LOWER_FACE = (slice(104, 232), slice(64, 192))
+
+
+def shapes(performance: Performance) -> dict[str, NDArray[np.uint8]]:
+    """The frames that show the four shapes of the mouth."""
+    opening = mouth_opening(performance.points)
+    right, left = (performance.points[:, corner] for corner in CORNERS)
+    width = np.linalg.norm(left - right, axis=-1)
+    open_enough = opening >= (opening.min() + opening.max()) / 3
+    chosen = {
+        "closed": np.argmin(opening),
+        "half": np.argmin(np.abs(opening - (opening.min() + opening.max()) / 2)),
+        "wide": np.argmax(opening),
+        "rounded": np.argmin(np.where(open_enough, width, np.inf)),
+    }
+    return {name: performance.frames[n] for name, n in chosen.items()}
+
+
+def main() -> int:
+    """Draw; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="prepared data")
+    parser.add_argument("--voice", type=Path, required=True, help="speech, any sound file")
+    parser.add_argument("--out", type=Path, required=True, help="the sheet, a PNG")
+    parser.add_argument("--people", type=int, default=12, help="most portraits to animate")
+    parser.add_argument("--steps", type=int, default=2, help="of the video network")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        unseen = [entry for entry in read_index(arguments.data) if entry.validation and entry.frames == 1]
+        if not unseen:
+            raise ValueError(f"{arguments.data} has no portraits of validation people")
+        voice = read_audio(arguments.voice)
+        studio = Studio(Config(), arguments.steps)
+        rows: dict[str, list[NDArray[np.uint8]]] = {}
+        # Spread over the list: the sources lie behind each other in it.
+        some = np.unique(np.linspace(0, len(unseen) - 1, arguments.people).round().astype(int))
+        for n in tqdm(some, unit="person", disable=None):
+            portrait = Clip(arguments.data / unseen[n].path).frame(0)
+            made = {"portrait": portrait, **shapes(studio.perform(portrait, voice))}
+            for name, frame in made.items():
+                rows.setdefault(name, []).append(frame[LOWER_FACE])
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    sheet(arguments.out, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
