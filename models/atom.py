@@ -30,13 +30,13 @@ class AtomConfig:
 
     speech_dim: int = 768
     audio_frames: int = 32  # the speech encoder's window, 1.28 s
-    frames: int = 20  # S: prefix and new frames
+    frames: int = 12  # S: prefix and new frames
     width: int = 192
     depth: int = 4  # blocks of the lip stream
     rest_depth: int = 2  # blocks of the other points' stream
     heads: int = 6
-    dropout: float = 0.1
-    reach: int = 8  # local attention: a frame hears the frames up to this far from it
+    dropout: float = 0.15
+    reach: int = 12  # local attention: a frame hears the frames up to this far from it
     variant: Variant = "C"
     timesteps: int = 1000
     max_lookahead: int = 4  # frames, the largest that was trained
@@ -49,9 +49,7 @@ class AtomConfig:
 CONFIGS = {
     "nano": AtomConfig(),
     # HuBERT-large: two 1024-vectors a frame.
-    "paper": AtomConfig(
-        speech_dim=2048, audio_frames=112, frames=100, width=512, depth=8, rest_depth=4, heads=8, reach=12
-    ),
+    "paper": AtomConfig(speech_dim=2048, audio_frames=112, frames=100, width=512, depth=8, rest_depth=4, heads=8),
 }
 
 

@@ -72,8 +72,7 @@ class Recipe:
     drift: float = 0.25  # per coordinate, constant over the prefix: what slow drift looks like
     drift_share: float = 0.5
     start_share: float = 0.35  # of windows at the sampler's first step: nothing but zeros to denoise
-    rollout_share: float = 0.4  # of steps in which half of the prefixes end in the network's own frames
-    rollout_frames: int = 8
+    path_share: float = 0.25  # of windows at a later step of a sampler that began with zeros
 
 
 def prefix_lengths(batch: int, frames: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
@@ -88,36 +87,38 @@ def prefix_lengths(batch: int, frames: int, recipe: Recipe, rng: torch.Generator
 def training_loss(
     model: torch.nn.Module, atom: Atom, batch: Batch, lookahead: int, recipe: Recipe, rng: torch.Generator
 ) -> Tensor:
-    """Loss of one batch. `model` is what is called (perhaps wrapped for several processes), `atom` the network."""
+    """Loss of one batch. `model` is what is called (perhaps wrapped for several processes), `atom` the network.
+
+    The prefix is what the network itself makes of the sound. A real one would tell where this clip's face really is,
+    which no stream ever knows, and the network would come to rely on it.
+    """
     device = batch.target.device
     size, frames = batch.target.shape[:2]
     x0 = batch.target / atom.scale
+    own = own_frames(atom, batch, lookahead)
     length = prefix_lengths(size, frames, recipe, rng).to(device)
-    clean = (torch.arange(frames, device=device) < length[:, None]).float() * batch.weight
-    given = x0
-    if torch.rand((), generator=rng) < recipe.rollout_share:
-        given = with_own_frames(atom, x0, clean, batch, lookahead, recipe)
+    clean = (torch.arange(frames, device=device) < length[:, None]).float()
     drifts = (torch.rand(size, 1, 1, 1, generator=rng) < recipe.drift_share).float() * recipe.drift
-    given = given + drifts.to(device) * torch.randn(size, 1, 68, 3, generator=rng).to(device)
+    given = own + drifts.to(device) * torch.randn(size, 1, 68, 3, generator=rng).to(device)
     given = given + recipe.jitter * torch.randn(x0.shape, generator=rng).to(device)
     t = torch.randint(0, atom.config.timesteps, (size,), generator=rng).to(device)
-    start = (torch.rand(size, generator=rng) < recipe.start_share).to(device)
+    draw = torch.rand(size, generator=rng).to(device)
+    start, path = draw < recipe.start_share, draw > 1 - recipe.path_share
     t = torch.where(start, atom.config.timesteps - 1, t)
-    noisy = add_noise(x0, torch.randn(x0.shape, generator=rng).to(device), atom.alpha_bar[t])
-    noisy = torch.where(start[:, None, None, None], 0.0, noisy)
-    x = torch.where(clean[..., None, None] > 0, given, noisy)
+    noise = torch.randn(x0.shape, generator=rng).to(device)
+    noisy = add_noise(x0 * batch.weight[..., None, None], noise, atom.alpha_bar[t])
+    calm = add_noise(own, torch.zeros_like(own), atom.alpha_bar[t])
+    x = torch.where(path[:, None, None, None], calm, torch.where(start[:, None, None, None], 0.0, noisy))
+    x = torch.where(clean[..., None, None] > 0, given, x)
     predicted = model(x, clean, t, batch.audio, batch.reference, lookahead).float()
     closed = CLOSED_OPENING / float(atom.scale[62])
     return motion_loss(predicted, x0, 1 - clean, batch.weight, closed)
 
 
 @torch.no_grad()
-def with_own_frames(atom: Atom, x0: Tensor, clean: Tensor, batch: Batch, lookahead: int, recipe: Recipe) -> Tensor:
-    """`x0`; in the first half of the batch its last frames are what the network makes of the earlier ones."""
-    half, frames = len(x0) // 2, x0.shape[1]
-    known = clean[:half].clone()
-    known[:, frames - recipe.hop - recipe.rollout_frames :] = 0
-    x = x0[:half] * known[..., None, None]
-    t = torch.full((half,), atom.config.timesteps - 1, device=x0.device)
-    own = atom(x, known, t, batch.audio[:half], batch.reference[:half], lookahead).float()
-    return torch.cat([torch.where(known[..., None, None] > 0, x0[:half], own), x0[half:]])
+def own_frames(atom: Atom, batch: Batch, lookahead: int) -> Tensor:
+    """What the network makes of the windows in one step and without a prefix, `[B, S, 68, 3]`, scaled."""
+    x = torch.zeros_like(batch.target)
+    t = torch.full((len(x),), atom.config.timesteps - 1, device=x.device)
+    own: Tensor = atom(x, x[..., 0, 0], t, batch.audio, batch.reference, lookahead)
+    return own.float()

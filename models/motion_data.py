@@ -7,7 +7,7 @@ displacement from a neutral face of the same person. Frames without known landma
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,8 @@ from torch import Tensor
 from avatard.models import checkpoint
 from avatard.models.atom import Atom, reference_of
 from avatard.models.dataset import Clip, Entry, read_index
-from avatard.models.face.topology import LIP_68, REST_68
-from avatard.models.motion_tracks import CLOSING_FRAMES, OPENING_FRAMES
+from avatard.models.face.topology import LIP_68, MIRROR_68, REST_68
+from avatard.models.motion_tracks import CLOSING_FRAMES, OPENING_FRAMES, frames_at_tempo
 
 Array = NDArray[np.float32]
 
@@ -60,8 +60,8 @@ class MotionClip:
     offset: int  # landmark frame n belongs to audio frame n + offset
     speech: Tensor  # [W, audio_frames, dim] fp16, among speech
     speech_ends: NDArray[np.int16]  # frame at which each window ends
-    silence: Tensor  # [V, audio_frames, dim] fp16, among silence; may be empty
-    silence_ends: NDArray[np.int16]
+    silence: Tensor = field(default_factory=lambda: torch.zeros(0))  # [V, audio_frames, dim] fp16, among silence
+    silence_ends: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
 
 
 def closed_face(landmarks: Array, person: Array) -> Array:
@@ -70,6 +70,13 @@ def closed_face(landmarks: Array, person: Array) -> Array:
     closed: Array = person + (upper - person)[REST_68].mean(axis=0)
     closed[REST_68] = upper[REST_68]
     return closed
+
+
+def mirrored(landmarks: Array) -> Array:
+    """Landmarks `[..., 68, 3]` of the face in a mirror."""
+    flipped = landmarks[..., MIRROR_68, :].copy()
+    flipped[..., 0] *= -1
+    return flipped
 
 
 def at_audio(clip: MotionClip, end: int, frames: int, among_silence: bool) -> tuple[Array, Array]:
@@ -94,6 +101,13 @@ def at_audio(clip: MotionClip, end: int, frames: int, among_silence: bool) -> tu
     return found * (1 - share) + clip.closed * share, (known | silent).astype(np.float32)
 
 
+def windows(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, NDArray[np.int16]]:
+    """Windows among what `name` says, and the frames at which they end; none where they were not prepared."""
+    if name not in tensors:
+        return tensors["speech"][:0], np.zeros(0, np.int16)
+    return tensors[name], tensors[f"{name}_ends"].numpy()
+
+
 class MotionData:
     """All clips of the people who may be trained on (or, with `validation`, the others), in memory."""
 
@@ -107,23 +121,17 @@ class MotionData:
             name = f"{entry.source}/{entry.clip}"
             if entry.validation != validation or entry.source == exclude or not offsets.get(name, {}).get("kept"):
                 continue
-            tensors, _ = checkpoint.load(prepared / "features" / entry.path)
-            landmarks = Clip(data / entry.path).landmarks
-            person = motion[f"closed/{entry.source}/{entry.speaker}"]
-            empty = torch.zeros(0, *tensors["speech"].shape[1:], dtype=torch.float16)
+            tensors, metadata = checkpoint.load(prepared / "features" / entry.path)
+            landmarks, neutrals = Clip(data / entry.path).landmarks, motion[f"neutrals/{name}"]
+            closed = closed_face(landmarks, motion[f"closed/{entry.source}/{entry.speaker}"])
+            offset, silence = int(offsets[name]["frames"]), windows(tensors, "silence")
             self.clips.append(
-                MotionClip(
-                    entry,
-                    landmarks,
-                    motion[f"neutrals/{name}"],
-                    closed_face(landmarks, person),
-                    int(offsets[name]["frames"]),
-                    tensors["speech"],
-                    tensors["speech_ends"].numpy(),
-                    tensors.get("silence", empty),
-                    tensors["silence_ends"].numpy() if "silence" in tensors else np.zeros(0, np.int16),
-                )
+                MotionClip(entry, landmarks, neutrals, closed, offset, *windows(tensors, "speech"), *silence)
             )
+            if "voice" in tensors:
+                tempo = float(metadata["tempo"])
+                landmarks, neutrals = (frames_at_tempo(face, tempo, offset) for face in (landmarks, neutrals))
+                self.clips.append(MotionClip(entry, landmarks, neutrals, closed, offset, *windows(tensors, "voice")))
         if not self.clips:
             raise ValueError(
                 f"{data} has no {'validation' if validation else 'training'} clips in step with their sound"
@@ -168,22 +176,31 @@ class MotionData:
         if draw < 0.06:
             audio = self.no_speech[rng.integers(len(self.no_speech))]
             return audio, np.broadcast_to(clip.closed, (frames, 68, 3)), np.ones(frames, np.float32), portrait
-        silence = draw < 0.4 and len(clip.silence) > 0
+        silence = draw < 0.55 and len(clip.silence) > 0
         features, ends = (clip.silence, clip.silence_ends) if silence else (clip.speech, clip.speech_ends)
         chosen = rng.integers(len(ends))
         landmarks, known = at_audio(clip, int(ends[chosen]) - lookahead, frames, silence)
         return features[chosen], landmarks, known, portrait
 
     def batch(self, size: int, frames: int, lookahead: int, rng: np.random.Generator) -> Batch:
-        """A random batch. The reference also gets another identity: displacement must not hang on whose face it is."""
+        """A random batch, half of it mirrored.
+
+        The reference also gets another identity: displacement must not hang on whose face it is.
+        """
         parts = [self._sample(frames, lookahead, rng) for _ in range(size)]
-        portrait, neutral = (torch.from_numpy(np.stack([part[3][k] for part in parts])) for k in range(2))
-        target = torch.from_numpy(np.stack([part[1] for part in parts])) - neutral[:, None]
+        turned = rng.random(size) < 0.5
+
+        def faces(found: list[Array]) -> Tensor:
+            return torch.from_numpy(
+                np.stack([mirrored(face) if turn else face for face, turn in zip(found, turned, strict=True)])
+            )
+
+        portrait, neutral = (faces([part[3][k] for part in parts]) for k in range(2))
         weights = torch.from_numpy(rng.normal(0, 0.7, (size, len(self.identity))).astype(np.float32))
         other = torch.einsum("bk,kpc->bpc", weights, self.identity)
         return Batch(
             torch.stack([part[0] for part in parts]).float(),
-            target,
+            faces([part[1] for part in parts]) - neutral[:, None],
             torch.from_numpy(np.stack([part[2] for part in parts])),
             reference_of(portrait + other, neutral + other),
         )

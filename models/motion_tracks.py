@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 FRAME_SAMPLES = 640
@@ -50,6 +51,24 @@ def noise(samples: int, rng: np.random.Generator) -> Samples:
 def decibels(low: float, high: float, rng: np.random.Generator) -> float:
     """A random gain, uniform in decibels."""
     return float(10 ** (rng.uniform(low, high) / 20))
+
+
+def at_tempo(samples: Samples, tempo: float) -> Samples:
+    """Sound played `tempo` times as fast, pitch and formants with it: another voice."""
+    faster: Samples = soxr.resample(samples, SAMPLE_RATE_HZ * tempo, SAMPLE_RATE_HZ)
+    return faster[: len(faster) // FRAME_SAMPLES * FRAME_SAMPLES].astype(np.float32)
+
+
+def frames_at_tempo(frames: Samples, tempo: float, offset: int) -> Samples:
+    """The picture `[N, ...]` for `at_tempo`, between frames linearly; `offset` from picture to sound stays."""
+    count = int(len(frames) / tempo)
+    middle = np.arange(count) + offset + 0.5  # of the frame, in the sound
+    at = (middle * tempo - offset - 0.5).clip(0, len(frames) - 1)
+    before = at.astype(int)
+    after = np.minimum(before + 1, len(frames) - 1)
+    share = (at - before).astype(np.float32).reshape(-1, *[1] * (frames.ndim - 1))
+    between: Samples = frames[before] * (1 - share) + frames[after] * share
+    return between
 
 
 def among_speech(samples: Samples, before: Samples, rng: np.random.Generator) -> Track:

@@ -24,12 +24,22 @@ from avatard.models.dataset import Clip, Entry
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, mouth_opening
 from avatard.models.motion_data import clips_with_sound
-from avatard.models.motion_tracks import SILENT_TAIL_FRAMES, Samples, Track, among_silence, among_speech, no_speech
+from avatard.models.motion_tracks import (
+    SILENT_TAIL_FRAMES,
+    Samples,
+    Track,
+    among_silence,
+    among_speech,
+    at_tempo,
+    no_speech,
+)
 from avatard.models.speech import FRAME_SAMPLES, HubertFeatures, SpeechEncoder, WhisperFeatures
 
 #: Windows are cached every second frame; the random look-ahead gives training the phases between.
 WINDOW_STRIDE = 2
 NO_SPEECH_TRACKS, NO_SPEECH_FRAMES = 96, 64
+#: How much faster or slower a clip's second voice speaks, and how often nothing is heard before it.
+TEMPO_RANGE, COLD_SHARE = (0.8, 1.25), 0.5
 #: Frames of look-ahead in the features that offsets are estimated from.
 SYNC_LOOKAHEAD = 3
 #: Share of a person's frames, those with the least open mouth, whose median is the closed mouth.
@@ -57,7 +67,7 @@ def extract(speech: SpeechEncoder, track: Track, ends: NDArray[np.int16], window
 def extract_clip(
     speech: SpeechEncoder, data: Path, entry: Entry, neighbours: list[Entry], path: Path, window_frames: int
 ) -> None:
-    """Write the features of one clip: among speech and, for every second clip, among silence."""
+    """Write the features of one clip: among speech, in another voice and, for every second clip, among silence."""
     samples, rng = waveform(Clip(data / entry.path)), rng_of(f"{entry.source}/{entry.clip}")
     frames = len(samples) // FRAME_SAMPLES
     before = np.zeros(0, np.float32)
@@ -71,8 +81,18 @@ def extract_clip(
         ends = np.arange(2, frames + SILENT_TAIL_FRAMES + 1, WINDOW_STRIDE, dtype=np.int16)
         track = among_silence(samples, window_frames, rng)
         tensors |= {"silence": extract(speech, track, ends, window_frames), "silence_ends": torch.from_numpy(ends)}
+    metadata = {"source": entry.source, "clip": entry.clip, "speaker": entry.speaker}
+    if not entry.validation:
+        tempo = rng.uniform(*TEMPO_RANGE)
+        voice, heard_before = at_tempo(samples, tempo), at_tempo(before, tempo)
+        if rng.random() < COLD_SHARE:
+            heard_before = heard_before[:0]
+        ends = np.arange(first, len(voice) // FRAME_SAMPLES + 1, WINDOW_STRIDE, dtype=np.int16)
+        track = among_speech(voice, heard_before, rng)
+        tensors |= {"voice": extract(speech, track, ends, window_frames), "voice_ends": torch.from_numpy(ends)}
+        metadata["tempo"] = str(tempo)
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(path, tensors, {"source": entry.source, "clip": entry.clip, "speaker": entry.speaker})
+    checkpoint.save(path, tensors, metadata)
 
 
 def extract_all(speech: SpeechEncoder, data: Path, out: Path, entries: list[Entry], window_frames: int) -> None:

@@ -73,7 +73,9 @@ def train(arguments: argparse.Namespace, config: AtomConfig) -> None:
     validation = MotionData(arguments.data, arguments.prepared, validation=True)
     atom = Atom(config)
     training.set_statistics(atom)
-    optimizer = torch.optim.AdamW(atom.parameters(), lr=arguments.rate, weight_decay=0.02, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        atom.parameters(), lr=arguments.rate, weight_decay=0.02, betas=(0.9, 0.98), fused=True
+    )
     arguments.run.mkdir(parents=True, exist_ok=True)
     state, best_path, step = arguments.run / "state.safetensors", arguments.run / "best.safetensors", 0
     ema = Ema(atom, arguments.decay)

@@ -8,8 +8,16 @@ from avatard.models import checkpoint
 from avatard.models.av_sync import SyncClip, estimate
 from avatard.models.dataset import Clip, Entry
 from avatard.models.face.topology import mouth_opening
-from avatard.models.motion_data import MotionClip, MotionData, at_audio, clips_with_sound, closed_face
-from avatard.models.motion_tracks import FRAME_SAMPLES, Track, among_silence, among_speech, no_speech
+from avatard.models.motion_data import MotionClip, MotionData, at_audio, clips_with_sound, closed_face, mirrored
+from avatard.models.motion_tracks import (
+    FRAME_SAMPLES,
+    Track,
+    among_silence,
+    among_speech,
+    at_tempo,
+    frames_at_tempo,
+    no_speech,
+)
 from tests.motion_folder import write_folder
 
 WINDOW = 12
@@ -50,6 +58,17 @@ def test_people_and_clips_that_may_be_trained_on(folders):
     assert {clip.entry.clip for clip in training.clips} == {"grid_s1_0", "grid_s1_1", "grid_s1_2", "a05_0"}
     assert {clip.entry.speaker for clip in validation.clips} == {"a04"}
     assert MotionData(data, prepared, exclude="grid_s1").sources == ["lrw_ar"]
+
+
+def test_a_second_voice_is_a_second_clip(folders):
+    data, prepared = folders
+    path = prepared / "features/grid_s1/grid_s1_1.safetensors"
+    tensors, _ = checkpoint.load(path)
+    voice = {"voice": tensors["speech"], "voice_ends": tensors["speech_ends"]}
+    checkpoint.save(path, tensors | voice, {"tempo": "1.25"})
+    found = [clip for clip in MotionData(data, prepared).clips if clip.entry.clip == "grid_s1_1"]
+    assert [len(clip.landmarks) for clip in found] == [30, 24]
+    assert len(found[0].silence) and not len(found[1].silence)
 
 
 def test_no_clips_is_an_error(folders):
@@ -143,6 +162,30 @@ def test_tracks_keep_the_clip_in_place():
     assert np.abs(alone.window(0, 5)).max() < np.abs(clip).max()
     for _ in range(20):
         assert np.abs(no_speech(10, rng).samples).max() <= 1
+
+
+@pytest.mark.parametrize("tempo", [0.8, 1.25])
+@pytest.mark.parametrize("offset", [-1, 0, 2])
+def test_sound_and_picture_stay_together_at_any_tempo(tempo, offset):
+    """Something heard in frame 12 is seen in frame 12 - offset, and so it is when played faster or slower."""
+    samples, picture = np.zeros(30 * FRAME_SAMPLES, np.float32), np.zeros((30, 68, 3), np.float32)
+    samples[12 * FRAME_SAMPLES : 13 * FRAME_SAMPLES] = np.sin(np.arange(FRAME_SAMPLES) / 3)
+    picture[12 - offset] = 1
+
+    def middle(signal):
+        return float(signal @ np.arange(len(signal)) / signal.sum())
+
+    heard = np.square(at_tempo(samples, tempo).reshape(-1, FRAME_SAMPLES)).mean(axis=1)
+    seen = frames_at_tempo(picture, tempo, offset)
+    assert len(heard) == len(seen)
+    assert middle(seen[:, 40, 1]) + offset == pytest.approx(middle(heard), abs=0.15)
+
+
+def test_a_face_in_a_mirror():
+    face = np.random.default_rng(1).normal(size=(2, 68, 3)).astype(np.float32)
+    assert np.array_equal(mirrored(mirrored(face)), face)
+    corners = mirrored(face)[:, [48, 54]]
+    assert np.array_equal(corners, face[:, [54, 48]] * [-1, 1, 1])
 
 
 def synthetic_sync(lags, rng, frames=40):

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from avatard.models import checkpoint
-from avatard.models.atom import Atom
-from avatard.models.atom_loss import Recipe, motion_loss, openings, prefix_lengths
+from avatard.models.atom import Atom, AtomConfig
+from avatard.models.atom_loss import Recipe, motion_loss, openings, prefix_lengths, training_loss
+from avatard.models.motion_data import Batch
 from tests.motion_folder import write_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +58,9 @@ def test_prepared_files(folders):
     assert report["histogram"]["lrw_ar"]["clips"] == 4
     assert all(clip["frames"] == 2 for name, clip in report["clips"].items() if name.startswith("lrw_ar"))
     features, _ = checkpoint.load(prepared / "features/lrw_ar/a04_0.safetensors")
-    assert features["speech"].shape[1:] == (12, 768) and "silence" not in features
+    assert features["speech"].shape[1:] == (12, 768) and "silence" not in features and "voice" not in features
+    features, metadata = checkpoint.load(prepared / "features/lrw_ar/a05_0.safetensors")
+    assert features["voice"].shape[1:] == (12, 768) and 0.8 <= float(metadata["tempo"]) <= 1.25
 
 
 def test_training_resumes_and_its_weights_load(folders, tmp_path):
@@ -140,6 +143,29 @@ def test_an_open_mouth_that_should_be_shut_costs_more():
     assert motion_loss(made, target, ones, ones, closed=0.05) > 1.2 * motion_loss(
         made, target, ones, ones, closed=-0.05
     )
+
+
+class Recorder(torch.nn.Module):
+    """A network that keeps what it was asked."""
+
+    def __init__(self, atom):
+        super().__init__()
+        self.atom, self.asked = atom, []
+
+    def forward(self, x, clean, *rest):
+        self.asked.append((x, clean))
+        return self.atom(x, clean, *rest)
+
+
+def test_the_prefix_is_the_networks_own_motion():
+    """An untrained network keeps the face neutral, so the prefix is neutral however far the real mouth is."""
+    atom = Atom(AtomConfig(6, audio_frames=12, frames=8, width=24, depth=1, rest_depth=1, heads=2))
+    batch = Batch(torch.randn(16, 12, 6), torch.full((16, 8, 68, 3), 9.0), torch.ones(16, 8), torch.zeros(16, 2, 68, 3))
+    model, calm = Recorder(atom), Recipe(jitter=0, drift=0, serving_share=1)
+    training_loss(model, atom, batch, 2, calm, torch.Generator().manual_seed(0)).backward()
+    ((x, clean),) = model.asked
+    assert clean[:, :4].all() and not clean[:, 4:].any()
+    assert not x[:, :4].any() and x[:, 4:].any()
 
 
 def test_prefix_lengths_follow_the_recipe():
