@@ -52,19 +52,32 @@ class Metrics:
         self.underruns = Counter("avatard_underruns", "Gaps because speech came too late", registry=registry)
         self.restarts = Counter("avatard_worker_restarts", "Inference processes lost", registry=registry)
         self.resident = Gauge("avatard_worker_resident_bytes", "Memory of the inference process", registry=registry)
+        self.steps = Gauge("avatard_denoising_steps", "As decided by load", ["network"], registry=registry)
+        self.picture_rate = Gauge(
+            "avatard_picture_rate",
+            "Pictures made a second: 25, or 12.5 by decision under overload",
+            registry=registry,
+        )
         self.rtf_now = self.skew_now = 0.0
         self._totals: dict[str, float] = {}
         self.recent_latency: deque[float] = deque(maxlen=WINDOW)
-        self._recent_rtf: deque[float] = deque(maxlen=80)
+        self._recent: deque[tuple[int, float, float]] = deque(maxlen=80)  # pictures, seconds of motion and of video
 
     def made(self, count: int, motion_seconds: float, video_seconds: float) -> None:
         """Account for a clip of `count` frames."""
         self.frames.labels("generated").inc(count)
         self.stage.labels("motion").inc(motion_seconds)
         self.stage.labels("video").inc(video_seconds)
-        self._recent_rtf.append(max(motion_seconds, video_seconds) / (count / FPS))
-        self.rtf_now = float(np.mean(self._recent_rtf))
+        self._recent.append((count, motion_seconds, video_seconds))
+        frames, motion, video = np.sum(self._recent, axis=0)
+        self.rtf_now = float(max(motion, video) / (frames / FPS))
         self.rtf.set(self.rtf_now)
+
+    def effort(self, motion_steps: int, video_steps: int, pictures_per_second: float) -> None:
+        """How much work is put in from now on."""
+        self.steps.labels("motion").set(motion_steps)
+        self.steps.labels("video").set(video_steps)
+        self.picture_rate.set(pictures_per_second)
 
     def skewed(self, seconds: float) -> None:
         """Account for one frame's sound that left so much after its picture."""

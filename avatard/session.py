@@ -85,6 +85,7 @@ class Session:
         self._quiet = 0
         self._interrupted_at: tuple[int, float] | None = None
         self._tempo = Tempo(config.stream)
+        self._effort = self._tempo.wanted
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -257,6 +258,8 @@ class Session:
         self.digest, self.portrait = ready.digest, portrait
         self.size = (ready.height, ready.width)
         self._tempo = Tempo(self._config.stream)
+        self._effort = self._tempo.wanted
+        self.metrics.effort(self._effort.motion_steps, self._effort.video_steps, FPS)
         if not self.clock.running and self.scheduler.counters.played == 0:
             self.scheduler = Scheduler(_timing(self._config, first_estimate(ready.hop_seconds), ready.delay_frames))
             self.scheduler.show(portrait)
@@ -273,7 +276,17 @@ class Session:
             self._tempo.retime(self.scheduler)
         effort = self._tempo.effort()
         if effort is not None:
-            self._supervisor.effort(*effort)
+            self._try(effort)
+
+    def _try(self, effort: ipc.Effort) -> None:
+        """Put in this effort from now on, and say so; another frame rate begins with an epoch."""
+        self._supervisor.effort(effort)
+        if effort.stride != self._effort.stride:
+            self._begin(self.scheduler.restart(self.now))
+        self._effort = effort
+        self.metrics.effort(effort.motion_steps, effort.video_steps, FPS / effort.stride)
+        steps = {"motion_steps": effort.motion_steps, "video_steps": effort.video_steps}
+        self.emit("effort", pictures_per_second=FPS / effort.stride, **steps)
 
     def worker_lost(self, reason: str) -> None:
         """The last picture stays and the sound goes on until there is a new process."""
@@ -379,6 +392,7 @@ class Session:
             "frames_repeated": counters.repeated,
             "frames_late": counters.late,
             "frames_skipped": counters.skipped,
+            "pictures_per_second": FPS / self._effort.stride,
             "pictures_ahead": self.scheduler.ahead_frames,
             "speech_buffered_ms": 1000 * self.scheduler.buffered_samples // SAMPLE_RATE_HZ,
             "worker_restarts": self._supervisor.restarts,

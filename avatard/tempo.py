@@ -1,4 +1,4 @@
-"""How fast generation is, and what follows from it: the latency, and under overload fewer denoising steps."""
+"""How fast generation is, and what follows from it: the latency, and under overload less work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from avatard.pipeline.timeline import MAX_COMPUTE_FRAMES
 
 logger = logging.getLogger(__name__)
 
-CALM_RTF, BUSY_RTF = 0.4, 0.95  # half the steps cost at least half as much: in between nothing changes
+CALM_LOAD, BUSY_LOAD = 0.4, 0.95  # half the work costs at least half as much: in between nothing changes
 LOAD_RATE = 0.03  # of each part of a clip, in the running mean
 MEASURED_CLIPS = 60  # parts of clips that the time given to generation follows
 SPARE_FRAMES = 0.5  # a clip should be there this long before it is due
@@ -30,9 +30,11 @@ class Tempo:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self._wanted = self._effort = (stream.motion_steps, stream.video_steps)
+        self.wanted = ipc.Effort(stream.motion_steps, stream.video_steps)
+        self._strides = 2 if stream.hop_frames % 2 == 0 else 1  # a stride must divide the hop
         self._effort_at = monotonic()
-        self._load = 0.0
+        self._effort = self.wanted
+        self._loads = np.zeros(2)  # of the motion and of the video thread: seconds for a second of video
         self._ordered: deque[tuple[int, int, float]] = deque(maxlen=1000)  # samples from, to, and when
         self._took: deque[float] = deque(maxlen=MEASURED_CLIPS)
 
@@ -46,9 +48,8 @@ class Tempo:
 
     def made(self, made: ipc.Made, scheduler: Scheduler, now: float) -> None:
         """Note how long pictures took from the last sample of their hop on; those due later may take longer."""
-        # Two threads work side by side: the slower one is what must keep up.
-        slower = max(made.motion_seconds, made.video_seconds) / (made.count / FPS)
-        self._load += LOAD_RATE * (slower - self._load)
+        load = np.array([made.motion_seconds, made.video_seconds]) / (made.count / FPS)
+        self._loads += LOAD_RATE * (load - self._loads)
         timing, began = scheduler.timing, scheduler.epoch_first
         hop, offset = divmod(made.first - began + timing.fade_frames, timing.hop_frames)
         sample = (began + (hop + 1) * timing.hop_frames) * SAMPLES_PER_FRAME + timing.lookahead_samples
@@ -70,21 +71,33 @@ class Tempo:
             scheduler.retime(compute)
             logger.info("latency", extra={"ms": round(1000 * scheduler.timing.delay_frames / FPS)})
 
-    def effort(self) -> tuple[int, int] | None:
-        """Other denoising steps (motion, video) from now on: fewer when it cannot keep up, more when it is calm."""
+    def effort(self) -> ipc.Effort | None:
+        """Another effort from now on: less of what cannot keep up, more when it is calm.
+
+        Fewer denoising steps come first; then every second picture is left out.
+        """
         if monotonic() - self._effort_at < EFFORT_SECONDS:
             return None
-        motion, video = self._effort
-        if self._load > BUSY_RTF:
-            effort = max(1, motion // 2), max(1, video // 2)
-        elif self._load < CALM_RTF:
-            effort = min(self._wanted[0], 2 * motion), min(self._wanted[1], 2 * video)
-        else:
-            return None
+        motion, video, stride = self._effort.motion_steps, self._effort.video_steps, self._effort.stride
+        busy = self._loads > BUSY_LOAD
+        if busy.any():
+            if busy[0]:
+                motion = max(1, motion // 2)
+            if busy[1] and video == 1:
+                stride = self._strides
+            elif busy[1]:
+                video //= 2
+        elif (self._loads < CALM_LOAD).all():
+            if stride > 1:
+                stride = 1
+            else:
+                motion, video = min(self.wanted.motion_steps, 2 * motion), min(self.wanted.video_steps, 2 * video)
+        effort = ipc.Effort(motion, video, stride)
         if effort == self._effort:
             return None
         self._effort, self._effort_at = effort, monotonic()
-        logger.warning("denoising steps changed", extra={"motion": effort[0], "video": effort[1]})
+        figures = {"motion_steps": motion, "video_steps": video, "pictures_per_second": FPS / stride}
+        logger.warning("the load asks for another effort", extra=figures)
         return effort
 
 

@@ -13,7 +13,7 @@ from avatard.models.face.pose import rotation_matrix
 from avatard.pipeline.engine import make_engine
 from avatard.pipeline.interfaces import EngineError
 from avatard.pipeline.pose import quaternion
-from avatard.pipeline.scheduler import Scheduler
+from avatard.pipeline.scheduler import PlayOut, Scheduler
 from avatard.pipeline.timeline import Timing
 from avatard.render import play_out
 from tests.faces import PORTRAIT
@@ -76,7 +76,8 @@ def live(engine, said, packet, frames):
     """What a session plays out if speech comes in packets of so many samples, in simulated time."""
     timing = Timing(STREAM.hop_frames, STREAM.fade_frames, 2 * SAMPLES_PER_FRAME, compute_frames=1)
     scheduler, take = Scheduler(timing), engine.begin(0)
-    played, pushed, now = [], 0, -timing.delay_frames - timing.tick_frames
+    played: list[PlayOut] = []
+    pushed, now = 0, -timing.delay_frames - timing.tick_frames
     while len(played) < frames:
         if pushed < len(said) and (now - 2) * SAMPLES_PER_FRAME >= pushed + packet:
             pushed += scheduler.push(said[pushed : pushed + packet], now)
@@ -100,6 +101,7 @@ def test_streamed_is_what_is_rendered_from_the_same_sound(engine, config, packet
     assert len(rendered) == len(streamed)
     for one, other in zip(streamed, rendered, strict=True):
         np.testing.assert_array_equal(one.samples, other.samples)
+        assert one.picture is not None and other.picture is not None
         np.testing.assert_array_equal(one.picture.landmarks, other.picture.landmarks)
         np.testing.assert_array_equal(one.picture.pixels, other.picture.pixels)
 
@@ -118,9 +120,28 @@ def test_a_take_begins_anywhere(engine):
 def test_steps_change_while_it_runs(engine):
     take = engine.begin(0)
     list(take.move(speech(6)))
-    engine.effort(2, 2)
+    engine.effort(2, 2, 1)
     assert list(take.move(speech(6)))
-    engine.effort(1, 1)
+    engine.effort(1, 1, 1)
+
+
+def test_at_half_the_frame_rate_faces_are_still_those_of_every_frame(config):
+    import msgspec
+
+    stream = msgspec.structs.replace(STREAM, hop_frames=4)
+    engine = make_engine(msgspec.structs.replace(config, stream=stream))
+    engine.identify(PORTRAIT)
+    sound = speech(18)
+    full = run(engine, sound, first=7)
+    engine.effort(1, 1, 2)
+    half = run(engine, sound, (1500,), first=7)
+    assert [index for index, _ in half] == [index for index, _ in full]
+    for (_, one), (_, other) in zip(full, half, strict=True):
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)
+        np.testing.assert_array_equal(one.head, other.head)
+    pixels = [picture.pixels for _, picture in half]
+    assert all((a == b).all() for a, b in zip(pixels[::2], pixels[1::2], strict=True))
+    assert not any((a == b).all() for a, b in zip(pixels[1::2], pixels[2::2], strict=False))
 
 
 def test_what_is_no_face_is_one_line(engine, tmp_path):

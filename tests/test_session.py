@@ -3,16 +3,18 @@
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from avatard.pipeline.ipc import Made
 from avatard.pipeline.scheduler import PlayOut
 from avatard.pipeline.supervisor import Portrait, PortraitError
-from avatard.session import FloorError
-from tests.serving import ROOT, beeps, running_session, until
+from avatard.session import FloorError, Session
+from tests.serving import ROOT, beeps, config, portrait, running_session, until
 
 
 class Screen:
@@ -20,11 +22,9 @@ class Screen:
 
     def __init__(self) -> None:
         self.entries: list[PlayOut] = []
-        self.at: list[float] = []
 
     def play(self, entry: PlayOut) -> None:
         self.entries.append(entry)
-        self.at.append(asyncio.get_running_loop().time())
 
     @property
     def sound(self) -> np.ndarray:
@@ -189,3 +189,17 @@ async def test_the_portrait_is_swapped_while_it_speaks():
         await session.identify(Portrait(data, ".png"))
         assert session.digest != before
         await until(lambda: screen.pixels[-1, 0, 0] == 250)
+
+
+def test_an_overload_is_answered_by_a_decision_that_is_told(monkeypatch):
+    monkeypatch.setattr("avatard.tempo.EFFORT_SECONDS", 0)
+    session = Session(config(), portrait())
+    events: list[Mapping[str, Any]] = []
+    session.listen(lambda kind, data: events.append(data) if kind == "effort" else None)
+    epoch = session.scheduler.epoch
+    for _ in range(200):
+        session.worker_made(Made(0, 0, 4, 2, 2, motion_seconds=0.01, video_seconds=0.5), [])
+    assert events == [{"motion_steps": 4, "video_steps": 1, "pictures_per_second": 12.5}]
+    assert session.scheduler.epoch == epoch + 1, "another frame rate begins with an epoch"
+    assert session.figures()["pictures_per_second"] == 12.5
+    assert b"avatard_picture_rate 12.5" in session.collect()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from avatard.config import Stream
-from avatard.pipeline.ipc import Made
+from avatard.pipeline.ipc import Effort, Made
 from avatard.pipeline.scheduler import Order, Scheduler
 from avatard.pipeline.timeline import Timing
 from avatard.tempo import MEASURED_CLIPS, Tempo, first_estimate
@@ -38,27 +38,37 @@ def test_a_small_difference_changes_nothing_and_neither_does_a_short_time():
     assert scheduler.timing.compute_frames == 12
 
 
-def test_overload_halves_the_steps_and_calm_brings_them_back(monkeypatch):
+def test_overload_takes_work_away_and_calm_brings_it_back(monkeypatch):
     now = 0.0
     monkeypatch.setattr("avatard.tempo.monotonic", lambda: now)
     tempo, scheduler = Tempo(Stream(motion_steps=4, video_steps=2)), Scheduler(TIMING)
 
-    def work(seconds_per_frame: float) -> tuple[int, int] | None:
+    def work(motion: float, video: float) -> Effort | None:
+        """Both threads at this load for a while."""
         nonlocal now
         for n in range(150):
-            tempo.made(Made(0, 4 * n, 2, 2, 2, 0.01, 2 * seconds_per_frame), scheduler, 0)
+            tempo.made(Made(0, 4 * n, 2, 2, 2, motion * 2 / 25, video * 2 / 25), scheduler, 0)
         now += 6
         return tempo.effort()
 
-    assert work(0.03) is None
-    assert work(0.06) == (2, 1)
+    assert work(0.6, 0.8) is None
+    assert work(0.6, 1.5) == Effort(4, 1), "what cannot keep up does less"
     assert tempo.effort() is None, "not twice at once"
-    assert work(0.06) == (1, 1)
-    assert work(0.06) is None
-    assert work(0.03) is None
-    assert work(0.01) == (2, 2)
-    assert work(0.01) == (4, 2)
-    assert work(0.01) is None
+    assert work(1.5, 0.6) == Effort(2, 1)
+    assert work(0.6, 1.5) == Effort(2, 1, stride=2), "then every second picture is left out"
+    assert work(0.6, 1.5) is None, "nothing is left to be saved"
+    assert work(0.6, 0.3) is None
+    assert work(0.3, 0.3) == Effort(2, 1)
+    assert work(0.3, 0.3) == Effort(4, 2)
+    assert work(0.3, 0.3) is None
+
+
+def test_an_odd_hop_keeps_its_frame_rate(monkeypatch):
+    monkeypatch.setattr("avatard.tempo.EFFORT_SECONDS", 0)
+    tempo = Tempo(Stream(hop_frames=5, video_steps=1))
+    for n in range(150):
+        tempo.made(Made(0, 4 * n, 2, 2, 2, 0, 0.5), Scheduler(TIMING), 0)
+    assert tempo.effort() is None
 
 
 def test_the_first_estimate_is_bounded():

@@ -73,7 +73,7 @@ class WarpEngine:
     def begin(self, first_frame: int) -> WarpTake:
         return WarpTake(self, first_frame)
 
-    def effort(self, motion_steps: int, video_steps: int) -> None:
+    def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:
         self.steps = (motion_steps, video_steps)
 
     def picture(self, opening: float) -> Picture:

@@ -38,12 +38,17 @@ class Frames(NamedTuple):
 
 
 class NeuralTake:
-    """One unbroken run of both networks; see `interfaces.Take`."""
+    """One unbroken run of both networks; see `interfaces.Take`.
 
-    def __init__(self, motion: MotionStream, video: VideoStream, faces: _Faces) -> None:
+    With a stride of 2 the video network sees and draws every second frame; the face in between is known all the same.
+    """
+
+    def __init__(self, motion: MotionStream, video: VideoStream, faces: _Faces, first: int, stride: int) -> None:
         self._motion = motion
         self._video = video
         self._faces = faces
+        self._first = first
+        self._stride = stride
         self._waiting: dict[int, tuple[NDArray[np.float32], Pose]] = {}
 
     def move(self, samples: Samples) -> Iterator[Frames]:
@@ -56,8 +61,11 @@ class NeuralTake:
         """Video thread."""
         for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
             self._waiting[motion.first + k] = landmarks, pose
-        for first, frames in self._video.stream(motion.landmarks, motion.poses):
-            yield first, [self._faces.picture(f, *self._waiting.pop(first + k)) for k, f in enumerate(frames)]
+        chosen = slice(-(motion.first - self._first) % self._stride, None, self._stride)
+        for drawn, frames in self._video.stream(motion.landmarks[chosen], motion.poses[chosen]):
+            first = self._first + (drawn - self._first) * self._stride
+            pixels = np.repeat(frames, self._stride, axis=0)
+            yield first, [self._faces.picture(f, *self._waiting.pop(first + k)) for k, f in enumerate(pixels)]
 
 
 class _Faces:
@@ -100,7 +108,7 @@ class NeuralEngine:
             self._atom = Atom.load(config.motion.weights)
             self._mcvdm = Mcvdm.load(config.video.weights).narrow()
             self._driving = DrivingPose(Path(pose_video)) if pose_video else None
-        self._steps = (config.stream.motion_steps, config.stream.video_steps)
+        self._effort = (config.stream.motion_steps, config.stream.video_steps, 1)
         self._identity: Identity | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
@@ -116,7 +124,7 @@ class NeuralEngine:
         """See `interfaces.Engine`."""
         assert self._identity is not None
         stream = self._config.stream
-        motion_steps, video_steps = self._steps
+        motion_steps, video_steps, stride = self._effort
         # What the two refuse are hops, fades and look-aheads of the configuration.
         with _said_of(ValueError):
             motion = MotionStream(
@@ -135,16 +143,16 @@ class NeuralEngine:
                 seed=stream.seed,
                 first_frame=first_frame,
                 clip=stream.clip_frames,
-                hop=stream.hop_frames,
-                fade=stream.fade_frames,
+                hop=stream.hop_frames // stride,
+                fade=stream.fade_frames // stride,
                 steps=video_steps,
             )
         self._streams = motion, video
-        return NeuralTake(motion, video, self._faces)
+        return NeuralTake(motion, video, self._faces, first_frame, stride)
 
-    def effort(self, motion_steps: int, video_steps: int) -> None:
-        """See `interfaces.Engine`."""
-        self._steps = (motion_steps, video_steps)
+    def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:
+        """See `interfaces.Engine`; a stride must divide the hop."""
+        self._effort = (motion_steps, video_steps, stride)
         if self._streams is not None:
             motion, video = self._streams
             motion.steps, video.steps = motion_steps, video_steps

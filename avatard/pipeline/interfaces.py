@@ -64,8 +64,14 @@ class Engine(Protocol):
             EngineError: the configuration does not fit the networks.
         """
 
-    def effort(self, motion_steps: int, video_steps: int) -> None:
-        """Denoising steps from the next clip on."""
+    def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:
+        """How much work to put in.
+
+        Args:
+            motion_steps: denoising steps of the motion network from the next clip on.
+            video_steps: the same of the video network.
+            stride: from the next `begin` on, frames that show the same pixels: 1 for each frame its own.
+        """
 
 
 #: Loads the networks. Raises `EngineError` where their weights are missing or do not fit.

@@ -51,10 +51,11 @@ class Identify(Command, frozen=True):
 
 
 class Effort(Command, frozen=True):
-    """Denoising steps from the next clip on; under overload the daemon asks for fewer."""
+    """How much work to put in; see `interfaces.Engine.effort`. Under overload the daemon asks for less."""
 
     motion_steps: int
     video_steps: int
+    stride: int = 1
 
 
 class Stop(Command, frozen=True):

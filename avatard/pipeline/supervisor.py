@@ -136,9 +136,9 @@ class Supervisor:
         """Give the epoch's next samples."""
         self._send(ipc.Hear(epoch), samples.tobytes())
 
-    def effort(self, motion_steps: int, video_steps: int) -> None:
-        """Change the denoising steps."""
-        self._send(ipc.Effort(motion_steps, video_steps))
+    def effort(self, effort: ipc.Effort) -> None:
+        """Change how much work is put in."""
+        self._send(effort)
 
     async def identify(self, portrait: Portrait) -> tuple[str, Picture]:
         """Check a portrait and use it from the next `begin` on; its digest, and itself as a picture at rest.

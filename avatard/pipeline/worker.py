@@ -133,7 +133,7 @@ class Worker:
                 self._send(*self._answer(command, parts[0]))
             case ipc.Effort():
                 assert self._engine is not None
-                self._engine.effort(command.motion_steps, command.video_steps)
+                self._engine.effort(command.motion_steps, command.video_steps, command.stride)
 
     def _identify(self, portrait: bytes, suffix: str, face: int) -> tuple[str, Picture]:
         assert self._engine is not None
