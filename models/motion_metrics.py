@@ -93,12 +93,24 @@ def jerk(landmarks: Array) -> Array:
     return found
 
 
-def drift(landmarks: Array) -> float:
-    """How fast the mean face moves away over a long take: the norm of each point's trend, averaged, in % per minute."""
+def drift(landmarks: Array) -> dict[str, float]:
+    """What becomes of a face over a long take, in % of the interocular distance.
+
+    `..._per_min`: the norm of each point's trend, averaged. `drift_face`: how far the mean face of the last minute is
+    from that of the first (halves of a take that is shorter than two), `drift_rest`: how much more open is the closed
+    mouth (5th percentile).
+    """
     minutes = np.arange(len(landmarks)) / (60 * FPS)
     minutes = minutes - minutes.mean()
     slope = np.tensordot(minutes, landmarks - landmarks.mean(axis=0), axes=1) / (minutes @ minutes)
-    return 100 * float(np.linalg.norm(slope, axis=-1).mean())
+    edge = min(60 * FPS, len(landmarks) // 2)
+    first, last = landmarks[:edge], landmarks[-edge:]
+    rest = [float(np.quantile(mouth_opening(part), 0.05)) for part in (first, last)]
+    return {
+        "drift_percent_iod_per_min": 100 * float(np.linalg.norm(slope, axis=-1).mean()),
+        "drift_face_percent_iod": 100 * float(np.linalg.norm(last.mean(axis=0) - first.mean(axis=0), axis=-1).mean()),
+        "drift_rest_percent_iod": 100 * (rest[1] - rest[0]),
+    }
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ has an object `overall` and one per speaker:
     jerk_ratio                               deviation of the mouth's third differences, generated to real
     bilabial_closure, ..._real               share of b/p/m words (--words) or real closures that close
     drift_percent_iod_per_min                trend of the mean face over --drift-minutes of the speaker's speech
+    drift_face_percent_iod, drift_rest_...   the mean face and the closed mouth of its last minute against its first
     silence_opening_percent_iod              largest opening from 200 ms after speech on, above the closed mouth
     wrong_audio_mouth_r                      mouth_r when another clip is heard
     ms_per_hop                               CPU time of a hop with its speech features
@@ -195,7 +196,7 @@ def figures(takes: Sequence[Take], pairs: Sequence[tuple[Array, Array]]) -> dict
     }
 
 
-def long_take(streamer: Streamer, takes: Sequence[Take], minutes: float, mean: Array) -> dict[str, float]:
+def long_take(streamer: Streamer, takes: Sequence[Take], minutes: float) -> dict[str, float]:
     """Drift over a long stream of the speaker's clips, and the mouth in the silence after it."""
     wanted = int(minutes * 60 * 25)
     once = np.concatenate([take.samples for take in takes])
@@ -203,10 +204,7 @@ def long_take(streamer: Streamer, takes: Sequence[Take], minutes: float, mean: A
     made = streamer.run(takes[0], np.concatenate([speech, np.zeros(SILENCE_FRAMES * FRAME_SAMPLES, np.float32)]))
     closed = np.quantile(np.concatenate([mouth_opening(take.video) for take in takes]), 0.05)
     silent = mouth_opening(made[wanted + CLOSING_FRAMES :]) - closed
-    return {
-        "drift_percent_iod_per_min": drift(made[:wanted]),
-        "silence_opening_percent_iod": 100 * float(silent.max()),
-    }
+    return {**drift(made[:wanted]), "silence_opening_percent_iod": 100 * float(silent.max())}
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -251,7 +249,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         report[name] = figures(takes, found["atom"])
         if len(takes) > 1:
             report[name]["wrong_audio_mouth_r"] = figures(takes, found["wrong_audio"])["mouth_r"]
-        report[name] |= long_take(streamer, takes, arguments.drift_minutes, morphable.mean_68)
+        report[name] |= long_take(streamer, takes, arguments.drift_minutes)
         report[name]["ms_per_hop"] = 1000 * float(np.median(streamer.hop_seconds))
         report[name]["clips"] = len(takes)
         report[name]["baselines"] = {key: figures(takes, found[key]) for key in makers}
@@ -261,7 +259,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
             everything[key][1].extend(pairs)
     overall = figures(*everything["atom"])
     overall["wrong_audio_mouth_r"] = figures(*everything["wrong_audio"])["mouth_r"]
-    for key in ("drift_percent_iod_per_min", "silence_opening_percent_iod"):
+    for key in [key for key in next(iter(report.values())) if key.startswith(("drift", "silence"))]:
         overall[key] = float(np.mean([speaker[key] for speaker in report.values()]))
     overall["ms_per_hop"] = 1000 * float(np.median(streamer.hop_seconds))
     overall["clips"] = len(everything["atom"][0])
