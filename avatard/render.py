@@ -6,11 +6,11 @@ being shown without it.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -107,14 +107,7 @@ def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Itera
 
     The speech begins with frame 0; the last frame is the one that its last sample falls into.
     """
-    stream = config.stream
-    timing = Timing(
-        hop_frames=stream.hop_frames,
-        fade_frames=stream.fade_frames + engine.delay_frames,
-        lookahead_samples=math.ceil(stream.lookahead_ms * FPS / 1000) * SAMPLES_PER_FRAME,
-        compute_frames=0,
-        margin_samples=0,
-    )
+    timing = replace(Timing.of(config.stream, compute_frames=0, held_frames=engine.delay_frames), margin_samples=0)
     scheduler = Scheduler(timing)
     lead = round(timing.delay_frames + timing.ahead_frames + 1) * SAMPLES_PER_FRAME
     sound = iter(chunks)

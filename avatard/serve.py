@@ -13,11 +13,12 @@ from pathlib import Path
 from avatard.audio.ring import Samples
 from avatard.audio.sources import SourceError, file_source, microphone_source
 from avatard.config import Config
+from avatard.floor import FLOOR_SECONDS, FloorError
 from avatard.pipeline.supervisor import Portrait, PortraitError, WorkerError
 from avatard.protocols.curve import KeysError
 from avatard.protocols.endpoint import EndpointError
 from avatard.server import Server, ServerError
-from avatard.session import ENGINE, FLOOR_SECONDS, FloorError, Session
+from avatard.session import ENGINE, Session
 from avatard.zeromq import ZmqGateway
 
 logger = logging.getLogger(__name__)

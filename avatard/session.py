@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from avatard.audio.activity import SPEAKING_RMS, Activity, rms
 from avatard.audio.ring import Samples
 from avatard.clock import FPS, SAMPLE_RATE_HZ, MediaClock, monotonic
 from avatard.config import Config
+from avatard.floor import Floor, FloorError
 from avatard.metrics import Metrics
 from avatard.pipeline import ipc
 from avatard.pipeline.interfaces import Picture
 from avatard.pipeline.scheduler import Interrupted, PlayOut, Scheduler
-from avatard.pipeline.supervisor import Portrait, Supervisor, WorkerError
+from avatard.pipeline.supervisor import Portrait, Supervisor
 from avatard.pipeline.timeline import Timing
 from avatard.tempo import Tempo, first_estimate
 
@@ -35,8 +37,6 @@ ENGINE = "avatard.pipeline.engine:make_engine"
 TICK_SECONDS = 0.01
 STARVED_FRAMES = 25  # later than this the clock moves, instead of every frame being sent at once
 LINGER_SECONDS = 5.0  # generation goes on after the last speech when nobody watches
-FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to anyone
-SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
 LIVE_BACKLOG_FRAMES = 0.5  # live sound that runs further behind is caught up with where it is quiet
 MAX_BACKLOG_FRAMES = 12.5  # … and here wherever it is
 
@@ -68,24 +68,23 @@ class Session:
         self.portrait: Picture | None = None  # at rest
         self.size = (0, 0)  # height, width of the pictures
         self.clock = clock if clock is not None else MediaClock()
-        self.scheduler = Scheduler(_timing(config, compute_frames=5, held=0))
         self._config = config
+        self.scheduler = self._schedule(compute_frames=5, held_frames=0)
         self._supervisor = Supervisor(config, portrait, self, engine)
         self._sinks: list[Sink] = []
         self._listeners: list[EventListener] = []
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
-        self._spoken_at = -math.inf
-        self._floor: object | None = None
-        self._floor_pushed = False
-        self._cut_off: object | None = None
-        self._cut_off_at = 0.0
-        self._speaking = False
-        self._quiet = 0
+        self._floor = Floor()
+        self._activity = Activity()
         self._interrupted_at: tuple[int, float] | None = None
         self._tempo = Tempo(config.stream)
         self._effort = self._tempo.wanted
+
+    def _schedule(self, compute_frames: float, held_frames: int) -> Scheduler:
+        timing = Timing.of(self._config.stream, compute_frames, held_frames)
+        return Scheduler(replace(timing, buffer_samples=int(self._config.audio.buffer_seconds * SAMPLE_RATE_HZ)))
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -119,7 +118,7 @@ class Session:
     @property
     def speaking(self) -> bool:
         """Whether the frame played last was part of speech."""
-        return self._speaking
+        return self._activity.speaking
 
     @property
     def now(self) -> float:
@@ -158,7 +157,7 @@ class Session:
         """
         rest = samples
         while len(rest):
-            if self._is_cut_off(speaker):
+            if self._floor.is_cut_off(speaker):
                 return
             self._claim(speaker, pushed=True)
             rest = rest[self._push(rest) :]
@@ -168,18 +167,8 @@ class Session:
 
     def speak_rest(self, samples: Samples, speaker: object) -> None:
         """Say the few samples that were left in a filter; what does not fit is dropped."""
-        if speaker is self._floor:
+        if self._floor.holds(speaker):
             self._push(samples)
-
-    def _is_cut_off(self, speaker: object) -> bool:
-        """Whether this is the rest of what was interrupted, still on its way."""
-        if speaker is not self._cut_off:
-            return False
-        paused = monotonic() - self._cut_off_at > FLOOR_SECONDS
-        self._cut_off_at = monotonic()
-        if paused:
-            self._cut_off = None
-        return not paused
 
     def speak_live(self, samples: Samples, speaker: object) -> bool:
         """Say what a microphone hears now; False if it was dropped because somebody else is speaking."""
@@ -189,29 +178,19 @@ class Session:
             return False
         # A microphone's clock is not ours: what it gains is left out where it is quiet, or the latency would grow.
         behind = self.scheduler.backlog_frames(self.now)
-        if behind > LIVE_BACKLOG_FRAMES and (_rms(samples) < SPEAKING_RMS / 2 or behind > MAX_BACKLOG_FRAMES):
+        if behind > LIVE_BACKLOG_FRAMES and (rms(samples) < SPEAKING_RMS / 2 or behind > MAX_BACKLOG_FRAMES):
             return False
         self._push(samples)
         return True
 
     def end_of_utterance(self, speaker: object) -> None:
         """The speaker has said everything."""
-        if speaker is self._cut_off:
-            self._cut_off = None
-        if speaker is self._floor:
+        if self._floor.release(speaker):
             self.scheduler.end_of_utterance(self.now)
-            self._floor = None
 
     def _claim(self, speaker: object, pushed: bool) -> None:
-        """Who speaks has the floor until they stop; pushed speech takes it from a microphone, which is always on."""
-        idle = monotonic() - self._spoken_at > FLOOR_SECONDS and not self.scheduler.buffered_samples
-        if self._floor is not speaker:
-            if self._floor is not None and not idle and not (pushed and not self._floor_pushed):
-                raise FloorError("another speaker has the floor; try again when they have stopped")
-            if self._floor is not None:
-                self.scheduler.end_of_utterance(self.now)
-            self._floor, self._floor_pushed = speaker, pushed
-        self._spoken_at = monotonic()
+        if self._floor.claim(speaker, pushed, waiting=self.scheduler.buffered_samples > 0):
+            self.scheduler.end_of_utterance(self.now)
 
     def _push(self, samples: Samples) -> int:
         if not self.clock.running:
@@ -224,9 +203,7 @@ class Session:
     def interrupt(self) -> Interrupted:
         """Stop speaking: the next frame is silent, and the mouth closes within the cross-fade."""
         cut = self.scheduler.interrupt(self.now)
-        if self._floor_pushed and self._floor is not None:
-            self._cut_off, self._cut_off_at = self._floor, monotonic()
-        self._floor = None
+        self._floor.interrupt()
         self._room.set()
         self._interrupted_at = (self.scheduler.epoch, monotonic())
         self._begin(self.scheduler.epoch_first)
@@ -261,7 +238,7 @@ class Session:
         self._effort = self._tempo.wanted
         self.metrics.effort(self._effort.motion_steps, self._effort.video_steps, FPS)
         if not self.clock.running and self.scheduler.counters.played == 0:
-            self.scheduler = Scheduler(_timing(self._config, first_estimate(ready.hop_seconds), ready.delay_frames))
+            self.scheduler = self._schedule(first_estimate(ready.hop_seconds), ready.delay_frames)
             self.scheduler.show(portrait)
         elif self.clock.running:
             self._begin(self.scheduler.restart(self.now))
@@ -272,7 +249,7 @@ class Session:
         self.scheduler.add(made.epoch, made.first, pictures)
         self.metrics.made(made.count, made.motion_seconds, made.video_seconds)
         self._tempo.made(made, self.scheduler, self.now)
-        if not self._speaking:
+        if not self.speaking:
             self._tempo.retime(self.scheduler)
         effort = self._tempo.effort()
         if effort is not None:
@@ -307,7 +284,7 @@ class Session:
 
     @property
     def _wanted(self) -> bool:
-        lingers = self._speaking or self.scheduler.has_speech or monotonic() - self._spoken_at < LINGER_SECONDS
+        lingers = self.speaking or self.scheduler.has_speech or self._floor.silent_seconds < LINGER_SECONDS
         return bool(self._sinks) or lingers
 
     async def _run(self) -> None:
@@ -357,14 +334,8 @@ class Session:
             if epoch == self.scheduler.epoch:
                 self.metrics.interrupt.observe(monotonic() - since)
             self._interrupted_at = None
-        loud = entry.speech and _rms(entry.samples) > SPEAKING_RMS
-        self._quiet = 0 if loud else self._quiet + 1
-        if loud and not self._speaking:
-            self._speaking = True
-            self.emit("bot-started-speaking", frame=entry.index)
-        elif self._speaking and self._quiet >= QUIET_FRAMES:
-            self._speaking = False
-            self.emit("bot-stopped-speaking", frame=entry.index)
+        if self._activity.hear(entry.samples, entry.speech):
+            self.emit("bot-started-speaking" if self.speaking else "bot-stopped-speaking", frame=entry.index)
 
     # -- figures ------------------------------------------------------------------------------------------------------
 
@@ -397,26 +368,3 @@ class Session:
             "speech_buffered_ms": 1000 * self.scheduler.buffered_samples // SAMPLE_RATE_HZ,
             "worker_restarts": self._supervisor.restarts,
         }
-
-
-class FloorError(RuntimeError):
-    """Somebody else is speaking."""
-
-
-def _timing(config: Config, compute_frames: float, held: int) -> Timing:
-    stream = config.stream
-    lookahead_frames = math.ceil(stream.lookahead_ms * FPS / 1000)
-    return Timing(
-        hop_frames=stream.hop_frames,
-        fade_frames=stream.fade_frames + held,
-        lookahead_samples=lookahead_frames * SAMPLE_RATE_HZ // FPS,
-        compute_frames=compute_frames,
-        buffer_samples=int(config.audio.buffer_seconds * SAMPLE_RATE_HZ),
-    )
-
-
-def _rms(samples: Samples) -> float:
-    return math.sqrt(float(np.mean(np.square(samples)))) if len(samples) else 0.0
-
-
-__all__ = ["ENGINE", "FloorError", "Session", "Sink", "WorkerError"]

@@ -18,7 +18,8 @@ from aiohttp import WSMsgType, web
 
 from avatard.audio.resample import Resampler, from_pcm16
 from avatard.audio.ring import Samples
-from avatard.session import FloorError, Session
+from avatard.floor import FloorError
+from avatard.session import Session
 
 MAX_MESSAGE_BYTES = 1024 * 1024  # about ten seconds at 48 kHz
 

@@ -19,6 +19,7 @@ from avatard import __version__
 from avatard.audio.resample import Resampler, to_pcm16
 from avatard.clock import FPS, FRAME_US, SAMPLE_RATE_HZ, wall_us
 from avatard.config import Zmq
+from avatard.floor import FloorError
 from avatard.models.face.arkit import ARKIT_NAMES
 from avatard.pipeline.scheduler import PlayOut
 from avatard.pipeline.supervisor import Portrait, PortraitError, WorkerError
@@ -28,7 +29,7 @@ from avatard.protocols.endpoint import check_endpoint
 from avatard.protocols.image import ImageFormat
 from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Speech, State, Topic
 from avatard.protocols.zmq import Publisher, Receiver, Stamp
-from avatard.session import FloorError, Session
+from avatard.session import Session
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from avatard.floor import FloorError
 from avatard.pipeline.ipc import Made
 from avatard.pipeline.scheduler import PlayOut
 from avatard.pipeline.supervisor import Portrait, PortraitError
-from avatard.session import FloorError, Session
+from avatard.session import Session
 from tests.serving import ROOT, beeps, config, portrait, running_session, until
 
 

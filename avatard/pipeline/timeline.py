@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from avatard.audio.ring import AudioRing, Samples
-from avatard.clock import SAMPLES_PER_FRAME
+from avatard.clock import FPS, SAMPLES_PER_FRAME
+from avatard.config import Stream
 
 MAX_COMPUTE_FRAMES = 25
 DECLICK_SAMPLES = 160  # 10 ms: an interrupt ramps the sound down instead of cutting it
@@ -34,6 +35,16 @@ class Timing:
     margin_samples: int = 640  # tick plus packet length plus jitter of live audio that is absorbed without a gap
     ahead_frames: int = 50  # speech that arrives early is written at most this far ahead
     buffer_samples: int = 30 * 16_000  # speech accepted beyond that; then the sender must wait
+
+    @classmethod
+    def of(cls, stream: Stream, compute_frames: float, held_frames: int) -> Timing:
+        """For a configuration and an engine that holds back `held_frames` beyond hop and fade."""
+        return cls(
+            hop_frames=stream.hop_frames,
+            fade_frames=stream.fade_frames + held_frames,
+            lookahead_samples=math.ceil(stream.lookahead_ms * FPS / 1000) * SAMPLES_PER_FRAME,
+            compute_frames=compute_frames,
+        )
 
     @property
     def delay_frames(self) -> float:

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from avatard.audio.activity import QUIET_FRAMES, Activity
+from avatard.floor import FLOOR_SECONDS, Floor, FloorError
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("avatard.floor.monotonic", lambda: now[0])
+    return now
+
+
+def test_who_speaks_has_the_floor_until_they_stop(clock):
+    floor = Floor()
+    assert not floor.claim("a", pushed=True, waiting=False)
+    with pytest.raises(FloorError, match="another speaker has the floor"):
+        floor.claim("b", pushed=True, waiting=False)
+    clock[0] += FLOOR_SECONDS + 0.1
+    with pytest.raises(FloorError):
+        floor.claim("b", pushed=True, waiting=True)  # what they said is not said yet
+    assert floor.claim("b", pushed=True, waiting=False)
+    assert floor.holds("b") and not floor.release("a")
+    assert floor.release("b") and not floor.holds("b")
+    assert not floor.claim("a", pushed=False, waiting=False)
+
+
+def test_pushed_speech_takes_the_floor_from_a_microphone(clock):
+    floor = Floor()
+    floor.claim("microphone", pushed=False, waiting=False)
+    assert floor.claim("agent", pushed=True, waiting=True)
+    with pytest.raises(FloorError):
+        floor.claim("microphone", pushed=False, waiting=True)
+
+
+def test_after_an_interrupt_the_rest_is_not_wanted_until_a_pause(clock):
+    floor = Floor()
+    floor.claim("agent", pushed=True, waiting=False)
+    floor.interrupt()
+    assert floor.is_cut_off("agent") and not floor.is_cut_off("other")
+    clock[0] += FLOOR_SECONDS - 0.1
+    assert floor.is_cut_off("agent"), "it goes on without a pause"
+    clock[0] += FLOOR_SECONDS + 0.1
+    assert not floor.is_cut_off("agent")
+    floor.claim("agent", pushed=True, waiting=False)
+    floor.interrupt()
+    assert not floor.release("agent") and not floor.is_cut_off("agent"), "what follows its end is new"
+
+
+def test_a_microphone_is_not_cut_off(clock):
+    floor = Floor()
+    floor.claim("microphone", pushed=False, waiting=False)
+    floor.interrupt()
+    assert not floor.is_cut_off("microphone")
+
+
+def test_speech_ends_after_half_a_second_of_quiet():
+    activity, loud, quiet = Activity(), np.full(640, 0.1, np.float32), np.zeros(640, np.float32)
+    assert not activity.hear(loud, speech=False) and not activity.speaking
+    assert activity.hear(loud, speech=True) and activity.speaking
+    assert not any(activity.hear(quiet, speech=True) for _ in range(QUIET_FRAMES - 1))
+    assert activity.hear(quiet, speech=False) and not activity.speaking
