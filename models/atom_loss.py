@@ -117,8 +117,11 @@ def training_loss(
 
 @torch.no_grad()
 def own_frames(atom: Atom, batch: Batch, lookahead: int) -> Tensor:
-    """What the network makes of the windows in one step and without a prefix, `[B, S, 68, 3]`, scaled."""
+    """What the network serves of the windows in one step and without a prefix, `[B, S, 68, 3]`, scaled."""
     x = torch.zeros_like(batch.target)
     t = torch.full((len(x),), atom.config.timesteps - 1, device=x.device)
+    training = atom.training
+    atom.eval()  # without dropout
     own: Tensor = atom(x, x[..., 0, 0], t, batch.audio, batch.reference, lookahead)
+    atom.train(training)
     return own.float()
