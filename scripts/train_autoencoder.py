@@ -33,8 +33,9 @@ from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, 
 
 Batch = dict[str, Tensor]
 
-#: Standard deviation of the noise on the latent: the decoder will see generated latents, which are never exact.
-LATENT_NOISE = 0.06
+#: Noise on the latent, as a share of each plane's own spread: the decoder will see generated latents, never exact ones.
+#: Not an absolute figure: planes that carry the motion spread by a few hundredths, and were drowned by it.
+LATENT_NOISE = 0.1
 
 
 def main() -> int:
@@ -162,7 +163,7 @@ class Objective(nn.Module):
             teacher = warp.landmark_flow(source[:, None], rigid_points, target, CELLS)
         encoded = self.network.encode(recolour(frames), teacher - rigid)
         noise = LATENT_NOISE * min(1.0, step / 2000)  # from the start it would drown a latent that nothing reads yet
-        planes = Planes(*(p + noise * torch.randn_like(p) for p in encoded))
+        planes = Planes(*(p + noise * p.detach().std() * torch.randn_like(p) for p in encoded))
         rendering = self.network.render(self.network.volume(planes), self.network.portrait(reference), rigid, window)
 
         dear = step % 2 == 1  # the perceptual loss costs as much as the rest of the step
@@ -175,11 +176,11 @@ class Objective(nn.Module):
 
 
 def flow_weight(step: int) -> float:
-    """The teacher's weight: the landmark flow shows the way, then lets go of the half.
+    """The teacher's weight: the landmark flow shows the way, and stays.
 
-    Let go altogether, lips move half as far as they should: pictures alone say little about where a smooth chin went.
+    Let go, lips move half as far as they should: pictures alone say little about where a smooth chin went.
     """
-    return 1.5 + 1.5 * math.exp(-step / 800)
+    return 4.0 - 1.0 * math.exp(-step / 800)
 
 
 @torch.inference_mode()

@@ -45,13 +45,13 @@ FRAMES, CLIP, SHORT = 28, 16, 8
 #: Share of the short clips, and the hops from the clip before.
 SHORT_SHARE, HOPS = 0.4, (4, 6, 8, 12)
 #: Share of the training on pure noise, where a one-step sample starts.
-PURE_NOISE = 0.35
+PURE_NOISE = 0.5
 #: Share of the steps that are given the sample of the clip before.
 CONTINUED = 0.4
 #: Largest share of the clip before in a rendered frame, for the decoder to know cross-fades.
 FADED = 0.6
 #: Weight of the landmark flow as a teacher of the rendered samples.
-FLOW = 4.0
+FLOW = 60.0
 SHARD = 100
 
 
