@@ -8,13 +8,16 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
+
+    Network = TypeVar("Network", bound=nn.Module)
 
 
 class CheckpointError(ValueError):
@@ -125,6 +128,24 @@ def load(
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def fill(network: "Network", path: str | Path) -> "Network":
+    """Give a network that others defined the weights of a file, for asking only; what it has no place for is left out.
+
+    Raises:
+        CheckpointError: as `load`, or where weights are missing or have other shapes.
+    """
+    tensors, _ = load(path)
+    wanted, name = network.state_dict(), type(network).__name__
+    missing = [key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise CheckpointError(f"{path} is not {name}: it lacks {len(missing)} weights, as {missing[0]}")
+    try:
+        network.load_state_dict({key: tensors[key].float() for key in wanted if key in tensors}, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} is not {name}: {' '.join(str(error).split())}") from error
+    return network.eval().requires_grad_(False)
 
 
 def save(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,8 +17,12 @@ from avatard.models import metrics
 from avatard.models.dataset import Clip, Entry
 from avatard.models.face.crop import CROP_SIDE
 from avatard.models.face.mesh import FaceMesh, FaceTracker
+from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, eye_opening, mouth_opening
 from avatard.models.faceres import FaceRes
+from avatard.models.inception import Inception
+from avatard.models.motion_metrics import best_lag, closures, correlation, jerk, lip_error
+from avatard.models.syncnet import SyncNet
 
 Pictures = NDArray[np.uint8]  # [N, 256, 256, 3]
 Floats = NDArray[np.floating]
@@ -65,9 +69,12 @@ class Real:
         clip = Clip(folder / entry.path)
         points = clip.points[:, MESH_TO_68, :2]
         name = f"{entry.source}-{entry.speaker}-{entry.clip}"
-        eyes = eye_opening(points).mean(axis=-1)
-        awake = eyes >= OPEN_EYES * np.median(eyes)
-        return cls(name, clip, clip.frames(), points, int(np.argmin(np.where(awake, mouth_opening(points), np.inf))))
+        reference = int(np.argmin(np.where(_awake(points), mouth_opening(points), np.inf)))
+        return cls(name, clip, clip.frames(), points, reference)
+
+    def from_the_start(self) -> Real:
+        """The same with the first frame with open eyes as the portrait."""
+        return replace(self, reference=int(np.argmax(_awake(self.points))))
 
     @property
     def portrait(self) -> NDArray[np.uint8]:
@@ -76,16 +83,28 @@ class Real:
         return portrait
 
 
+def _awake(points: Floats) -> NDArray[np.bool_]:
+    """In which frames `[N, 68, 2]` the eyes do not blink, `[N]`."""
+    eyes = eye_opening(points).mean(axis=-1)
+    awake: NDArray[np.bool_] = eyes >= OPEN_EYES * np.median(eyes)
+    return awake
+
+
 class Judge:
     """Measures videos against real ones, and sums up over clips.
 
     Args:
         faceres: for identity; without it `csim` and `frechet` are undefined.
         hop: frames between two seams.
+        inception: for `fid`.
+        syncnet: for `lse_d` and `lse_c`.
     """
 
-    def __init__(self, faceres: FaceRes | None, hop: int):
+    def __init__(
+        self, faceres: FaceRes | None, hop: int, inception: Inception | None = None, syncnet: SyncNet | None = None
+    ):
         self._faceres, self._hop, self._mesh = faceres, hop, FaceMesh()
+        self._inception, self._syncnet = inception, syncnet
         self._measured: dict[str, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
 
     def track(self, frames: Pictures) -> Floats:
@@ -125,7 +144,15 @@ class Judge:
         if self._faceres is not None:
             features, likeness = self._faceres.features(some), self._faceres.features(portrait[None])[0]
             self._note(variant, features=features, csim=metrics.cosine(features, likeness))
+        if self._inception is not None:
+            self._note(variant, inception=self._inception.features(some))
         self._note(variant, **{name: np.array([value]) for name, value in more.items()})
+
+    def judge_voice(self, variant: str, frames: Pictures, audio: NDArray[np.int16]) -> None:
+        """Measure how well the lips of aligned frames `[N, 256, 256, 3]` fit their voice (16 kHz)."""
+        if self._syncnet is not None:
+            distance, confidence = self._syncnet.errors(frames, audio)
+            self._note(variant, lse_d=np.array([distance]), lse_c=np.array([confidence]))
 
     def _note(self, variant: str, **values: Floats) -> None:
         for name, value in values.items():
@@ -144,7 +171,7 @@ class Judge:
         """The means over all that was judged; `None` where a measure is undefined."""
         measured = self._measured[variant]
         flat = {name: np.concatenate(values) for name, values in measured.items()}
-        changes, features = flat.pop("changes"), flat.pop("features", None)
+        changes, features, inception = flat.pop("changes"), flat.pop("features", None), flat.pop("inception", None)
         figures = {name: float(np.nanmean(value)) for name, value in flat.items() if not np.isnan(value).all()}
         real = self._measured.get(reference)
         if real:
@@ -153,7 +180,55 @@ class Judge:
         figures["seam_ratio"] = metrics.seam_ratio(measured["changes"], self._hop)
         if features is not None and real:
             figures["frechet"] = metrics.frechet(features, np.concatenate(real["features"]))
+        if inception is not None and real:
+            figures["fid"] = metrics.frechet(inception, np.concatenate(real["inception"]))
         return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+class MotionJudge:
+    """Compares mouths in made pictures with real ones, by variant."""
+
+    def __init__(self, judge: Judge, morphable: MorphableModel):
+        self._judge, self._morphable = judge, morphable
+        self._pairs: dict[str, list[tuple[Floats, Floats]]] = defaultdict(list)
+
+    def compare(self, variant: str, frames: Pictures, real: Clip, offset: int) -> None:
+        """Note the faces found in `frames`, of which frame n + offset belongs to the real clip's frame n."""
+        meshes = self._judge.track(frames)
+        found = ~np.isnan(meshes).any(axis=(1, 2))
+        if found.mean() < 0.5:
+            return  # no face: what there is to say about that, likeness says
+        canonical, _ = self._morphable.frontal(meshes[found].astype(np.float64))
+        landmarks = np.empty((len(frames), 68, 3))
+        landmarks[found] = self._morphable.landmarks(canonical)
+        landmarks[~found] = landmarks[found].mean(axis=0)
+        first, stop = max(0, offset), min(len(frames), len(real.landmarks) + offset)
+        self._pairs[variant].append((real.landmarks[first - offset : stop - offset], landmarks[first:stop]))
+
+    def figures(self, variant: str) -> Figures:
+        """The means over clips."""
+        pairs = self._pairs[variant]
+        if not pairs:
+            return {}
+        rest = self._morphable.mean_68
+        openings = [[mouth_opening(pair[side] + rest) for pair in pairs] for side in (0, 1)]
+        # Each clip about its own mean: how far a mouth opens differs more between people than within a sentence.
+        real, made = ([opening - opening.mean() for opening in side] for side in openings)
+        at_best, lag = best_lag(real, made)
+        shaken = [np.concatenate([jerk(pair[side]).ravel() for pair in pairs]).std() for side in (0, 1)]
+        closed = closures(real, made, [[] for _ in pairs], [0] * len(pairs))["bilabial_closure"]
+        return {
+            "lmd_percent_iod": float(
+                np.mean([100 * np.linalg.norm((b - a)[..., :2], axis=-1).mean() for a, b in pairs])
+            ),
+            "mouth_lmd_percent_iod": float(np.mean([lip_error(a, b) for a, b in pairs])),
+            "mouth_lmd_centred": float(np.mean([lip_error(a, b, centred=True) for a, b in pairs])),
+            "mouth_r": correlation(np.concatenate(real), np.concatenate(made)),
+            "mouth_r_best_lag": at_best,
+            "lag_frames": float(lag),
+            "closure": None if np.isnan(closed) else closed,
+            "jerk_ratio": float(shaken[1] / shaken[0]) if shaken[0] else None,
+        }
 
 
 # -- pictures to look at ---------------------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
     python scripts/evaluate.py DATA_DIR --json OUT.json [--markdown OUT.md] [--pictures DIR]
 
-DATA_DIR was written by scripts/prepare_data.py; its validation people are measured. Each clip's first frame is the
-portrait and its sound the voice (self-reenactment); the head moves by itself, so that motion is compared on faces that
-were turned to the front. `cross_identity` gives the voices to unseen portraits instead. The JSON has an object per
-variant: `real`, `still`, `warp` (the generated landmarks, without a video network), `reconstruction` (the autoencoder
-on the real frames), `steps_1`, `steps_2`, `steps_4` and `cross_identity`. What is undefined is null; the same seed
-gives the same figures.
+DATA_DIR was written by scripts/prepare_data.py; its validation people are measured. Each clip's first frame with open
+eyes is the portrait and its sound the voice (self-reenactment); the head moves by itself, so that motion is compared on
+faces that were turned to the front. `cross_identity` gives the voices to unseen portraits instead. The JSON has an
+object per variant: `real`, `still`, `warp` (the generated landmarks, without a video network), `reconstruction` (the
+autoencoder on the real frames), `steps_1`, `steps_2`, `steps_4` and `cross_identity`. What is undefined is null; the
+same seed gives the same figures.
 
     csim, cpbd, frechet                       likeness to the portrait, sharpness, Fréchet distance (FaceRes features)
     lmd_percent_iod, mouth_lmd_percent_iod    distance of the 68, of the 20 mouth points, % interocular
@@ -15,6 +15,17 @@ gives the same figures.
     mouth_r, mouth_r_best_lag, lag_frames     correlation of the mouth's opening in the pictures
     closure                                   share of the real mouth's closures that are made
     jerk_ratio, flicker_ratio, seam_ratio     jerkiness and flicker over those of real video; steps at hop boundaries
+    fid, lse_d, lse_c                         with --inception and --syncnet, else null
+
+FID and LSE need networks that are not shipped. Their published weights are files of torch, which avatard does not read;
+turn them into safetensors once, where torch may open them:
+
+    import torch; from safetensors.torch import save_file
+    save_file(torch.load("pt_inception-2015-12-05-6726825d.pth", weights_only=True), "inception.safetensors")
+    save_file(torch.load("syncnet_v2.model", weights_only=True), "syncnet.safetensors")
+
+(github.com/mseitzer/pytorch-fid, github.com/joonson/syncnet_python). Fréchet distances of few pictures are too large:
+compare only those of equally many.
 """
 
 from __future__ import annotations
@@ -22,9 +33,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,19 +51,21 @@ from tqdm import tqdm
 from avatard.config import Config, Stream
 from avatard.identity import Identity
 from avatard.models.dataset import Clip, Entry, read_index
-from avatard.models.evaluation import Figures, Judge, Pictures, Real, sheet, side_by_side, unseen
+from avatard.models.evaluation import Figures, Judge, MotionJudge, Pictures, Real, sheet, side_by_side, unseen
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
+from avatard.models.inception import Inception
 from avatard.models.mcvdm import warp
 from avatard.models.mcvdm.landmarks import Geometry
 from avatard.models.mcvdm.model import Mcvdm
-from avatard.models.motion_metrics import best_lag, closures, correlation, jerk, lip_error
+from avatard.models.syncnet import SyncNet
 from avatard.render import play_out
 
 VARIANTS = ("real", "still", "warp", "reconstruction", "steps_1", "steps_2", "steps_4", "cross_identity")
 KEYS = (
     *("csim", "cpbd", "frechet", "lmd_percent_iod", "mouth_lmd_percent_iod", "mouth_lmd_centred"),
     *("mouth_r", "mouth_r_best_lag", "lag_frames", "closure", "jerk_ratio", "flicker_ratio", "seam_ratio"),
+    *("fid", "lse_d", "lse_c"),
 )
 STEPS = (1, 2, 4)
 #: Of the cross-identity runs, and of the landmark warp.
@@ -98,52 +110,6 @@ def picture_file(folder: Path, pixels: NDArray[np.uint8]) -> Path:
     return path
 
 
-class Motion:
-    """Compares mouths in made pictures with real ones, by variant."""
-
-    def __init__(self, judge: Judge, morphable: MorphableModel):
-        self._judge, self._morphable = judge, morphable
-        self._pairs: dict[str, list[tuple[Floats, Floats]]] = defaultdict(list)
-
-    def compare(self, variant: str, frames: Pictures, real: Clip, offset: int) -> None:
-        """Note the faces found in `frames`, of which frame n + offset belongs to the real clip's frame n."""
-        meshes = self._judge.track(frames)
-        found = ~np.isnan(meshes).any(axis=(1, 2))
-        if found.mean() < 0.5:
-            return  # no face: what there is to say about that, likeness says
-        canonical, _ = self._morphable.frontal(meshes[found].astype(np.float64))
-        landmarks = np.empty((len(frames), 68, 3))
-        landmarks[found] = self._morphable.landmarks(canonical)
-        landmarks[~found] = landmarks[found].mean(axis=0)
-        first, stop = max(0, offset), min(len(frames), len(real.landmarks) + offset)
-        self._pairs[variant].append((real.landmarks[first - offset : stop - offset], landmarks[first:stop]))
-
-    def figures(self, variant: str) -> Figures:
-        """The means over clips."""
-        pairs = self._pairs[variant]
-        if not pairs:
-            return {}
-        rest = self._morphable.mean_68
-        openings = [[mouth_opening(pair[side] + rest) for pair in pairs] for side in (0, 1)]
-        # Each clip about its own mean: how far a mouth opens differs more between people than within a sentence.
-        real, made = ([opening - opening.mean() for opening in side] for side in openings)
-        at_best, lag = best_lag(real, made)
-        shaken = [np.concatenate([jerk(pair[side]).ravel() for pair in pairs]).std() for side in (0, 1)]
-        closed = closures(real, made, [[] for _ in pairs], [0] * len(pairs))["bilabial_closure"]
-        return {
-            "lmd_percent_iod": float(
-                np.mean([100 * np.linalg.norm((b - a)[..., :2], axis=-1).mean() for a, b in pairs])
-            ),
-            "mouth_lmd_percent_iod": float(np.mean([lip_error(a, b) for a, b in pairs])),
-            "mouth_lmd_centred": float(np.mean([lip_error(a, b, centred=True) for a, b in pairs])),
-            "mouth_r": correlation(np.concatenate(real), np.concatenate(made)),
-            "mouth_r_best_lag": at_best,
-            "lag_frames": float(lag),
-            "closure": None if np.isnan(closed) else closed,
-            "jerk_ratio": float(shaken[1] / shaken[0]) if shaken[0] else None,
-        }
-
-
 def warped(portrait: Path, points: Floats) -> Pictures:
     """The landmark warp of a portrait's file to frontal points `[N, 68, 3]`; the head stays where it is."""
     identity = Identity.load(portrait)
@@ -165,13 +131,18 @@ def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures
     if not chosen:
         raise ValueError(f"{arguments.data} has no clips of validation people")
     morphable = MorphableModel.load()
-    judge = Judge(None if arguments.no_identity else load(arguments.faceres), config.stream.hop_frames)
-    motion = Motion(judge, morphable)
+    judge = Judge(
+        None if arguments.no_identity else load(arguments.faceres),
+        config.stream.hop_frames,
+        Inception.load(arguments.inception) if arguments.inception else None,
+        SyncNet.load(arguments.syncnet) if arguments.syncnet else None,
+    )
+    motion = MotionJudge(judge, morphable)
     studios = {steps: Studio(config, steps) for steps in STEPS}
     reconstruction = Reconstruction(Mcvdm.load(config.video.weights).autoencoder)
     shown: list[tuple[Real, dict[str, Pictures]]] = []
     for entry in tqdm(chosen, unit="clip", disable=None):
-        real = replace(Real.read(arguments.data, entry), reference=0)
+        real = Real.read(arguments.data, entry).from_the_start()
         made = {steps: studio.perform(real.portrait, real.clip.audio) for steps, studio in studios.items()}
         with TemporaryDirectory() as folder:
             pulled = warped(picture_file(Path(folder), real.portrait), made[DEFAULT_STEPS].points)
@@ -185,6 +156,7 @@ def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures
         offset = offsets.get(f"{entry.source}/{entry.clip}", {"frames": 0})["frames"]
         for name, frames in videos.items():
             judge.judge_alone(name, frames, real.portrait)
+            judge.judge_voice(name, frames, real.clip.audio)
             # Pictures of the real video are where its landmarks are, whatever its sound is.
             listens = name not in ("real", "still", "reconstruction")
             motion.compare(name, frames, real.clip, offset if listens else 0)
@@ -197,7 +169,7 @@ def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures
         draw(arguments.pictures, shown, crossed)
     figures = {name: {**judge.figures(name), **motion.figures(name)} for name in VARIANTS if judge.knows(name)}
     # Another person's face has nothing to equal; only how it moves can be compared.
-    for key in ("frechet", "lmd_percent_iod", "mouth_lmd_percent_iod"):
+    for key in ("frechet", "fid", "lmd_percent_iod", "mouth_lmd_percent_iod"):
         figures.get("cross_identity", {}).pop(key, None)
     return figures
 
@@ -206,7 +178,7 @@ def cross(
     arguments: argparse.Namespace,
     studio: Studio,
     judge: Judge,
-    motion: Motion,
+    motion: MotionJudge,
     portraits: Sequence[Entry],
     voices: Sequence[tuple[Entry, int]],
 ) -> list[tuple[str, NDArray[np.uint8], Pictures]]:
@@ -222,6 +194,7 @@ def cross(
             print(f"{entry.source}/{entry.clip}: {error}", file=sys.stderr)
             continue
         judge.judge_alone("cross_identity", frames, portrait)
+        judge.judge_voice("cross_identity", frames, clip.audio)
         motion.compare("cross_identity", frames, clip, offset)
         shown.append((entry.clip[:15], portrait, frames))
     return shown
@@ -232,8 +205,15 @@ def draw(
     shown: Sequence[tuple[Real, dict[str, Pictures]]],
     crossed: Sequence[tuple[str, NDArray[np.uint8], Pictures]],
 ) -> None:
-    """Strips of frames of every clip shown, side-by-side videos, and a sheet of the unseen portraits."""
+    """A contact sheet, strips of frames of every clip shown, side-by-side videos, and a sheet of unseen portraits.
+
+    The contact sheet has a column for each clip: the portrait, and every variant where the real mouth is widest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    overview = {"portrait": [real.portrait for real, _ in shown]}
+    for name in shown[0][1]:
+        overview[name] = [videos[name][int(np.argmax(mouth_opening(real.points)))] for real, videos in shown]
+    sheet(folder / "contact_sheet.png", overview, side=144)
     for real, videos in shown:
         columns = np.linspace(0, len(real.frames) - 1, 8).round().astype(int)
         sheet(folder / f"{real.name}.png", {name: list(frames[columns]) for name, frames in videos.items()}, side=144)
@@ -269,6 +249,8 @@ def main() -> int:
     parser.add_argument("--motion", help="weights of AToM-Net; the shipped ones by default")
     parser.add_argument("--video", help="weights of MC-VDM; the shipped ones by default")
     parser.add_argument("--faceres", type=Path, help="file of scripts/convert_faceres.py; fetched by default")
+    parser.add_argument("--inception", type=Path, help="safetensors file of Inception v3, for FID")
+    parser.add_argument("--syncnet", type=Path, help="safetensors file of SyncNet, for LSE-D and LSE-C")
     parser.add_argument("--no-identity", action="store_true", help="do without FaceRes: csim and frechet are null")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

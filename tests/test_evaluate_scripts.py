@@ -96,6 +96,8 @@ def test_end_to_end_is_reproducible(folder, tmp_path, monkeypatch):
     assert figures["real"]["mouth_lmd_percent_iod"] < figures["still"]["lmd_percent_iod"] + 5
     assert (tmp_path / "table.md").read_text().startswith("| | real | still |")
     assert cv2.imread(str(tmp_path / "pictures" / "cross_identity.png")) is not None
+    overview = cv2.imread(str(tmp_path / "pictures" / "contact_sheet.png"))
+    assert overview is not None and overview.shape == (8 * 144, 144, 3), "the portrait and seven variants of one clip"
 
 
 @pytest.mark.parametrize("script", [evaluate, evaluate_video])
@@ -103,6 +105,13 @@ def test_what_cannot_be_measured_is_one_line(script, tmp_path, monkeypatch, caps
     assert run(script, monkeypatch, tmp_path, "--json", tmp_path / "out.json", "--no-identity") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and "prepare_data.py" in said
+
+
+@pytest.mark.parametrize("option", ["--inception", "--syncnet"])
+def test_a_network_that_is_another_is_one_line(folder, tmp_path, monkeypatch, capsys, option):
+    arguments = (folder, "--json", tmp_path / "out.json", "--no-identity", option, folder / "motion.safetensors")
+    assert run(evaluate, monkeypatch, *arguments) == 2
+    assert "it lacks" in capsys.readouterr().err
 
 
 def test_weights_of_something_else_are_one_line(folder, tmp_path, monkeypatch, capsys):

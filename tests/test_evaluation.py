@@ -5,6 +5,7 @@ import torch
 
 from avatard.models.dataset import Clip, Entry, read_index
 from avatard.models.evaluation import Judge, Real, sheet, side_by_side, unseen
+from avatard.models.face.topology import MESH_TO_68
 from avatard.models.faceres import FaceRes
 from tests.unseen_folder import FRAMES, REFERENCE, write_folder
 
@@ -56,6 +57,39 @@ def test_a_face_that_leaves_the_picture_is_not_measured(folder, tmp_path):
 def test_the_portrait_is_the_most_closed_mouth(real):
     assert real.reference == REFERENCE
     assert (real.portrait == real.frames[REFERENCE]).all()
+
+
+def test_who_blinks_at_the_start_is_portrayed_a_little_later(folder, tmp_path):
+    entry = read_index(folder)[0]
+    clip = Clip(folder / entry.path)
+    blinking = clip.points.copy()
+    lower, upper = MESH_TO_68[[40, 41, 46, 47]], MESH_TO_68[[38, 37, 44, 43]]
+    blinking[:2, lower] = blinking[:2, upper]
+    Clip.write(tmp_path / entry.path, list(clip.frames()), blinking, clip.landmarks, clip.pose, {}, clip.audio)
+    assert Real.read(folder, entry).from_the_start().reference == 0
+    assert Real.read(tmp_path, entry).from_the_start().reference == 2
+
+
+class Means:
+    """Stands for a network of other people: the mean colour, and how many frames and samples there are."""
+
+    def features(self, pictures):
+        return pictures.reshape(len(pictures), -1, 3).mean(axis=1)
+
+    def errors(self, crops, samples):
+        return float(len(crops)), float(len(samples))
+
+
+def test_fid_and_lip_errors_come_from_the_networks_that_are_given(real):
+    judge = Judge(None, hop=6, inception=Means(), syncnet=Means())  # type: ignore[arg-type]
+    for name, frames in (("real", real.frames), ("dark", real.frames // 2)):
+        judge.judge_alone(name, frames, real.portrait)
+        judge.judge_voice(name, frames, real.clip.audio)
+    assert judge.figures("real")["fid"] == pytest.approx(0, abs=1e-6)
+    dark = judge.figures("dark")
+    expected = np.square(real.frames[::3].reshape(-1, 3).mean(axis=0) / 2).sum()
+    assert dark["fid"] == pytest.approx(expected, rel=0.05)
+    assert (dark["lse_d"], dark["lse_c"]) == (FRAMES, FRAMES * 640)
 
 
 def test_real_video_is_its_own_bound(judge):
