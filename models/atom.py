@@ -35,7 +35,7 @@ class AtomConfig:
     depth: int = 4  # blocks of the lip stream
     rest_depth: int = 2  # blocks of the other points' stream
     heads: int = 6
-    dropout: float = 0.15
+    dropout: float = 0.2
     reach: int = 12  # local attention: a frame hears the frames up to this far from it
     variant: Variant = "C"
     timesteps: int = 1000

@@ -24,6 +24,9 @@ from avatard.models.motion_tracks import CLOSING_FRAMES, OPENING_FRAMES, frames_
 
 Array = NDArray[np.float32]
 
+#: Noise of the reference: of identity (standard deviations of the 3DMM) and of every coordinate of the portrait (IOD).
+IDENTITY_NOISE, PORTRAIT_NOISE = 2.0, 0.01
+
 
 def clips_with_sound(folder: Path) -> list[Entry]:
     """The videos of a prepared folder that have sound. Raises `FileNotFoundError` where it was not prepared."""
@@ -185,7 +188,8 @@ class MotionData:
     def batch(self, size: int, frames: int, lookahead: int, rng: np.random.Generator) -> Batch:
         """A random batch, half of it mirrored.
 
-        The reference also gets another identity: displacement must not hang on whose face it is.
+        The reference gets another identity and noise: displacement must not hang on whose face it is, nor may the
+        network know a clip by its portrait.
         """
         parts = [self._sample(frames, lookahead, rng) for _ in range(size)]
         turned = rng.random(size) < 0.5
@@ -196,11 +200,12 @@ class MotionData:
             )
 
         portrait, neutral = (faces([part[3][k] for part in parts]) for k in range(2))
-        weights = torch.from_numpy(rng.normal(0, 0.7, (size, len(self.identity))).astype(np.float32))
+        weights = torch.from_numpy(rng.normal(0, IDENTITY_NOISE, (size, len(self.identity))).astype(np.float32))
         other = torch.einsum("bk,kpc->bpc", weights, self.identity)
+        noise = torch.from_numpy(rng.normal(0, PORTRAIT_NOISE, portrait.shape).astype(np.float32))
         return Batch(
             torch.stack([part[0] for part in parts]).float(),
             faces([part[1] for part in parts]) - neutral[:, None],
             torch.from_numpy(np.stack([part[2] for part in parts])),
-            reference_of(portrait + other, neutral + other),
+            reference_of(portrait + other + noise, neutral + other),
         )
