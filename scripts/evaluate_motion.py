@@ -102,7 +102,7 @@ class Streamer:
         a = self.arguments
         return MotionStream(
             self.atom, self.speech, face, seed=a.seed, hop_frames=a.hop, lookahead_ms=a.lookahead_ms,
-            steps=a.steps, noise=a.noise, idle=False,
+            steps=a.steps, noise=a.noise, gain=a.gain, idle=False,
         )  # fmt: skip
 
     def run(self, face: Take, samples: NDArray[np.float32]) -> Array:
@@ -283,6 +283,7 @@ def main(command_line: list[str] | None = None) -> int:
     parser.add_argument("--lookahead-ms", type=int, default=80)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--noise", type=float, default=0.0, help="scale of the start noise")
+    parser.add_argument("--gain", type=float, default=1.15, help="of the motion")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--offsets", type=Path, help="offsets.json of scripts/prepare_motion.py: correct by it")
     parser.add_argument("--words", type=Path, help="JSON: clip → [[word, start, end], ...], seconds")

@@ -57,6 +57,7 @@ class MotionStream:
         lookahead_ms: sound that is waited for after the last new frame; rounded up to frames.
         steps: denoising steps; may be changed between pushes.
         noise: scale of the start noise; 0 is the calmest, 1 what the diffusion was trained with.
+        gain: how much larger than the network's motion, which is a mean of what the sound allows and therefore small.
         idle: blinks and brows on top of what the network makes.
     """
 
@@ -72,6 +73,7 @@ class MotionStream:
         lookahead_ms: int = 80,
         steps: int = 4,
         noise: float = 0.0,
+        gain: float = 1.15,
         idle: bool = True,
     ) -> None:
         config = atom.config
@@ -84,7 +86,8 @@ class MotionStream:
         self._lookahead = -(-lookahead_ms // FRAME_MS)
         if not 0 <= self._lookahead <= config.max_lookahead:
             raise ValueError(f"got a look-ahead of {lookahead_ms} ms, expected 0 to {config.max_lookahead * FRAME_MS}")
-        self._atom, self._speech, self._seed, self._noise = atom, speech, seed, noise
+        self._atom, self._speech, self._seed = atom, speech, seed
+        self._noise, self._gain = noise, gain
         self._hop, self.steps = hop_frames, steps
         neutral = np.asarray(identity.neutral, np.float32)
         self._neutral = torch.from_numpy(neutral)
@@ -147,7 +150,7 @@ class MotionStream:
         )
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * FRAME_SAMPLES :]
-        landmarks = (new[0] + self._neutral).numpy()
+        landmarks = (self._gain * new[0] + self._neutral).numpy()
         if self._idle is not None:
             landmarks = landmarks + self._idle.face(self._next, self._hop)
         self._next += self._hop
