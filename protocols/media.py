@@ -146,6 +146,7 @@ class Track(MediaStreamTrack):
         if self._queue.qsize() >= QUEUE_FRAMES:
             while not self._queue.empty():
                 self._queue.get_nowait()
+                self._hub.dropped += self.kind == "video"
             self._wait_for_key = True
             self._hub.request_key_frame()
         if self.kind == "video":
@@ -195,7 +196,10 @@ class Hub:
     ) -> None:
         self.encoding = encoding
         self.now = now
-        self.dropped = 0
+        self.encoded = 0  # frames
+        self.sent = 0  # frames, each client's counted
+        self.dropped = 0  # frames that were not encoded, or not sent to a client, because it could not keep up
+        self.encoding_seconds = 0.0
         self._encoder = Encoder(encoding)
         self._executor = ThreadPoolExecutor(1, "encoder")
         self._queue: asyncio.Queue[tuple[int, NDArray[np.uint8], NDArray[np.int16]]] = asyncio.Queue()
@@ -209,6 +213,11 @@ class Hub:
     def watched(self) -> bool:
         """Whether there is anybody to encode for."""
         return bool(self._tracks)
+
+    @property
+    def queued(self) -> int:
+        """Frames that wait for the encoder."""
+        return self._queue.qsize()
 
     def request_key_frame(self) -> None:
         """Make the next picture one that decoding can start at."""
@@ -238,7 +247,10 @@ class Hub:
         while True:
             index, rgb, pcm = await self._queue.get()
             key, self._key_wanted = self._key_wanted, False
+            since = self.now()
             encoded = await loop.run_in_executor(self._executor, self._encoder.encode, index, rgb, pcm, key)
+            self.encoding_seconds += self.now() - since
+            self.encoded += 1
             for track in list(self._tracks):
                 track.put(encoded)
 
@@ -246,6 +258,7 @@ class Hub:
         """A video and an audio track for one more client."""
 
         def sent(kind: str, index: int) -> None:
+            self.sent += kind == "video"
             self._measure_skew(kind, index)
             on_sent(kind, index)
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import re
 import signal
 from typing import Any
 
@@ -34,7 +35,7 @@ async def answer_of(response: Any) -> tuple[int, str]:
 
 
 async def test_a_client_sees_and_hears_what_it_says(serving):
-    session, url, _ = serving
+    session, url, http = serving
     said = beeps(4)
     brightness: list[float] = []
     client = LiveClient(url, said, on_picture=lambda pts, rgb: brightness.append(float(rgb[192, 128].mean())))
@@ -42,7 +43,7 @@ async def test_a_client_sees_and_hears_what_it_says(serving):
         assert await client.connect() < 5
         await until(lambda: any(kind == "bot-started-speaking" for _, kind, _ in client.events))
         await until(lambda: any(kind == "metrics" for _, kind, _ in client.events))
-        await asyncio.sleep(3)
+        await until(lambda: any(kind == "bot-stopped-speaking" for _, kind, _ in client.events))
         heard = np.concatenate([client.sound[at] for at in sorted(client.sound)]).astype(np.float32)[::3]
         spectrum = np.fft.irfft(np.fft.rfft(heard, 1 << 18) * np.conj(np.fft.rfft(said[:32000], 1 << 18)))
         lag = int(np.argmax(spectrum[: len(heard)]))
@@ -50,6 +51,11 @@ async def test_a_client_sees_and_hears_what_it_says(serving):
         assert np.corrcoef(window, said[: len(window)])[0, 1] > 0.9, "Opus and resampling keep the speech"
         assert min(brightness) < 60 < max(brightness), "the mouth opened and closed"
         assert abs(session.figures()["av_skew_ms"]) < 40
+        async with http.get(f"{url}/metrics") as response:
+            text = await response.text()
+        fates = {fate: float(n) for fate, n in re.findall(r'avatard_frames_total{fate="(\w+)"} ([\d.]+)', text)}
+        assert 0 < fates["sent"] <= fates["encoded"] <= fates["played"] + fates.get("repeated", 0)
+        assert fates["dropped"] == 0 and 'avatard_stage_seconds_total{stage="encoder"}' in text
         client.send({"type": "interrupt"})
         await until(lambda: any(kind == "bot-interrupted" for _, kind, _ in client.events))
         client.send({"type": "dance", "id": "7"})
