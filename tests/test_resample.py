@@ -36,6 +36,13 @@ def test_the_delay_is_what_has_not_come_out_yet():
     assert 0 < resampler.delay_samples < 400, "under 25 ms"
 
 
+@pytest.mark.parametrize("rate_hz", [22050, 24000, 44100, 48000])
+def test_packets_come_out_as_evenly_as_they_go_in(rate_hz):
+    resampler = Resampler(rate_hz)
+    given_out = [len(resampler.push(np.zeros(rate_hz // 50, np.float32))) for _ in range(50)]
+    assert min(given_out[5:]) == max(given_out[5:]) == 320
+
+
 def test_a_tone_keeps_its_frequency_and_what_would_alias_is_gone():
     time = np.arange(48000) / 48000
     tone = convert(np.sin(2 * np.pi * 1000 * time).astype(np.float32), 48000, [])
