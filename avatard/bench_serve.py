@@ -28,7 +28,8 @@ from avatard.live_client import LiveClient
 SETTLE_SECONDS = 3.0  # at the start and at the end: not measured
 MEMORY_SECONDS = 5.0
 INTERRUPT_GAP_SECONDS = 4.0
-ALIGN_SECONDS = 20.0
+ALIGN_SAMPLES = 5 * SAMPLE_RATE_HZ
+SURE_MATCH = 0.5  # correlation; Opus keeps more than 0.9
 MOST_LATENCY_SECONDS = 5.0
 AUDIO_TICKS = 1920  # of 48 kHz a frame
 
@@ -176,11 +177,14 @@ def _latencies(client: LiveClient, said: Samples) -> tuple[NDArray[np.float64], 
     for at, samples in client.sound.items():
         heard[at : at + len(samples)] = samples
     began = client.audio.at[arrived[0]] - client.voice_started_at
-    offset = _offset(heard[::3], said, began)
+    offsets = _offsets(heard[::3], said, began)
     videos = np.array(sorted(client.video.at.values()))
     latency, skew = [], []
     for at in range(positions[0], length, AUDIO_TICKS):
         came = client.audio.at.get((arrived[0] + at) % (1 << 32))
+        offset = offsets[min(at // 3 // ALIGN_SAMPLES, len(offsets) - 1)]
+        if offset is None:
+            continue
         first = at // 3 - offset  # sample of the speech that this packet begins with
         captured = client.voice_started_at + first / SAMPLE_RATE_HZ
         if came is None or not 0 <= first < len(said) - SAMPLES_PER_FRAME:
@@ -193,20 +197,26 @@ def _latencies(client: LiveClient, said: Samples) -> tuple[NDArray[np.float64], 
     return np.array(latency), np.array(skew)
 
 
-def _offset(heard: Samples, said: Samples, began: float) -> int:
-    """Samples by which `heard`, which began to arrive `began` seconds into the speech, is behind `said`.
+def _offsets(heard: Samples, said: Samples, began: float) -> list[int | None]:
+    """Samples by which each stretch of `heard` is behind `said`; where it is too quiet to tell, as before it.
 
-    By cross-correlation of the end, where everything is settled; the speech may repeat itself, but not within
-    `MOST_LATENCY_SECONDS`.
+    `heard` began to arrive `began` seconds into the speech. By cross-correlation: the speech may repeat itself, but not
+    within `MOST_LATENCY_SECONDS`. Each stretch by its own, because a microphone's clock is caught up with now and then.
     """
-    count = min(len(heard) // 2, round(ALIGN_SECONDS * SAMPLE_RATE_HZ))
-    start = len(heard) - count
-    now = round(began * SAMPLE_RATE_HZ) + start
-    low = max(0, now - round(MOST_LATENCY_SECONDS * SAMPLE_RATE_HZ))
-    part = said[low : now + count]
-    size = 1 << (len(part) + count).bit_length()
-    match = np.fft.irfft(np.fft.rfft(part, size) * np.conj(np.fft.rfft(heard[start:], size)), size)
-    return start - low - int(np.argmax(match[: max(1, now - low)]))
+    most = round(MOST_LATENCY_SECONDS * SAMPLE_RATE_HZ)
+    before = np.concatenate([np.zeros(most, np.float32), said])
+    offsets: list[int | None] = []
+    for start in range(0, max(1, len(heard) - ALIGN_SAMPLES + 1), ALIGN_SAMPLES):
+        stretch = heard[start : start + ALIGN_SAMPLES]
+        now = round(began * SAMPLE_RATE_HZ) + start
+        part = before[now : now + most + len(stretch)]
+        size = 1 << (len(part) + len(stretch)).bit_length()
+        match = np.fft.irfft(np.fft.rfft(part, size) * np.conj(np.fft.rfft(stretch, size)), size)
+        best = int(np.argmax(match[: most + 1]))
+        energy = np.linalg.norm(part[best : best + len(stretch)]) * np.linalg.norm(stretch)
+        sure = match[best] > SURE_MATCH * energy > 0
+        offsets.append(start - (now + best - most) if sure else offsets[-1] if offsets else None)
+    return offsets
 
 
 def _rate(times: list[float], start: float, end: float) -> float:

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from avatard.bench_serve import BenchError, daemon, measure, table
+from avatard.bench_serve import ALIGN_SAMPLES, BenchError, _offsets, daemon, measure, table
 from tests.serving import ROOT, running_server
 
 
@@ -32,6 +32,19 @@ async def test_a_live_session_is_measured_by_a_client():
         assert report["memory_mb"] > 10 and report["server_cpu_cores"] > 0
         text = table(report)
         assert "speech to picture, ms" in text and "p95" in text
+
+
+def test_what_is_heard_is_found_in_what_was_said():
+    said = speech(40)
+    late = [20_000, 20_000, 16_800, None]  # samples; the third stretch was caught up with, the last one is silent
+    heard = np.zeros(4 * ALIGN_SAMPLES, np.float32)
+    for n, offset in enumerate(late):
+        first = n * ALIGN_SAMPLES
+        if offset is not None:
+            from_, to = max(0, first - offset), first + ALIGN_SAMPLES - offset
+            heard[first + ALIGN_SAMPLES - (to - from_) : first + ALIGN_SAMPLES] = 500 * said[from_:to]
+    assert _offsets(heard, said, began=0.3) == [20_000, 20_000, 16_800, 16_800]
+    assert _offsets(heard[3 * ALIGN_SAMPLES :], said, began=0.3) == [None]
 
 
 async def test_a_daemon_that_does_not_start_says_why(tmp_path):
