@@ -65,8 +65,12 @@ class WarpEngine:
         image = cv2.imdecode(np.frombuffer(portrait.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise EngineError(f"{portrait} is not a picture that can be read")
-        if face > 1:
+        faces = max(1, image.shape[1] // image.shape[0])  # side by side
+        if face > faces:
             raise EngineError(f"{portrait} has 1 face, got face {face}")
+        if faces > 1 and not face:
+            raise EngineError(f"{portrait} has {faces} faces: choose face 1 to {faces}, counted from the left")
+        image = np.array_split(image, faces, axis=1)[max(face, 1) - 1]
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
         return f"{int(self.portrait.sum()):x}", self.picture(0)
 

@@ -68,6 +68,11 @@ function react({ type, data }) {
     case "bot-interrupted": speech?.abort(); stage.classList.remove("speaking"); break;
     case "bot-ready": tell(""); break;
     case "error": tell(data.message); break;
+    case "effort": {
+      const less = data.pictures_per_second < 25;
+      tell(less ? `The server is busy: it makes ${data.pictures_per_second} pictures a second until it is calm again.` : "", true);
+      break;
+    }
     case "metrics":
       $("latency").textContent = data.audio_to_photon_ms ? `${Math.round(data.audio_to_photon_ms)} ms` : `≈ ${Math.round(data.delay_ms)} ms`;
       $("rtf").textContent = data.rtf.toFixed(2);
@@ -160,16 +165,30 @@ async function play(file) {
   $("sound-name").textContent = "Play a sound file…";
 }
 
-async function swap(file) {
+async function swap(file, face = 0) {
+  $("faces").hidden = true;
   $("portrait-name").textContent = `Checking ${file.name}…`;
   try {
-    await request("api/identity", { method: "POST", headers: { "Content-Type": file.type }, body: file });
+    await request(`api/identity${face ? `?face=${face}` : ""}`, { method: "POST", headers: { "Content-Type": file.type }, body: file });
     tell(`${file.name} is the avatar now.`, true);
     $("rest").src = `api/portrait?${Date.now()}`;
   } catch (error) {
     tell(error.message);
+    askForFace(file, Number(/has (\d+) faces/.exec(error.message)?.[1] ?? 0));
   }
   $("portrait-name").textContent = "Choose another portrait…";
+}
+
+function askForFace(file, count) {
+  const choices = Array.from({ length: count }, (_, n) => {
+    const button = document.createElement("button");
+    [button.type, button.textContent] = ["button", n + 1];
+    button.onclick = () => swap(file, n + 1);
+    return button;
+  });
+  $("faces").replaceChildren("Which face, from the left?", ...choices);
+  $("faces").hidden = count === 0;
+  choices[0]?.focus();
 }
 
 function take(file) {
