@@ -55,7 +55,7 @@ class Metrics:
         self.steps = Gauge("avatard_denoising_steps", "As decided by load", ["network"], registry=registry)
         self.picture_rate = Gauge(
             "avatard_picture_rate",
-            "Pictures made a second: 25, or 12.5 by decision under overload",
+            "Pictures made a second: 25, by decision under overload 12.5 or 6.25",
             registry=registry,
         )
         self.rtf_now = self.skew_now = 0.0

@@ -321,6 +321,7 @@ class Session:
             for sink in list(self._sinks):
                 sink.play(entry)
             if self._supervisor.ready and self.scheduler.catch_up(self.now):
+                self._tempo.fell_behind()
                 self._begin(self.scheduler.epoch_first)
 
     def _account(self, entry: PlayOut) -> None:

@@ -16,10 +16,12 @@ from avatard.pipeline.timeline import MAX_COMPUTE_FRAMES
 logger = logging.getLogger(__name__)
 
 CALM_LOAD, BUSY_LOAD = 0.4, 0.95  # half the work costs at least half as much: in between nothing changes
-LOAD_RATE = 0.03  # of each part of a clip, in the running mean
+LOAD_CLIPS = 12, 40  # parts of clips that the load is the mean of: at least, at most
 MEASURED_CLIPS = 60  # parts of clips that the time given to generation follows
 SPARE_FRAMES = 0.5  # a clip should be there this long before it is due
+BEHIND_GROWTH = 1.5  # of the time that generation is given
 EFFORT_SECONDS = 5.0
+MAX_STRIDE = 4  # 6.25 pictures a second
 
 
 class Tempo:
@@ -31,12 +33,13 @@ class Tempo:
 
     def __init__(self, stream: Stream) -> None:
         self.wanted = ipc.Effort(stream.motion_steps, stream.video_steps)
-        self._strides = 2 if stream.hop_frames % 2 == 0 else 1  # a stride must divide the hop
+        self._hop_frames = stream.hop_frames
         self._effort_at = monotonic()
         self._effort = self.wanted
-        self._loads = np.zeros(2)  # of the motion and of the video thread: seconds for a second of video
+        self._spent: deque[tuple[int, float, float]] = deque(maxlen=LOAD_CLIPS[1])  # frames; seconds: motion, video
         self._ordered: deque[tuple[int, int, float]] = deque(maxlen=1000)  # samples from, to, and when
         self._took: deque[float] = deque(maxlen=MEASURED_CLIPS)
+        self._behind = False
 
     def began(self) -> None:
         """A new epoch begins: what was ordered before is of no interest any more."""
@@ -48,8 +51,7 @@ class Tempo:
 
     def made(self, made: ipc.Made, scheduler: Scheduler, now: float) -> None:
         """Note how long pictures took from the last sample of their hop on; those due later may take longer."""
-        load = np.array([made.motion_seconds, made.video_seconds]) / (made.count / FPS)
-        self._loads += LOAD_RATE * (load - self._loads)
+        self._spent.append((made.count, made.motion_seconds, made.video_seconds))
         timing, began = scheduler.timing, scheduler.epoch_first
         hop, offset = divmod(made.first - began + timing.fade_frames, timing.hop_frames)
         sample = (began + (hop + 1) * timing.hop_frames) * SAMPLES_PER_FRAME + timing.lookahead_samples
@@ -62,40 +64,53 @@ class Tempo:
         if sample - first <= timing.hop_frames * SAMPLES_PER_FRAME:
             self._took.append(now - ordered_at - offset)
 
+    def fell_behind(self) -> None:
+        """Frames were given up: generation needs more time than it has."""
+        self._behind = True
+
     def retime(self, scheduler: Scheduler) -> None:
         """Give generation the time that it really takes; to be called in a pause of the speech."""
-        if len(self._took) < MEASURED_CLIPS:
-            return
-        compute = min(max(1.0, float(np.percentile(self._took, 95)) + SPARE_FRAMES), MAX_COMPUTE_FRAMES)
-        if abs(compute - scheduler.timing.compute_frames) > 2 * SPARE_FRAMES:
+        compute = given = scheduler.timing.compute_frames
+        if self._behind:
+            # How long it takes is not known: what comes late has no successors to measure.
+            compute = BEHIND_GROWTH * given
+            self._took.clear()
+        elif len(self._took) == MEASURED_CLIPS:
+            compute = max(1.0, float(np.percentile(self._took, 95)) + SPARE_FRAMES)
+        compute, self._behind = min(compute, MAX_COMPUTE_FRAMES), False
+        if abs(compute - given) > 2 * SPARE_FRAMES:
             scheduler.retime(compute)
             logger.info("latency", extra={"ms": round(1000 * scheduler.timing.delay_frames / FPS)})
 
     def effort(self) -> ipc.Effort | None:
         """Another effort from now on: less of what cannot keep up, more when it is calm.
 
-        Fewer denoising steps come first; then every second picture is left out.
+        Fewer denoising steps come first; then every second picture is left out, and at last three of four.
         """
-        if monotonic() - self._effort_at < EFFORT_SECONDS:
+        if monotonic() - self._effort_at < EFFORT_SECONDS or len(self._spent) < LOAD_CLIPS[0]:
             return None
+        frames, *seconds = np.sum(self._spent, axis=0)
+        loads = np.array(seconds) * FPS / frames  # seconds of each thread for a second of video
         motion, video, stride = self._effort.motion_steps, self._effort.video_steps, self._effort.stride
-        busy = self._loads > BUSY_LOAD
+        busy = loads > BUSY_LOAD
         if busy.any():
             if busy[0]:
                 motion = max(1, motion // 2)
             if busy[1] and video == 1:
-                stride = self._strides
+                wider = 2 * stride
+                stride = wider if wider <= MAX_STRIDE and self._hop_frames % wider == 0 else stride
             elif busy[1]:
                 video //= 2
-        elif (self._loads < CALM_LOAD).all():
+        elif (loads < CALM_LOAD).all():
             if stride > 1:
-                stride = 1
+                stride //= 2
             else:
                 motion, video = min(self.wanted.motion_steps, 2 * motion), min(self.wanted.video_steps, 2 * video)
         effort = ipc.Effort(motion, video, stride)
         if effort == self._effort:
             return None
         self._effort, self._effort_at = effort, monotonic()
+        self._spent.clear()
         figures = {"motion_steps": motion, "video_steps": video, "pictures_per_second": FPS / stride}
         logger.warning("the load asks for another effort", extra=figures)
         return effort

@@ -302,6 +302,22 @@ def test_without_an_engine_the_last_picture_stays_and_the_sound_goes_on():
     assert not run.scheduler.catch_up(run.now), "the new epoch gets the time it needs"
 
 
+def test_pictures_that_stay_late_are_a_reason_to_catch_up():
+    run = Run()
+    run.to(40)
+    run.engine.compute += 8  # for a moment it is slower; then as fast as before, but late
+    caught_up = False
+    for _ in range(200):
+        run.to(run.now + 1)
+        caught_up = caught_up or run.scheduler.catch_up(run.now)
+    assert caught_up and run.scheduler.counters.late > 0
+    run.engine.compute -= 8
+    run.to(run.now + 60)
+    before = run.scheduler.counters.repeated
+    run.to(run.now + 60)
+    assert run.scheduler.counters.repeated == before
+
+
 def test_pictures_that_come_just_in_time_are_no_reason_to_catch_up():
     run = Run()
     run.to(100)

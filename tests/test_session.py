@@ -198,7 +198,7 @@ def test_an_overload_is_answered_by_a_decision_that_is_told(monkeypatch):
     events: list[Mapping[str, Any]] = []
     session.listen(lambda kind, data: events.append(data) if kind == "effort" else None)
     epoch = session.scheduler.epoch
-    for _ in range(200):
+    while not events:
         session.worker_made(Made(0, 0, 4, 2, 2, motion_seconds=0.01, video_seconds=0.5), [])
     assert events == [{"motion_steps": 4, "video_steps": 1, "pictures_per_second": 12.5}]
     assert session.scheduler.epoch == epoch + 1, "another frame rate begins with an epoch"

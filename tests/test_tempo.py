@@ -38,6 +38,19 @@ def test_a_small_difference_changes_nothing_and_neither_does_a_short_time():
     assert scheduler.timing.compute_frames == 12
 
 
+def test_who_falls_behind_gets_more_time_at_once_and_loses_it_when_it_is_not_needed():
+    tempo, scheduler = Tempo(Stream()), Scheduler(TIMING)
+    tempo.fell_behind()
+    tempo.retime(scheduler)
+    assert scheduler.timing.compute_frames == 18
+    tempo.retime(scheduler)
+    assert scheduler.timing.compute_frames == 18
+    tempo.ordered(Order(0, 0, np.zeros(1280, np.float32)), 0)
+    run(tempo, scheduler, 3.0, MEASURED_CLIPS + 1)
+    tempo.retime(scheduler)
+    assert scheduler.timing.compute_frames == pytest.approx(3.5)
+
+
 def test_overload_takes_work_away_and_calm_brings_it_back(monkeypatch):
     now = 0.0
     monkeypatch.setattr("avatard.tempo.monotonic", lambda: now)
@@ -56,8 +69,10 @@ def test_overload_takes_work_away_and_calm_brings_it_back(monkeypatch):
     assert tempo.effort() is None, "not twice at once"
     assert work(1.5, 0.6) == Effort(2, 1)
     assert work(0.6, 1.5) == Effort(2, 1, stride=2), "then every second picture is left out"
+    assert work(0.6, 1.5) == Effort(2, 1, stride=4)
     assert work(0.6, 1.5) is None, "nothing is left to be saved"
     assert work(0.6, 0.3) is None
+    assert work(0.3, 0.3) == Effort(2, 1, stride=2)
     assert work(0.3, 0.3) == Effort(2, 1)
     assert work(0.3, 0.3) == Effort(4, 2)
     assert work(0.3, 0.3) is None

@@ -22,6 +22,7 @@ class PictureQueue:
 
     def __init__(self, first_frame: int, fade_frames: int) -> None:
         self.newest = first_frame - 1  # frame of the current epoch that a picture came for last
+        self.missed = 0  # frames in a row that the current epoch had no picture for in time
         self._fade_frames = fade_frames
         self._fresh: dict[int, Picture] = {}
         self._stale: dict[int, Picture] = {}  # of epochs before, shown until the new one has pictures
@@ -55,6 +56,7 @@ class PictureQueue:
         self._fresh = {}
         self._fade_from = self._bridge_from = None
         self.newest = first - 1
+        self.missed = 0
 
     def pause(self) -> None:
         """Nobody watches any more: what is there will be of no use."""
@@ -83,6 +85,7 @@ class PictureQueue:
             there in time.
         """
         fresh = self._fresh.pop(index, None)
+        self.missed = 0 if fresh is not None else self.missed + 1
         picture = self._blend(index, fresh, self._stale.pop(index, None))
         self._last = picture if picture is not None else self._last
         self._quiet = self._quiet + 1 if quiet else 0

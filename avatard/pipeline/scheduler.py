@@ -199,13 +199,16 @@ class Scheduler:
         return Interrupted(first, played, dropped)
 
     def catch_up(self, now: float) -> bool:
-        """Give up frames that cannot be shown in time when generation is a hop behind; True if it did.
+        """Give up frames and begin anew when for a hop, beyond the time it is given, no picture came in time.
 
-        What comes late is not shown: without this, pictures that stay late would be no pictures at all.
+        What comes late is not shown: pictures that are made fast enough but stay late would be no pictures at all.
+
+        Returns:
+            Whether it did.
         """
-        newest = self._pictures.newest
-        if self._next - 1 - newest < self.timing.hop_frames + math.ceil(self.timing.compute_frames):
+        if self._pictures.missed < self.timing.hop_frames + math.ceil(self.timing.compute_frames):
             return False
+        newest = self._pictures.newest
         # A gap in the pictures, but then they are in step with the sound.
         self.counters.skipped += self.restart(now) - newest - 1
         return True
