@@ -56,6 +56,8 @@ def test_the_table_names_every_stage_and_figure(report):
         "peak memory",
         "2 s of video",
         "the paper's: 25",
+        "5 s of video at that rate",
+        "the paper's: 125 s",
     ):
         assert word in text
 
