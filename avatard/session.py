@@ -171,7 +171,7 @@ class Session:
             self._push(samples)
 
     def speak_live(self, samples: Samples, speaker: object) -> bool:
-        """Say what a microphone hears now; False if it was dropped: somebody else is speaking, or it is quiet and late."""
+        """Say what a microphone hears now; False if it was dropped: another is speaking, or it is quiet and late."""
         try:
             self._claim(speaker, pushed=False)
         except FloorError:
