@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,13 +29,19 @@ JPEG_QUALITY = 95
 VALIDATION_SPEAKERS = frozenset("a04 a11 a13 a14 b04 b05 b08 b09 b11 b12 b18 b21 b22".split())
 
 
+#: Sources that the shipped weights learned from; people of any other source are new to them.
+SHIPPED_SOURCES = frozenset({"lrw_ar", "grid_s1", "officials", "synthetic", "factory"})
+
+
 def is_validation(source: str, speaker: str) -> bool:
-    """Whether a person is kept out of training: fixed clusters of LRW-AR, an eighth of the portraits."""
+    """Whether a person is kept out of training: fixed clusters of LRW-AR, an eighth of the people of other sources."""
     if source == "lrw_ar":
         return speaker in VALIDATION_SPEAKERS
-    if source in ("officials", "synthetic"):
-        return hashlib.sha1(speaker.encode(), usedforsecurity=False).hexdigest()[0] < "2"
-    return source == "factory_validation"
+    if source == "grid_s1":  # one person
+        return False
+    if source in ("factory", "factory_validation"):  # made of other sources' people, on both sides of the split
+        return source == "factory_validation"
+    return hashlib.sha1(speaker.encode(), usedforsecurity=False).hexdigest()[0] < "2"
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,11 @@ class Entry:
     def validation(self) -> bool:
         """Whether the clip's person is kept out of training."""
         return is_validation(self.source, self.speaker)
+
+
+def unseen_people(entries: Iterable[Entry], shipped: bool) -> list[Entry]:
+    """The entries whose people are new to some weights: validation people; to `shipped` weights other sources' too."""
+    return [entry for entry in entries if entry.validation or (shipped and entry.source not in SHIPPED_SOURCES)]
 
 
 def read_index(folder: Path) -> list[Entry]:

@@ -35,13 +35,13 @@ OPEN_EYES = 0.85
 
 
 def unseen(folder: Path, entries: Iterable[Entry], count: int, least_frames: int = 16) -> list[Entry]:
-    """At most `count` real clips of validation people, in turns: everyone is there before anyone is there twice.
+    """At most `count` real clips of `dataset.unseen_people`, in turns: everyone comes once before anyone comes twice.
 
     Made clips (the data factory's) are no measure of anything, and faces that leave the picture are tracking errors.
     """
     people: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda e: (e.source, e.speaker, e.clip)):
-        if entry.validation and entry.frames >= least_frames and not entry.source.startswith("factory"):
+        if entry.frames >= least_frames and not entry.source.startswith("factory"):
             people[entry.source, entry.speaker].append(entry)
     turns = range(max(map(len, people.values()), default=0))
     ordered = (clips[turn] for turn in turns for clips in people.values() if turn < len(clips))

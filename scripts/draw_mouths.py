@@ -2,7 +2,7 @@
 
     python scripts/draw_mouths.py DATA_DIR --voice speech.wav --out mouths.png
 
-DATA_DIR was written by scripts/prepare_data.py; its portraits of validation people are animated by both networks. A
+DATA_DIR was written by scripts/prepare_data.py; its portraits of people unknown to the networks are animated. A
 column is a person's lower face; the rows are the portrait and, of the frames made, the one with the most closed mouth,
 the half open one, the widest and, among the open ones, the narrowest: a rounded mouth.
 """
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from avatard.config import Config
 from avatard.media import read_audio
-from avatard.models.dataset import Clip, read_index
+from avatard.models.dataset import Clip, read_index, unseen_people
 from avatard.models.evaluation import sheet
 from avatard.models.face.topology import mouth_opening
 
@@ -57,9 +57,9 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        unseen = [entry for entry in read_index(arguments.data) if entry.validation and entry.frames == 1]
+        unseen = [e for e in unseen_people(read_index(arguments.data), shipped=True) if e.frames == 1]
         if not unseen:
-            raise ValueError(f"{arguments.data} has no portraits of validation people")
+            raise ValueError(f"{arguments.data} has no portraits of people that are new to the networks")
         voice = read_audio(arguments.voice)
         studio = Studio(Config(), arguments.steps)
         rows: dict[str, list[NDArray[np.uint8]]] = {}

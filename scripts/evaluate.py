@@ -2,12 +2,13 @@
 
     python scripts/evaluate.py DATA_DIR --json OUT.json [--markdown OUT.md] [--pictures DIR]
 
-DATA_DIR was written by scripts/prepare_data.py; its validation people are measured. Each clip's first frame with open
-eyes is the portrait and its sound the voice (self-reenactment); the head moves by itself, so that motion is compared on
-faces that were turned to the front. `cross_identity` gives the voices to unseen portraits instead. The JSON has an
-object per variant: `real`, `still`, `warp` (the generated landmarks, without a video network), `reconstruction` (the
-autoencoder on the real frames), `steps_1`, `steps_2`, `steps_4` and `cross_identity`. What is undefined is null; the
-same seed gives the same figures.
+DATA_DIR was written by scripts/prepare_data.py; its people who are new to the weights are measured: those kept out of
+training and, with the shipped weights, everybody of other sources. Each clip's first frame with open eyes is the
+portrait and its sound the voice (self-reenactment); the head moves by itself, so that motion is compared on faces that
+were turned to the front. `cross_identity` gives the voices to unseen portraits instead. The JSON has an object per
+variant: `real`, `still`, `warp` (the generated landmarks, without a video network), `reconstruction` (the autoencoder
+on the real frames), `steps_1`, `steps_2`, `steps_4` and `cross_identity`. What is undefined is null; the same seed
+gives the same figures.
 
     csim, cpbd, frechet                       likeness to the portrait, sharpness, Fréchet distance (FaceRes features)
     lmd_percent_iod, mouth_lmd_percent_iod    distance of the 68, of the 20 mouth points, % interocular
@@ -50,7 +51,7 @@ from tqdm import tqdm
 
 from avatard.config import Config, Stream
 from avatard.identity import Identity
-from avatard.models.dataset import Clip, Entry, read_index
+from avatard.models.dataset import Clip, Entry, read_index, unseen_people
 from avatard.models.evaluation import Figures, Judge, MotionJudge, Pictures, Real, sheet, side_by_side, unseen
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
@@ -124,12 +125,12 @@ def warped(portrait: Path, points: Floats) -> Pictures:
 @torch.inference_mode()
 def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures]:
     """The figures by variant. Raises `ValueError` where nothing can be measured."""
-    entries = read_index(arguments.data)
+    entries = unseen_people(read_index(arguments.data), shipped=not (arguments.motion or arguments.video))
     offsets = json.loads(arguments.offsets.read_text())["clips"] if arguments.offsets else {}
     kept = [entry for entry in entries if offsets.get(f"{entry.source}/{entry.clip}", {"kept": True})["kept"]]
     chosen = unseen(arguments.data, kept, arguments.clips)
     if not chosen:
-        raise ValueError(f"{arguments.data} has no clips of validation people")
+        raise ValueError(f"{arguments.data} has no clips of people that are new to these weights")
     morphable = MorphableModel.load()
     judge = Judge(
         None if arguments.no_identity else load(arguments.faceres),
@@ -162,7 +163,7 @@ def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures
             motion.compare(name, frames, real.clip, offset if listens else 0)
         if len(shown) < SHOWN:
             shown.append((real, videos))
-    portraits = [entry for entry in entries if entry.validation and entry.frames == 1]
+    portraits = [entry for entry in entries if entry.frames == 1]
     voices = [(entry, offsets.get(f"{entry.source}/{entry.clip}", {"frames": 0})["frames"]) for entry in chosen]
     crossed = cross(arguments, studios[DEFAULT_STEPS], judge, motion, portraits, voices)
     if arguments.pictures is not None:

@@ -2,9 +2,10 @@
 
     python scripts/evaluate_motion.py DATA_DIR --json OUT.json --plot OUT.png
 
-DATA_DIR is what scripts/prepare_data.py wrote. Evaluated are its validation people, or everybody where it has none
-(or with --everybody); loudness and ridge are fitted on the others. The portrait is each clip's first frame. OUT.json
-has an object `overall` and one per speaker:
+DATA_DIR is what scripts/prepare_data.py wrote. Evaluated are its people who are new to the weights (those kept out of
+training and, with the shipped weights, everybody of other sources), or everybody where it has none (or with
+--everybody); loudness and ridge are fitted on the others. The portrait is each clip's first frame. OUT.json has an
+object `overall` and one per speaker:
 
     mouth_r, mouth_r_best_lag, lag_frames    correlation of mouth opening over all frames, at lag 0 and at the best lag
     mouth_r_clip                             mean of the clips' own correlations
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatard.models.atom import Atom, reference_of
-from avatard.models.dataset import Clip, Entry
+from avatard.models.dataset import Clip, Entry, unseen_people
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
 from avatard.models.motion_baselines import Linear, loudness, streamed_features
@@ -47,6 +48,7 @@ from avatard.models.speech import FRAME_SAMPLES, HubertFeatures, SpeechEncoder, 
 from avatard.pipeline.motion import MotionStream
 
 Array = NDArray[np.floating]
+SHIPPED = "atom_nano"
 #: Of a clip that is heard in another's place.
 OTHER_CLIP = 7
 FIT_CLIPS = 160
@@ -218,7 +220,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     entries = [entry for entry in entries if offsets.get(f"{entry.source}/{entry.clip}", {"kept": True})["kept"]]
     if arguments.source:
         entries = [entry for entry in entries if entry.source == arguments.source]
-    chosen = [entry for entry in entries if entry.validation]
+    chosen = unseen_people(entries, shipped=arguments.weights == SHIPPED)
     if arguments.everybody or not chosen:
         chosen = entries
     others = [entry for entry in entries if entry not in chosen]
@@ -277,7 +279,7 @@ def main(command_line: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--plot", type=Path, help="a PNG of openings and faces")
     parser.add_argument("--pictures", type=int, default=6, help="speakers in the plot")
-    parser.add_argument("--weights", default="atom_nano", help="a shipped network or the path of one")
+    parser.add_argument("--weights", default=SHIPPED, help="a shipped network or the path of one")
     parser.add_argument("--hubert", default="", help="the HuBERT model that the network was trained with")
     parser.add_argument("--hop", type=int, default=4, help="frames")
     parser.add_argument("--lookahead-ms", type=int, default=80)

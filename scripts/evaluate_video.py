@@ -2,11 +2,12 @@
 
     python scripts/evaluate_video.py DATA_DIR --json OUT.json [--pictures DIR]
 
-DATA_DIR was written by scripts/prepare_data.py; its validation people are measured. Each clip's portrait is, of its
-frames with open eyes, the one with the most closed mouth. The JSON has an object per variant: `real` (the video),
-`still` (the portrait repeated), `warp` (the portrait moved by its landmarks, no network), `plain_decoder` and
-`reconstruction` (the autoencoder with the paper's decoder and with ours: upper bounds), `steps_1`, `steps_2` and
-`steps_4` (streamed generation). What is undefined, or was not asked for, is null.
+DATA_DIR was written by scripts/prepare_data.py; its people who are new to the weights are measured: those kept out of
+training and, with the shipped weights, everybody of other sources. Each clip's portrait is, of its frames with open
+eyes, the one with the most closed mouth. The JSON has an object per variant: `real` (the video), `still` (the portrait
+repeated), `warp` (the portrait moved by its landmarks, no network), `plain_decoder` and `reconstruction` (the
+autoencoder with the paper's decoder and with ours: upper bounds), `steps_1`, `steps_2` and `steps_4` (streamed
+generation). What is undefined, or was not asked for, is null.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tqdm import tqdm
 from avatard.config import Stream
 from avatard.identity import Identity
 from avatard.models import checkpoint
-from avatard.models.dataset import read_index
+from avatard.models.dataset import read_index, unseen_people
 from avatard.models.evaluation import Figures, Judge, Pictures, Real, sheet, side_by_side, unseen
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
@@ -47,6 +48,7 @@ KEYS = (
     *("psnr", "ssim", "mouth_psnr", "csim", "cpbd", "mouth_opening_error_px", "flicker_ratio", "seam_ratio"),
     *("latent_shuffled_mouth_psnr", "core_ms_per_frame"),
 )
+SHIPPED = "mcvdm_nano"
 #: Frames that the autoencoder sees at once.
 CLIP = 16
 #: Clips of which strips and videos are made.
@@ -199,9 +201,10 @@ def makers(arguments: argparse.Namespace, stream: Stream) -> dict[str, Callable[
 @torch.inference_mode()
 def evaluate(arguments: argparse.Namespace, stream: Stream) -> tuple[dict[str, Figures | None], int]:
     """The figures by variant, and the number of clips. Raises `ValueError` where nothing can be measured."""
-    chosen = unseen(arguments.data, read_index(arguments.data), arguments.clips)
+    shipped = arguments.weights == SHIPPED and arguments.autoencoder is None
+    chosen = unseen(arguments.data, unseen_people(read_index(arguments.data), shipped), arguments.clips)
     if not chosen:
-        raise ValueError(f"{arguments.data} has no clips of validation people")
+        raise ValueError(f"{arguments.data} has no clips of people that are new to these weights")
     morphable = MorphableModel.load()
     judge = Judge(None if arguments.no_identity else load(arguments.faceres), stream.hop_frames)
     made = makers(arguments, stream)
@@ -263,7 +266,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--pictures", type=Path, help="a folder for sheets and videos to look at")
     parser.add_argument("--clips", type=int, default=26, help="most clips to measure")
-    parser.add_argument("--weights", default="mcvdm_nano", help="of MC-VDM: a shipped name or a file")
+    parser.add_argument("--weights", default=SHIPPED, help="of MC-VDM: a shipped name or a file")
     parser.add_argument("--autoencoder", type=Path, help="the state of an autoencoder's training instead of --weights")
     parser.add_argument("--plain", type=Path, help="the state of a plain decoder's training")
     parser.add_argument("--faceres", type=Path, help="file of scripts/convert_faceres.py; fetched by default")

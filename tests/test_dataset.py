@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from avatard.models.dataset import Clip, Entry, is_validation, read_index, write_index
+from avatard.models.dataset import Clip, Entry, is_validation, read_index, unseen_people, write_index
 from avatard.models.face.pose import Pose
 
 
@@ -74,6 +74,13 @@ def test_the_index_comes_back_one_clip_a_line(tmp_path):
     assert [entry.validation for entry in entries] == [False, True]
     with pytest.raises(FileNotFoundError, match=r"run scripts/prepare_data\.py first"):
         read_index(tmp_path / "elsewhere")
+
+
+def test_to_shipped_weights_other_sources_are_new_and_to_ones_own_the_validation_people():
+    own = [Entry("elsewhere", f"{n}", f"{n}", 30, "") for n in range(1000)]
+    seen, kept = Entry("lrw_ar", "1", "a05", 30, ""), Entry("lrw_ar", "2", "a04", 30, "")
+    assert unseen_people([seen, kept, *own], shipped=True) == [kept, *own]
+    assert 90 < len(unseen_people([seen, kept, *own], shipped=False)) < 160
 
 
 def test_validation_people_are_fixed():

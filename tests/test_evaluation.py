@@ -35,7 +35,7 @@ def judge(real):
 
 def test_everyone_unseen_is_there_before_anyone_is_there_twice(folder):
     path = read_index(folder)[0].path
-    speakers = ["a04", "a04", "a04", "b08", "a05", "b11"]
+    speakers = ["a04", "a04", "a04", "b08", "b11"]
     entries = [Entry("lrw_ar", f"{n}", speaker, 30, path) for n, speaker in enumerate(speakers)]
     entries.append(Entry("lrw_ar", "short", "b09", 8, path))
     entries.append(Entry("factory_validation", "made", "k", 30, path))
