@@ -92,11 +92,14 @@ def fit_ridge(clips: list[SyncClip], contexts: list[Array], lags: list[int], pen
 def estimate(clips: list[SyncClip], anchor: str, rounds: int = 2) -> list[Offset]:
     """Offsets of all clips. Clips of the group `anchor` are in step by definition and start the estimate.
 
+    Without such clips all start it, as if they were in step: right if most are, or the errors cancel out.
+
     A short clip alone is ambiguous, so its group's mean correlation is added to its own, and it stays near the group's
     best lag. Each round predicts a group's clips by weights that were fitted without the group (the anchor's: with it).
     """
     groups = sorted({clip.group for clip in clips})
     lags = [0] * len(clips)
+    anchored = any(clip.group == anchor for clip in clips)
     folds = {group: n % FOLDS for n, group in enumerate(groups)}
     scores = np.zeros((len(clips), 2 * MAX_LAG + 1))
     contexts = [with_context(clip.features).astype(np.float32) for clip in clips]
@@ -106,6 +109,7 @@ def estimate(clips: list[SyncClip], anchor: str, rounds: int = 2) -> list[Offset
                 n
                 for n, clip in enumerate(clips)
                 if clip.group == anchor
+                or (turn == 0 and not anchored)
                 or (turn > 0 and folds[clip.group] != fold and scores[n].max() > KEEP_CORRELATION)
             ]
             if turn > 0 or fold == 0:  # the first round knows the anchor alone, whatever the fold

@@ -209,6 +209,13 @@ def test_offsets_are_found():
     assert all(offset.kept for offset in found)
 
 
+def test_without_an_anchor_clips_are_taken_to_be_in_step():
+    clips = synthetic_sync([0] * 4 + [0] * 8, np.random.default_rng(4))
+    found = estimate([SyncClip(clip.features, clip.opening, f"{n % 4}") for n, clip in enumerate(clips)], "nobody")
+    assert [offset.frames for offset in found] == [0] * 12
+    assert all(offset.kept for offset in found)
+
+
 def test_sound_of_another_clip_is_dropped():
     rng = np.random.default_rng(3)
     clips = synthetic_sync([0] * 4 + [1] * 8, rng)
