@@ -26,8 +26,9 @@ from avatard.models.dataset import Entry, read_index
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.losses import Perceptual
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.autoencoder import CELLS, FRAME, WHOLE, Autoencoder, AutoencoderConfig, Planes, Window
+from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
 from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
+from avatard.models.mcvdm.decoder import CELLS, FRAME, WHOLE, Window
 from avatard.models.mcvdm.objective import choose_window, flow_loss, picture_losses, psnr, to_pictures
 from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, restore_optimizer, save_state, sheet
 

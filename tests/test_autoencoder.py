@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.autoencoder import FACE, Autoencoder, AutoencoderConfig, Planes, Window
+from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
+from avatard.models.mcvdm.decoder import FACE, Window
 from tests.tiny_mcvdm import TINY_AUTOENCODER, someone, tiny
 
 S = 4

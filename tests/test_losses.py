@@ -4,7 +4,7 @@ import torch
 
 from avatard.models import checkpoint
 from avatard.models.losses import Perceptual, l1
-from avatard.models.mcvdm.autoencoder import WHOLE, Rendering
+from avatard.models.mcvdm.decoder import WHOLE, Rendering
 from avatard.models.mcvdm.objective import WINDOW, choose_window, patches, picture_losses, psnr, to_pictures
 
 

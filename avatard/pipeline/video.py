@@ -18,7 +18,8 @@ from torch import Tensor
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Pictures, Planes
+from avatard.models.mcvdm.autoencoder import Planes
+from avatard.models.mcvdm.decoder import CELLS, FRAME, Pictures
 from avatard.models.mcvdm.landmarks import Geometry, maps
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.pipeline.crossfade import blend

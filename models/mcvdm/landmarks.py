@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from avatard.models.face.raster import raster
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.autoencoder import CELLS, FRAME, MOTION, Planes
+from avatard.models.mcvdm.autoencoder import MOTION, Planes
+from avatard.models.mcvdm.decoder import CELLS, FRAME
 from avatard.models.mcvdm.layers import ResBlock, activate, channels_last, clips_of, conv
 
 #: Side of the rasters and of the portrait's thumbnail.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from avatard.models import checkpoint
 from avatard.models.diffusion import cosine_alpha_bar, ddim, sqrt_linear_alpha_bar
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes, Portrait
+from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
+from avatard.models.mcvdm.decoder import Portrait
 from avatard.models.mcvdm.landmarks import Geometry, LandmarkEncoder, maps, thumbnail
 from avatard.models.mcvdm.unet import UNet, UNetConfig
 

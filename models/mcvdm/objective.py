@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from avatard.models.losses import Perceptual, l1
-from avatard.models.mcvdm.autoencoder import CELLS, FRAME, Rendering, Window
 from avatard.models.mcvdm.batches import INNER_WEIGHT, MOUTH_WEIGHT
+from avatard.models.mcvdm.decoder import CELLS, FRAME, Rendering, Window
 from avatard.models.mcvdm.layers import clips_of
 
 #: Cells of a training window (96 pixels), and pixels of the perceptual loss inside it.

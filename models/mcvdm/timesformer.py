@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avatard.models.mcvdm.autoencoder import CELLS, FRAME, MOTION, AutoencoderConfig, Planes
+from avatard.models.mcvdm.autoencoder import MOTION, AutoencoderConfig, Planes
+from avatard.models.mcvdm.decoder import CELLS, FRAME
 from avatard.models.mcvdm.unet import timestep_embedding
 
 PATCH = FRAME // CELLS
