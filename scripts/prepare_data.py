@@ -2,6 +2,7 @@
 
 Usage: python scripts/prepare_data.py SOURCE_DIR... --out DATA_DIR
 
+Faces are tracked frame by frame, then registered to the pictures of their clip (avatard/models/face/registration.py).
 Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png).
 A `speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person, each portrait
 another. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and reported.
@@ -29,6 +30,7 @@ from avatard.models.dataset import Clip, Entry, read_index, write_index
 from avatard.models.face.crop import CROP_SCALE, Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.registration import register
 from avatard.models.face.topology import RIGID_MESH
 
 VIDEOS, PORTRAITS = {".mp4", ".mkv", ".mov", ".webm"}, {".jpg", ".jpeg", ".png"}
@@ -109,7 +111,7 @@ def track(job: Job, target: Path) -> None:
         raise Rejected("face turned away")
     crop = Crop.of(rough)
     points = crop.points(meshes)
-    canonical, pose = morphable.frontal(points)
+    _, pose = morphable.frontal(points)
     if len(images) > 1:
         turn = np.abs(np.diff(pose.yaw_pitch_roll, axis=0)).max()
         move = np.linalg.norm(np.diff(points[:, RIGID_MESH].mean(axis=1), axis=0), axis=-1).max() / CROP_SCALE
@@ -122,6 +124,8 @@ def track(job: Job, target: Path) -> None:
         audio = np.pad(audio, (0, wanted - len(audio)))
     metadata = {"source": job.source, "clip": job.path.stem, "speaker": job.speaker, "fps": str(FPS)}
     frames = [crop.image(image) for image in images]
+    points = register(frames, points)
+    canonical, pose = morphable.frontal(points)
     Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, audio)
 
 
