@@ -54,7 +54,8 @@ def register(frames: Sequence[Picture], meshes: Array) -> Array:
             target = _points(registered[n])
             predicted = warp.remap(enlarged, warp.landmark_flow(source, target, target, CELLS).numpy())
             # What is left: face(p) = predicted(p + left(p)).
-            left = optical_flow.calc(faces[n], np.ascontiguousarray(predicted[FACE]), None)
+            left = np.zeros((*faces[n].shape, 2), np.float32)
+            optical_flow.calc(faces[n], np.ascontiguousarray(predicted[FACE]), left)
             registered[n, :, :2] -= _smoothed(left, registered[n, :, :2] - corner).clip(-LARGEST, LARGEST)
     return registered
 
