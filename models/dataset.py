@@ -2,7 +2,8 @@
 
 A clip is one safetensors file: JPEG crops (`frames`, `frame_offsets`), the 468-point mesh in crop pixels (`points`
 [N, 468, 3]), frontal landmarks (`landmarks` [N, 68, 3], offsets from the mean face), the pose (`rotation` [N, 3, 3],
-`scale` [N], `translation` [N, 2]) and, for videos, `audio` (int16 at 16 kHz; sample 0 is the start of frame 0).
+`scale` [N], `translation` [N, 2]) and, for videos, `audio` (int16 at 16 kHz; sample 0 is the start of frame 0) and
+`registered` [N, 68, 2]: where the pictures show the landmarks (see `models/face/registration.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from avatard.models.face.pose import Pose
+from avatard.models.face.topology import MESH_TO_68
 
 JPEG_QUALITY = 95
 
@@ -96,6 +98,14 @@ class Clip:
         return self._tensor("points")
 
     @cached_property
+    def registered(self) -> NDArray[np.float32]:
+        """The 68 points `[N, 68, 2]` in crop pixels, in step with the pictures; made clips are so from the start."""
+        with safe_open(self.path, framework="numpy") as file:
+            if "registered" not in file.keys():  # noqa: SIM118
+                return self.points[:, MESH_TO_68, :2]
+        return self._tensor("registered")
+
+    @cached_property
     def landmarks(self) -> NDArray[np.float32]:
         """Frontal offsets from the mean face `[N, 68, 3]`, unit: its interocular distance."""
         return self._tensor("landmarks")
@@ -138,6 +148,7 @@ class Clip:
         pose: Pose,
         metadata: dict[str, str],
         audio: NDArray[np.int16] | None = None,
+        registered: NDArray[np.floating] | None = None,
     ) -> None:
         """Write a clip; the file appears whole or not at all."""
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -153,6 +164,8 @@ class Clip:
         }
         if audio is not None:
             tensors["audio"] = audio
+        if registered is not None:
+            tensors["registered"] = registered.astype(np.float32)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part")
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial, metadata)

@@ -32,13 +32,12 @@ from tqdm import tqdm
 
 from avatard.config import Stream
 from avatard.identity import Identity
-from avatard.models import checkpoint
 from avatard.models.dataset import read_index, unseen_people
 from avatard.models.evaluation import Figures, Judge, Pictures, Real, sheet, side_by_side, unseen
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
+from avatard.models.mcvdm.autoencoder import Autoencoder, Planes
 from avatard.models.mcvdm.landmarks import Geometry
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.mp4 import Mp4Writer
@@ -166,19 +165,6 @@ def generated(model: Mcvdm, scene: Scene, steps: int, stream: Stream) -> Picture
     return np.concatenate([frames for _, frames in parts])[: len(clip)]
 
 
-def load_autoencoder(path: Path) -> Autoencoder:
-    """From a training state (the averaged weights). Raises `CheckpointError`."""
-    tensors, _ = checkpoint.load(path)
-    weights = {key.removeprefix("ema/"): value.float() for key, value in tensors.items() if key.startswith("ema/")}
-    plain = not any(key.startswith("decoder.coarse_flow") for key in weights)
-    network = Autoencoder(AutoencoderConfig(decoder="plain" if plain else "reference"))
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise checkpoint.CheckpointError(f"{path}: not an autoencoder ({str(error).splitlines()[0]})") from error
-    return network.eval().requires_grad_(False)
-
-
 def makers(arguments: argparse.Namespace, stream: Stream) -> dict[str, Callable[[Scene], Pictures]]:
     """What makes each variant that can be had. Raises `CheckpointError`."""
     found: dict[str, Callable[[Scene], Pictures]] = {
@@ -187,9 +173,9 @@ def makers(arguments: argparse.Namespace, stream: Stream) -> dict[str, Callable[
         "warp": warped,
     }
     if arguments.plain is not None:
-        found["plain_decoder"] = Reconstruction(load_autoencoder(arguments.plain))
+        found["plain_decoder"] = Reconstruction(Autoencoder.load(arguments.plain))
     if arguments.autoencoder is not None:
-        found["reconstruction"] = Reconstruction(load_autoencoder(arguments.autoencoder))
+        found["reconstruction"] = Reconstruction(Autoencoder.load(arguments.autoencoder))
         return found
     model = Mcvdm.load(arguments.weights)
     found["reconstruction"] = Reconstruction(model.autoencoder)

@@ -2,7 +2,7 @@
 
 Usage: python scripts/prepare_data.py SOURCE_DIR... --out DATA_DIR
 
-Faces are tracked frame by frame, then registered to the pictures of their clip (avatard/models/face/registration.py).
+Faces are tracked frame by frame, as in the daemon, and registered to each other (avatard/models/face/registration.py).
 Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png).
 A `speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person, each portrait
 another. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and reported.
@@ -31,7 +31,7 @@ from avatard.models.face.crop import CROP_SCALE, Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.registration import register
-from avatard.models.face.topology import RIGID_MESH
+from avatard.models.face.topology import MESH_TO_68, RIGID_MESH
 
 VIDEOS, PORTRAITS = {".mp4", ".mkv", ".mov", ".webm"}, {".jpg", ".jpeg", ".png"}
 #: Between two frames the head may turn this far (degrees) or move this far (interocular distances); more is a cut.
@@ -111,7 +111,7 @@ def track(job: Job, target: Path) -> None:
         raise Rejected("face turned away")
     crop = Crop.of(rough)
     points = crop.points(meshes)
-    _, pose = morphable.frontal(points)
+    canonical, pose = morphable.frontal(points)
     if len(images) > 1:
         turn = np.abs(np.diff(pose.yaw_pitch_roll, axis=0)).max()
         move = np.linalg.norm(np.diff(points[:, RIGID_MESH].mean(axis=1), axis=0), axis=-1).max() / CROP_SCALE
@@ -124,9 +124,8 @@ def track(job: Job, target: Path) -> None:
         audio = np.pad(audio, (0, wanted - len(audio)))
     metadata = {"source": job.source, "clip": job.path.stem, "speaker": job.speaker, "fps": str(FPS)}
     frames = [crop.image(image) for image in images]
-    points = register(frames, points)
-    canonical, pose = morphable.frontal(points)
-    Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, audio)
+    registered = register(frames, points)[:, MESH_TO_68, :2]
+    Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, audio, registered)
 
 
 def jobs_of(folder: Path, out: Path) -> list[Job]:

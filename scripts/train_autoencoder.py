@@ -29,6 +29,7 @@ from avatard.models.mcvdm import warp
 from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
 from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
 from avatard.models.mcvdm.decoder import CELLS, FRAME, WHOLE, Window
+from avatard.models.mcvdm.landmarks import Geometry
 from avatard.models.mcvdm.objective import choose_window, flow_loss, picture_losses, psnr, to_pictures
 from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, restore_optimizer, save_state, sheet
 
@@ -159,10 +160,10 @@ class Objective(nn.Module):
         """Losses by name; `total` is what is minimised."""
         frames, reference = to_pictures(batch["frames"]), to_pictures(batch["reference"])
         with torch.no_grad():
-            source, rigid_points, target = (warp.normalise(batch[key]) for key in ("source", "rigid", "target"))
-            rigid = warp.landmark_flow(source[:, None], rigid_points, rigid_points, CELLS)
-            teacher = warp.landmark_flow(source[:, None], rigid_points, target, CELLS)
-        encoded = self.network.encode(recolour(frames), teacher - rigid)
+            tracked = Geometry(batch["source"], batch["rigid"], batch["target"])
+            rigid, motion = tracked.rigid_flow(), tracked.motion()
+            teacher = Geometry(batch["registered"][:, 0], batch["rigid"], batch["registered"][:, 1:]).landmark_flow()
+        encoded = self.network.encode(recolour(frames), motion)
         noise = LATENT_NOISE * min(1.0, step / 2000)  # from the start it would drown a latent that nothing reads yet
         planes = Planes(*(p + noise * p.detach().std() * torch.randn_like(p) for p in encoded))
         rendering = self.network.render(self.network.volume(planes), self.network.portrait(reference), rigid, window)

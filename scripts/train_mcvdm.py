@@ -30,7 +30,7 @@ from avatard.models.diffusion import add_noise
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.losses import Perceptual
 from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
+from avatard.models.mcvdm.autoencoder import Autoencoder, Planes
 from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
 from avatard.models.mcvdm.landmarks import Geometry, maps, thumbnail
 from avatard.models.mcvdm.model import TIMESTEPS, Mcvdm, McvdmConfig, pack
@@ -91,14 +91,11 @@ def main() -> int:
     return 0
 
 
-def load_autoencoder(path: Path | None) -> Autoencoder:
-    """The averaged weights of an autoencoder's training."""
-    if path is None:
+def trained_autoencoder(arguments: argparse.Namespace) -> Autoencoder:
+    """What `--autoencoder` names. Raises `ValueError` where it is missing."""
+    if arguments.autoencoder is None:
         raise ValueError("--autoencoder: give the state of scripts/train_autoencoder.py")
-    tensors, metadata = checkpoint.load(path)
-    network = Autoencoder(AutoencoderConfig(**json.loads(metadata.get("config", "{}"))))
-    network.load_state_dict({k.removeprefix("ema/"): v for k, v in tensors.items() if k.startswith("ema/")})
-    return network.eval().requires_grad_(False)
+    return Autoencoder.load(arguments.autoencoder)
 
 
 def encode_clips(network: Autoencoder, batch: Batch) -> Batch:
@@ -117,7 +114,7 @@ def encode_clips(network: Autoencoder, batch: Batch) -> Batch:
 
 def cache(arguments: argparse.Namespace) -> None:
     """Encode clips of people that may be trained on, in shards; a second call adds what is missing."""
-    network = load_autoencoder(arguments.autoencoder)
+    network = trained_autoencoder(arguments)
     sampling = Sampling(frames=FRAMES, max_step=1, shown=CLIP, tail=CLIP)
     examples = training_examples(arguments, sampling, arguments.examples)
     for first in range(0, arguments.examples, SHARD):
@@ -241,8 +238,9 @@ class Objective(nn.Module):
         rendering = model.autoencoder.render(volume, model.autoencoder.portrait(reference), rigid[rows, chosen], window)
         dear = torch.rand(()) < 0.5
         losses = picture_losses(rendering, frames, batch["weight"], window, None if dear else self.perceptual)
-        geometry = Geometry(batch["source"], *(batch[key][rows, batch["shown"]] for key in ("rigid", "target")))
-        losses["flow"] = flow_loss(rendering.flow, geometry.landmark_flow(), batch["weight"])
+        registered, shown = batch["registered"], batch["shown"]
+        truth = Geometry(registered[:, 0], batch["rigid"][rows, shown], registered[:, 1:][rows, shown])
+        losses["flow"] = flow_loss(rendering.flow, truth.landmark_flow(), batch["weight"])
         return {"total": losses["pictures"] + FLOW * losses["flow"], **losses}
 
 
@@ -260,7 +258,7 @@ def timesteps(count: int) -> Tensor:
 
 def fresh_model(arguments: argparse.Namespace, data: Cached) -> Mcvdm:
     """Untrained diffusion networks around a trained autoencoder."""
-    autoencoder = load_autoencoder(arguments.autoencoder)
+    autoencoder = trained_autoencoder(arguments)
     unet = UNetConfig(latent=autoencoder.config.channels, **json.loads(arguments.size))
     model = Mcvdm(McvdmConfig(autoencoder.config, unet, arguments.objective, CLIP))
     model.autoencoder.load_state_dict(autoencoder.state_dict())

@@ -66,6 +66,7 @@ def test_shapes(folder):
         "source": (68, 2),
         "rigid": (4, 68, 2),
         "target": (4, 68, 2),
+        "registered": (5, 68, 2),
         "weight": (4, 1, 256, 256),
         "shown": (4,),
     }

@@ -3,6 +3,7 @@ import pytest
 
 from avatard.models.dataset import Clip, Entry, is_validation, read_index, unseen_people, write_index
 from avatard.models.face.pose import Pose
+from avatard.models.face.topology import MESH_TO_68
 
 
 def write(path, frames: int = 3, audio: bool = True) -> dict[str, np.ndarray]:
@@ -43,6 +44,24 @@ def test_a_clip_comes_back(tmp_path):
     assert np.abs(frames.astype(int) - content["pictures"]).mean() < 2  # JPEG, channels in RGB order
     np.testing.assert_array_equal(clip.frames([2]), frames[2:])
     assert [p.name for p in path.parent.iterdir()] == ["clip.safetensors"]
+
+
+def test_where_the_pictures_have_the_landmarks_is_told_or_as_tracked(tmp_path):
+    content = write(tmp_path / "made.safetensors")
+    made = Clip(tmp_path / "made.safetensors")
+    np.testing.assert_array_equal(made.registered, made.points[:, MESH_TO_68, :2])
+    found = made.registered + 1
+    Clip.write(
+        tmp_path / "real.safetensors",
+        list(content["pictures"]),
+        made.points,
+        made.landmarks,
+        made.pose,
+        {},
+        None,
+        found,
+    )
+    np.testing.assert_array_equal(Clip(tmp_path / "real.safetensors").registered, found)
 
 
 def test_portraits_have_no_sound(tmp_path):

@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 from avatard.models.dataset import Clip, read_index
 from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE
+from avatard.models.face.topology import MESH_TO_68
 from tests.faces import on_canvas, portrait, write_video
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "prepare_data.py"
@@ -67,6 +68,8 @@ def test_videos_and_portraits_become_clips_and_bad_ones_are_reported(tmp_path):
     assert np.abs(steps / (clip.pose.scale[0] / 42.2) - 2).max() < 0.7
     np.testing.assert_allclose(np.median(clip.pose.translation, axis=0), CROP_ORIGIN, atol=1)
     np.testing.assert_array_equal(clip.audio, np.pad(tone, (0, 300)))
+    wandered = np.linalg.norm(clip.registered - clip.points[:, MESH_TO_68, :2], axis=-1)
+    assert 0 < wandered.mean() < 1.5
     with safe_open(clip.path, framework="numpy") as file:
         assert file.metadata() == {"source": "news", "clip": "good", "speaker": "a04", "fps": "25"}
 

@@ -7,13 +7,16 @@ frames: without it the decoder needs thousands of steps before it reads any moti
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avatard.models import checkpoint
 from avatard.models.mcvdm.decoder import (
     CELLS,
     WHOLE,
@@ -120,6 +123,18 @@ class Autoencoder(nn.Module):
         decoder = ReferenceDecoder if config.decoder == "reference" else PlainDecoder
         self.decoder = decoder(config.width, config.mid, config.small)
         channels_last(self)
+
+    @classmethod
+    def load(cls, state: Path) -> Autoencoder:
+        """The averaged weights of a state of scripts/train_autoencoder.py. Raises `CheckpointError`."""
+        tensors, metadata = checkpoint.load(state)
+        try:
+            network = cls(AutoencoderConfig(**json.loads(metadata["config"])))
+            network.load_state_dict({k.removeprefix("ema/"): v for k, v in tensors.items() if k.startswith("ema/")})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise checkpoint.CheckpointError(f"{state}: not an autoencoder's training ({reason})") from error
+        return network.eval().requires_grad_(False)
 
     def encode(self, frames: Tensor, motion: Tensor | None = None) -> Planes:
         """Clip → its latent.

@@ -55,7 +55,8 @@ class Examples(Dataset[dict[str, Tensor]]):
     """A map-style data set of `length` examples.
 
     Each is a dict: `reference` uint8 `[3, 256, 256]`, `frames` uint8 `[S, 3, 256, 256]`, points in pixels `source`
-    `[68, 2]`, `rigid` and `target` `[S, 68, 2]` (see `warp.landmark_flow`) and `weight` `[S, 1, 256, 256]`.
+    `[68, 2]`, `rigid` and `target` `[S, 68, 2]` (see `warp.landmark_flow`), `registered` `[1 + S, 68, 2]`, where the
+    portrait and the frames have them (the others are as tracked in the daemon), and `weight` `[S, 1, 256, 256]`.
 
     Args:
         folder: prepared data; `entries` are of it.
@@ -161,7 +162,8 @@ def example(
     target = clip.pose[chosen].project(clip.landmarks[chosen] + mean_68)[..., :2]
     rigid = clip.pose[chosen].project(np.broadcast_to(face, (*target.shape[:-1], 3)))[..., :2]
     source = other.pose[reference].project(face)[..., :2]
-    points = np.concatenate([source[None], rigid, target])
+    registered = [other.registered[reference : reference + 1], clip.registered[chosen]]
+    points = np.concatenate([source[None], rigid, target, *registered])
     if rng is not None:
         pictures, points = augment(rng, pictures, points)
     s = len(chosen)
@@ -172,8 +174,9 @@ def example(
         "frames": stacked[1:],
         "source": placed[0],
         "rigid": placed[1 : s + 1],
-        "target": placed[s + 1 :],
-        "weight": torch.from_numpy(np.stack([weight_map(points[s + 1 + n]) for n in shown]))[:, None],
+        "target": placed[s + 1 : 2 * s + 1],
+        "registered": placed[2 * s + 1 :],
+        "weight": torch.from_numpy(np.stack([weight_map(points[2 * s + 2 + n]) for n in shown]))[:, None],
         "shown": torch.tensor(list(shown)),
     }
 
