@@ -32,7 +32,6 @@ from avatard.models.losses import Perceptual
 from avatard.models.mcvdm import warp
 from avatard.models.mcvdm.autoencoder import Autoencoder, Planes
 from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
-from avatard.models.mcvdm.discriminator import Discriminator, adversarial_losses, balance
 from avatard.models.mcvdm.landmarks import Geometry, maps, thumbnail
 from avatard.models.mcvdm.model import TIMESTEPS, Mcvdm, McvdmConfig, pack
 from avatard.models.mcvdm.objective import choose_window, flow_loss, picture_losses, psnr, to_pictures
@@ -74,7 +73,6 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--shown", type=int, default=4, help="frames rendered of each clip (pixels)")
     parser.add_argument("--length", type=int, choices=[CLIP, SHORT], default=CLIP, help="frames of a clip (pixels)")
-    parser.add_argument("--adversarial", type=float, default=0.0, help="share of a discriminator's gradient (pixels)")
     parser.add_argument("--rate", type=float, default=4e-4, help="learning rate")
     parser.add_argument("--ema", type=float, default=0.998, help="decay of the averaged weights")
     parser.add_argument("--validate", type=int, default=500, help="steps between validations")
@@ -165,12 +163,9 @@ class Cached(torch.utils.data.Dataset[Batch]):
 class Objective(nn.Module):
     """The losses of both stages; one forward pass, so that it can be distributed."""
 
-    def __init__(
-        self, model: Mcvdm, perceptual: Perceptual | None, pixels: bool, length: int = CLIP, adversarial: float = 0.0
-    ):
+    def __init__(self, model: Mcvdm, perceptual: Perceptual | None, pixels: bool, length: int = CLIP):
         super().__init__()
         self.model, self.perceptual, self.pixels, self.length = model, perceptual, pixels, length
-        self.adversarial, self.discriminator = adversarial, Discriminator() if adversarial else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name; `total` is what is minimised."""
@@ -246,12 +241,7 @@ class Objective(nn.Module):
         registered, shown = batch["registered"], batch["shown"]
         truth = Geometry(registered[:, 0], batch["rigid"][rows, shown], registered[:, 1:][rows, shown])
         losses["flow"] = flow_loss(rendering.flow, truth.landmark_flow(), batch["weight"])
-        losses["total"] = losses["pictures"] + FLOW * losses["flow"]
-        if self.discriminator is not None:
-            losses |= adversarial_losses(self.discriminator, rendering, frames, batch["weight"], window)
-            share = balance(losses["pictures"], losses["believed"], rendering.frames, self.adversarial)
-            losses["total"] = losses["total"] + share * losses["believed"] + losses["judged"]
-        return losses
+        return {"total": losses["pictures"] + FLOW * losses["flow"], **losses}
 
 
 def noise_like(latent: Tensor, frames: int) -> Planes:
@@ -308,19 +298,17 @@ def train(arguments: argparse.Namespace) -> None:
     model.requires_grad_(False)
     for part in trained:
         part.requires_grad_(True)
-    perceptual = Perceptual(arguments.perceptual) if arguments.perceptual else None
-    objective = Objective(model, perceptual, pixels, arguments.length, arguments.adversarial if pixels else 0.0)
-    judge = objective.discriminator
-    learning = [p for p in model.parameters() if p.requires_grad] + ([] if judge is None else [*judge.parameters()])
-    optimizer = torch.optim.AdamW(learning, lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=arguments.rate, betas=(0.9, 0.99), weight_decay=1e-3
+    )
     ema = Ema(model, arguments.ema)
     if first:
         restore_optimizer(optimizer, saved["optimizer"])
         ema.weights = saved["ema"]
-        if judge is not None and "discriminator" in saved:
-            judge.load_state_dict(saved["discriminator"])
     averaged = Mcvdm(model.config).eval()
+    perceptual = Perceptual(arguments.perceptual) if arguments.perceptual else None
     loader = DataLoader(data, arguments.batch)
+    objective = Objective(model, perceptual, pixels, arguments.length)
     objective, optimizer, loader = accelerator.prepare(objective, optimizer, loader)
     unseen = [e for e in read_index(arguments.data) if e.validation]
     validation = validation_examples(
@@ -354,8 +342,6 @@ def train(arguments: argparse.Namespace) -> None:
         if done % 100 == 0 or last:
             described = {"stage": arguments.stage, "step": str(done), "config": model.config.to_json()}
             networks = {"network": model.state_dict(), "ema": ema.weights}
-            if judge is not None:
-                networks["discriminator"] = judge.state_dict()
             save_state(state, networks, {"optimizer": optimizer}, described)
 
 
