@@ -15,6 +15,8 @@ from avatard.models.speech import FRAME_SAMPLES, SpeechEncoder
 from avatard.pipeline.idle import Idle
 
 FRAME_MS = 40
+#: A stream begins with the portrait as it is and leaves it within so many frames.
+LEAVING_FRAMES = 6
 
 Samples = NDArray[np.floating]
 
@@ -45,7 +47,8 @@ class MotionStream:
     """Speech encoder and AToM-Net on a sliding window.
 
     Every hop depends on absolute frame numbers alone, so the same samples give the same landmarks bit for bit however
-    they are cut into pushes. Before the first frame the world is silent and the face neutral.
+    they are cut into pushes. Before the first frame the world is silent and the face neutral; what is shown begins with
+    the portrait's own expression.
 
     Args:
         atom: the network.
@@ -91,8 +94,8 @@ class MotionStream:
         self._hop, self.steps = hop_frames, steps
         neutral = np.asarray(identity.neutral, np.float32)
         self._neutral = torch.from_numpy(neutral)
-        portrait = torch.from_numpy(np.asarray(identity.landmarks, np.float32))
-        self._reference = reference_of(portrait, self._neutral)[None]
+        self._portrait = torch.from_numpy(np.asarray(identity.landmarks, np.float32))
+        self._reference = reference_of(self._portrait, self._neutral)[None]
         self._idle = Idle(MorphableModel.load().mean_68 + neutral, seed) if idle else None
         self._prefix = torch.zeros(1, config.frames - hop_frames, 68, 3)
         self._received = 0  # samples
@@ -150,7 +153,9 @@ class MotionStream:
         )
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * FRAME_SAMPLES :]
-        landmarks = (self._gain * new[0] + self._neutral).numpy()
+        frame = torch.arange(self._next - self._first, self._next - self._first + self._hop)
+        left = (1 - torch.cos(torch.pi * (frame / LEAVING_FRAMES).clamp(max=1))) / 2  # 0: the portrait, 1: the network
+        landmarks = torch.lerp(self._portrait, self._gain * new[0] + self._neutral, left[:, None, None]).numpy()
         if self._idle is not None:
             landmarks = landmarks + self._idle.face(self._next, self._hop)
         self._next += self._hop
