@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from avatard.models.atom import Atom, reference_of
 from avatard.models.face.topology import mouth_opening
-from avatard.models.motion_data import MotionClip, MotionData
+from avatard.models.motion_data import MotionClip
 
 Array = NDArray[np.floating]
 
@@ -142,19 +143,32 @@ def roll_out(atom: Atom, clips: list[MotionClip], steps: int, lookahead: int, ho
     return pairs
 
 
-def validate(atom: Atom, data: MotionData, steps: int = 2, lookahead: int = 2, hop: int = 4) -> dict[str, float]:
+def halves(clips: Sequence[MotionClip]) -> tuple[list[MotionClip], list[MotionClip]]:
+    """Two groups of people with about as many clips: one to choose weights by, one to report. One person is in both."""
+    people: dict[str, list[MotionClip]] = defaultdict(list)
+    for clip in clips:
+        people[f"{clip.entry.source}/{clip.entry.speaker}"].append(clip)
+    groups: tuple[list[MotionClip], list[MotionClip]] = ([], [])
+    for _, members in sorted(people.items(), key=lambda person: (-len(person[1]), person[0])):
+        min(groups, key=len).extend(members)
+    return (groups[0], groups[1] or groups[0])
+
+
+def validate(
+    atom: Atom, clips: Sequence[MotionClip], steps: int = 2, lookahead: int = 2, hop: int = 4
+) -> dict[str, float]:
     """Figures over all clips: mouth-opening r (pooled, mean by clip), lip error and that of a held portrait.
 
     `score`, by which a training keeps its best weights, is r less the lip error's share of the held portrait's.
     """
     lengths: dict[int, list[MotionClip]] = defaultdict(list)
-    for clip in data.clips:
+    for clip in clips:
         lengths[len(clip.speech_ends)].append(clip)
     pairs, held = [], []
-    for clips in lengths.values():
-        found = roll_out(atom, clips, steps, lookahead, hop)
+    for equal in lengths.values():
+        found = roll_out(atom, equal, steps, lookahead, hop)
         pairs += found
-        held += [lip_error(real, clip.landmarks[:1]) for clip, (real, _) in zip(clips, found, strict=True)]
+        held += [lip_error(real, clip.landmarks[:1]) for clip, (real, _) in zip(equal, found, strict=True)]
     real, made = zip(*[(mouth_opening(r), mouth_opening(m)) for r, m in pairs], strict=True)
     mouth_r = correlation(np.concatenate(real), np.concatenate(made))
     error, still = float(np.mean([lip_error(r, m) for r, m in pairs])), float(np.mean(held))

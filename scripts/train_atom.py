@@ -4,7 +4,8 @@
 
 DATA_DIR is what scripts/prepare_data.py wrote, PREPARED_DIR what scripts/prepare_motion.py wrote. RUN_DIR receives
 `state.safetensors` (weights, averaged weights, optimiser), `log.csv` and `best.safetensors` (averaged weights of the
-best validation on unseen speakers); a run that finds a state there goes on from it. A single process needs no launcher.
+best validation on unseen speakers); a run that finds a state there goes on from it. Half of the unseen speakers choose
+the best weights; the figures `reported_…` are of the other half. A single process needs no launcher.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from avatard.models import checkpoint
 from avatard.models.atom import CONFIGS, Atom, AtomConfig
 from avatard.models.atom_loss import Recipe, training_loss
 from avatard.models.motion_data import MotionData
-from avatard.models.motion_metrics import validate
+from avatard.models.motion_metrics import halves, validate
 from avatard.models.training import CsvLog, Ema, cosine, load_state, restore_optimizer, save_state
 
 
@@ -70,7 +71,7 @@ def train(arguments: argparse.Namespace, config: AtomConfig) -> None:
     accelerator = Accelerator(mixed_precision=arguments.precision)
     torch.manual_seed(arguments.seed)
     training = MotionData(arguments.data, arguments.prepared, exclude=arguments.exclude)
-    validation = MotionData(arguments.data, arguments.prepared, validation=True)
+    choosing, reported = halves(MotionData(arguments.data, arguments.prepared, validation=True).clips)
     atom = Atom(config)
     training.set_statistics(atom)
     optimizer = torch.optim.AdamW(
@@ -112,7 +113,8 @@ def train(arguments: argparse.Namespace, config: AtomConfig) -> None:
         if not accelerator.is_main_process or (step % arguments.validate and step < arguments.steps):
             continue
         averaged.load_state_dict(ema.weights)
-        metrics = validate(averaged, validation)
+        metrics = validate(averaged, choosing)
+        metrics |= {f"reported_{name}": value for name, value in validate(averaged, reported).items()}
         log.write({"step": step, "loss": float(np.mean(losses)), **metrics})
         bar.write(f"{step}: loss {np.mean(losses):.4f}  " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         losses.clear()

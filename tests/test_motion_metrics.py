@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from avatard.models.motion_metrics import FPS, best_lag, closures, drift, jerk, lip_error
+from avatard.models.dataset import Entry
+from avatard.models.motion_metrics import FPS, best_lag, closures, drift, halves, jerk, lip_error
 
 
 def test_a_face_that_slides_drifts():
@@ -44,3 +47,13 @@ def test_closures_at_words_with_lips_that_meet():
     words = [[("bin", 8 / FPS, 0.5), ("now", 0.6, 0.7), ("please", 28 / FPS, 1.3)]]
     assert closures([opening], [opening], words, [0])["bilabial_closure"] == 1
     assert closures([opening], [np.linspace(0, 1, 60)], words, [0])["bilabial_closure"] < 1
+
+
+def test_people_are_in_one_half_each():
+    def clips(speaker, count):
+        return [SimpleNamespace(entry=Entry("lrw_ar", str(n), speaker, 9, "x")) for n in range(count)]
+
+    every = [*clips("a", 5), *clips("b", 3), *clips("c", 2)]
+    first, second = halves(every)
+    assert [{clip.entry.speaker for clip in half} for half in (first, second)] == [{"a"}, {"b", "c"}]
+    assert halves(clips("a", 2))[1] == halves(clips("a", 2))[0]
