@@ -104,7 +104,7 @@ class Streamer:
         a = self.arguments
         return MotionStream(
             self.atom, self.speech, face, seed=a.seed, hop_frames=a.hop, lookahead_ms=a.lookahead_ms,
-            steps=a.steps, noise=a.noise, gain=a.gain, idle=False,
+            steps=a.steps, noise=a.noise, gain=a.gain, idle=False, from_portrait=True,
         )  # fmt: skip
 
     def run(self, face: Take, samples: NDArray[np.float32]) -> Array:

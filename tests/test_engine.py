@@ -10,6 +10,7 @@ from avatard.config import Config, Motion, Stream, Video
 from avatard.models import checkpoint
 from avatard.models.atom import Atom, AtomConfig
 from avatard.models.face.pose import rotation_matrix
+from avatard.models.face.topology import mouth_opening
 from avatard.pipeline.engine import make_engine
 from avatard.pipeline.interfaces import EngineError
 from avatard.pipeline.pose import quaternion
@@ -36,6 +37,7 @@ def config(tmp_path_factory) -> Config:
 def engine(config):
     engine = make_engine(config)
     engine.identify(PORTRAIT)
+    engine.begin(0)  # the first take begins with the portrait's own expression; these tests are of any take
     return engine
 
 
@@ -63,6 +65,14 @@ def test_any_chunking_gives_the_same_pictures(engine):
         np.testing.assert_array_equal(one.pixels, other.pixels)
         np.testing.assert_array_equal(one.landmarks, other.landmarks)
         np.testing.assert_array_equal(one.head, other.head)
+
+
+def test_only_the_first_take_of_a_face_begins_with_the_portrait(engine):
+    engine.identify(PORTRAIT)
+    first, second = (run(engine, speech(14))[0][1].landmarks for _ in range(2))
+    assert mouth_opening(first) > mouth_opening(second) + 0.02  # she smiles; an interrupt is to close the mouth
+    engine.identify(PORTRAIT)
+    np.testing.assert_array_equal(run(engine, speech(14))[0][1].landmarks, first)
 
 
 def test_pictures_come_when_the_scheduler_counts_on_them(engine):
@@ -131,6 +141,7 @@ def test_at_half_the_frame_rate_faces_are_still_those_of_every_frame(config):
     stream = msgspec.structs.replace(STREAM, hop_frames=4)
     engine = make_engine(msgspec.structs.replace(config, stream=stream))
     engine.identify(PORTRAIT)
+    engine.begin(0)
     sound = speech(18)
     full = run(engine, sound, first=7)
     engine.effort(1, 1, 2)

@@ -110,6 +110,7 @@ class NeuralEngine:
             self._driving = DrivingPose(Path(pose_video)) if pose_video else None
         self._effort = (config.stream.motion_steps, config.stream.video_steps, 1)
         self._identity: Identity | None = None
+        self._still = True  # the portrait has not moved yet
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
     def identify(self, portrait: Path, face: int = 0) -> tuple[str, Picture]:
@@ -117,7 +118,7 @@ class NeuralEngine:
         with _said_of(IdentityError):
             identity = Identity.load(portrait, face or None)
         faces = _Faces(identity, self._config, self._driving)
-        self._identity, self._faces = identity, faces
+        self._identity, self._faces, self._still = identity, faces, True
         return identity.digest, faces.picture(identity.portrait, identity.neutral, identity.pose)
 
     def begin(self, first_frame: int) -> NeuralTake:
@@ -136,6 +137,7 @@ class NeuralEngine:
                 hop_frames=stream.hop_frames,
                 lookahead_ms=stream.lookahead_ms,
                 steps=motion_steps,
+                from_portrait=self._still,
             )
             video = VideoStream(
                 self._mcvdm,
@@ -147,7 +149,8 @@ class NeuralEngine:
                 fade=stream.fade_frames // stride,
                 steps=video_steps,
             )
-        self._streams = motion, video
+        # After an interrupt the mouth is to be closed, not to smile as in the portrait.
+        self._streams, self._still = (motion, video), False
         return NeuralTake(motion, video, self._faces, first_frame, stride)
 
     def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:

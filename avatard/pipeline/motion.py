@@ -15,7 +15,7 @@ from avatard.models.speech import FRAME_SAMPLES, SpeechEncoder
 from avatard.pipeline.idle import Idle
 
 FRAME_MS = 40
-#: A stream begins with the portrait as it is and leaves it within so many frames.
+#: A stream that begins with the portrait as it is leaves it within so many frames.
 LEAVING_FRAMES = 6
 
 Samples = NDArray[np.floating]
@@ -47,8 +47,7 @@ class MotionStream:
     """Speech encoder and AToM-Net on a sliding window.
 
     Every hop depends on absolute frame numbers alone, so the same samples give the same landmarks bit for bit however
-    they are cut into pushes. Before the first frame the world is silent and the face neutral; what is shown begins with
-    the portrait's own expression.
+    they are cut into pushes. Before the first frame the world is silent and the face neutral.
 
     Args:
         atom: the network.
@@ -62,6 +61,7 @@ class MotionStream:
         noise: scale of the start noise; 0 is the calmest, 1 what the diffusion was trained with.
         gain: how much larger than the network's motion, which is a mean of what the sound allows and therefore small.
         idle: blinks and brows on top of what the network makes.
+        from_portrait: whether what is shown begins with the portrait's own expression; otherwise it begins neutral.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class MotionStream:
         noise: float = 0.0,
         gain: float = 1.15,
         idle: bool = True,
+        from_portrait: bool = False,
     ) -> None:
         config = atom.config
         if speech.dim != config.speech_dim:
@@ -96,6 +97,7 @@ class MotionStream:
         self._neutral = torch.from_numpy(neutral)
         self._portrait = torch.from_numpy(np.asarray(identity.landmarks, np.float32))
         self._reference = reference_of(self._portrait, self._neutral)[None]
+        self._from_portrait = from_portrait
         self._idle = Idle(MorphableModel.load().mean_68 + neutral, seed) if idle else None
         self._prefix = torch.zeros(1, config.frames - hop_frames, 68, 3)
         self._received = 0  # samples
@@ -153,9 +155,12 @@ class MotionStream:
         )
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * FRAME_SAMPLES :]
-        frame = torch.arange(self._next - self._first, self._next - self._first + self._hop)
-        left = (1 - torch.cos(torch.pi * (frame / LEAVING_FRAMES).clamp(max=1))) / 2  # 0: the portrait, 1: the network
-        landmarks = torch.lerp(self._portrait, self._gain * new[0] + self._neutral, left[:, None, None]).numpy()
+        face = self._gain * new[0] + self._neutral
+        if self._from_portrait and self._next - self._first < LEAVING_FRAMES:
+            frame = torch.arange(self._next - self._first, self._next - self._first + self._hop)
+            left = (1 - torch.cos(torch.pi * (frame / LEAVING_FRAMES).clamp(max=1))) / 2
+            face = torch.lerp(self._portrait, face, left[:, None, None])
+        landmarks = face.numpy()
         if self._idle is not None:
             landmarks = landmarks + self._idle.face(self._next, self._hop)
         self._next += self._hop
