@@ -24,6 +24,7 @@ from avatard.media import read_audio
 from avatard.models.dataset import Clip, read_index, unseen_people
 from avatard.models.evaluation import sheet
 from avatard.models.face.topology import mouth_opening
+from avatard.pipeline.motion import LEAVING_FRAMES
 
 #: Corners of the mouth among the 68 points.
 CORNERS = (48, 54)
@@ -32,9 +33,10 @@ LOWER_FACE = (slice(104, 232), slice(64, 192))
 
 
 def shapes(performance: Performance) -> dict[str, NDArray[np.uint8]]:
-    """The frames that show the four shapes of the mouth."""
-    opening = mouth_opening(performance.points)
-    right, left = (performance.points[:, corner] for corner in CORNERS)
+    """The frames that show the four shapes of the mouth, of those that have left the portrait's own expression."""
+    points, frames = performance.points[LEAVING_FRAMES:], performance.frames[LEAVING_FRAMES:]
+    opening = mouth_opening(points)
+    right, left = (points[:, corner] for corner in CORNERS)
     width = np.linalg.norm(left - right, axis=-1)
     open_enough = opening >= (opening.min() + opening.max()) / 3
     chosen = {
@@ -43,7 +45,7 @@ def shapes(performance: Performance) -> dict[str, NDArray[np.uint8]]:
         "wide": np.argmax(opening),
         "rounded": np.argmin(np.where(open_enough, width, np.inf)),
     }
-    return {name: performance.frames[n] for name, n in chosen.items()}
+    return {name: frames[n] for name, n in chosen.items()}
 
 
 def main() -> int:
