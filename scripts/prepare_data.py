@@ -30,7 +30,6 @@ from avatard.models.dataset import Clip, Entry, read_index, write_index
 from avatard.models.face.crop import CROP_SCALE, Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.face.registration import register
 from avatard.models.face.topology import MESH_TO_68, RIGID_MESH
 
 VIDEOS, PORTRAITS = {".mp4", ".mkv", ".mov", ".webm"}, {".jpg", ".jpeg", ".png"}
@@ -63,8 +62,11 @@ class Job:
 
 @cache
 def networks() -> tuple[FaceMesh, MorphableModel]:
-    """One set a process."""
+    """One set a process, which has one core."""
+    import torch  # takes seconds: not for --help
+
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     return FaceMesh(), MorphableModel.load()
 
 
@@ -102,6 +104,8 @@ def prepare(job: Job) -> Entry | str:
 
 def track(job: Job, target: Path) -> None:
     """Meshes → crop, landmarks and pose → one file. Raises `Rejected` or `MediaError`."""
+    from avatard.models.face.registration import register  # imports torch
+
     _, morphable = networks()
     images, meshes = load(job.path)
     rough = morphable.pose(meshes)

@@ -28,7 +28,7 @@ from avatard.models.losses import Perceptual
 from avatard.models.mcvdm import warp
 from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
 from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
-from avatard.models.mcvdm.decoder import CELLS, FRAME, WHOLE, Window
+from avatard.models.mcvdm.decoder import FRAME, WHOLE, Window
 from avatard.models.mcvdm.landmarks import Geometry
 from avatard.models.mcvdm.objective import choose_window, flow_loss, picture_losses, psnr, to_pictures
 from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, restore_optimizer, save_state, sheet
@@ -161,7 +161,8 @@ class Objective(nn.Module):
         frames, reference = to_pictures(batch["frames"]), to_pictures(batch["reference"])
         with torch.no_grad():
             tracked = Geometry(batch["source"], batch["rigid"], batch["target"])
-            rigid, motion = tracked.rigid_flow(), tracked.motion()
+            rigid = tracked.rigid_flow()
+            motion = tracked.landmark_flow() - rigid
             teacher = Geometry(batch["registered"][:, 0], batch["rigid"], batch["registered"][:, 1:]).landmark_flow()
         encoded = self.network.encode(recolour(frames), motion)
         noise = LATENT_NOISE * min(1.0, step / 2000)  # from the start it would drown a latent that nothing reads yet
@@ -196,10 +197,10 @@ def validate(network: Autoencoder, examples: list[Batch], picture: Path) -> dict
     for item in examples:
         batch = default_collate([item])
         frames, reference = to_pictures(batch["frames"]), to_pictures(batch["reference"])
-        source, rigid_points, target = (warp.normalise(batch[key]) for key in ("source", "rigid", "target"))
-        rigid = warp.landmark_flow(source[:, None], rigid_points, rigid_points, CELLS)
-        motion = warp.landmark_flow(source[:, None], rigid_points, target, CELLS) - rigid
-        flow = nn.functional.interpolate(rigid[0] + motion[0], FRAME, mode="bilinear")[None]
+        tracked = Geometry(batch["source"], batch["rigid"], batch["target"])
+        rigid, landmarks = tracked.rigid_flow(), tracked.landmark_flow()
+        motion = landmarks - rigid
+        flow = nn.functional.interpolate(landmarks[0], FRAME, mode="bilinear")[None]
         baseline = warp.sample(reference, warp.absolute(flow))
         with torch.autocast("cpu", torch.bfloat16):
             planes, portrait = network.encode(frames, motion), network.portrait(reference)

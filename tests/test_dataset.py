@@ -50,18 +50,9 @@ def test_where_the_pictures_have_the_landmarks_is_told_or_as_tracked(tmp_path):
     content = write(tmp_path / "made.safetensors")
     made = Clip(tmp_path / "made.safetensors")
     np.testing.assert_array_equal(made.registered, made.points[:, MESH_TO_68, :2])
-    found = made.registered + 1
-    Clip.write(
-        tmp_path / "real.safetensors",
-        list(content["pictures"]),
-        made.points,
-        made.landmarks,
-        made.pose,
-        {},
-        None,
-        found,
-    )
-    np.testing.assert_array_equal(Clip(tmp_path / "real.safetensors").registered, found)
+    found, real = made.registered + 1, tmp_path / "real.safetensors"
+    Clip.write(real, list(content["pictures"]), made.points, made.landmarks, made.pose, {}, registered=found)
+    np.testing.assert_array_equal(Clip(real).registered, found)
 
 
 def test_portraits_have_no_sound(tmp_path):

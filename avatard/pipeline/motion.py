@@ -156,8 +156,9 @@ class MotionStream:
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * FRAME_SAMPLES :]
         face = self._gain * new[0] + self._neutral
-        if self._from_portrait and self._next - self._first < LEAVING_FRAMES:
-            frame = torch.arange(self._next - self._first, self._next - self._first + self._hop)
+        shown = self._next - self._first
+        if self._from_portrait and shown < LEAVING_FRAMES:
+            frame = torch.arange(shown, shown + self._hop)
             left = (1 - torch.cos(torch.pi * (frame / LEAVING_FRAMES).clamp(max=1))) / 2
             face = torch.lerp(self._portrait, face, left[:, None, None])
         landmarks = face.numpy()
