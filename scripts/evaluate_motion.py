@@ -251,7 +251,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         report[name] = figures(takes, found["atom"])
         if len(takes) > 1:
             report[name]["wrong_audio_mouth_r"] = figures(takes, found["wrong_audio"])["mouth_r"]
-        report[name] |= long_take(streamer, takes, arguments.drift_minutes)
+        if arguments.drift_minutes > 0:
+            report[name] |= long_take(streamer, takes, arguments.drift_minutes)
         report[name]["ms_per_hop"] = 1000 * float(np.median(streamer.hop_seconds))
         report[name]["clips"] = len(takes)
         report[name]["baselines"] = {key: figures(takes, found[key]) for key in makers}

@@ -15,6 +15,8 @@ from avatard.models.mcvdm.layers import clips_of
 WINDOW, PERCEPTUAL = 12, 64
 #: Pixels at a window's border that its zero padding spoils.
 MARGIN = 8
+#: Weight of the mouth's error in decibels, where frames near the portrait's expression count as much as open mouths.
+DECIBELS = 0.012
 
 
 def to_pictures(frames: Tensor) -> Tensor:
@@ -51,6 +53,8 @@ def picture_losses(
     losses["inside"] = -((inside * paint.log() + (1 - inside) * (1 - paint).log()) * weight).mean() / weight.mean()
     losses["pictures"] = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"]
     losses["pictures"] = losses["pictures"] + 0.03 * losses["inside"]
+    losses["mouth"] = -psnr(rendering.frames, frames, weight >= MOUTH_WEIGHT).mean()
+    losses["pictures"] = losses["pictures"] + DECIBELS * losses["mouth"]
     losses["perceptual"] = frames.new_zeros(())
     if perceptual is not None:
         losses["perceptual"] = perceptual(*patches(rendering.frames, frames))
