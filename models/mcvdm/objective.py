@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from avatard.models.losses import Perceptual, l1
+from avatard.models.losses import Perceptual, l1, local_contrast
 from avatard.models.mcvdm.batches import INNER_WEIGHT, MOUTH_WEIGHT
 from avatard.models.mcvdm.decoder import CELLS, FRAME, Rendering, Window
 from avatard.models.mcvdm.layers import clips_of
@@ -16,7 +16,11 @@ WINDOW, PERCEPTUAL = 12, 64
 #: Pixels at a window's border that its zero padding spoils.
 MARGIN = 8
 #: Weight of the mouth's error in decibels, where frames near the portrait's expression count as much as open mouths.
-DECIBELS = 0.012
+#: `CLEAR` is as good as perfect.
+DECIBELS, CLEAR = 0.012, 50.0
+#: Weight of the mouth's contrast in squares of these sizes: it asks for teeth and a dark mouth where an average of all
+#: mouths is grey, and does not ask where their edges are, which nobody can know.
+CONTRAST, SQUARES = 0.5, (5, 11)
 
 
 def to_pictures(frames: Tensor) -> Tensor:
@@ -53,8 +57,13 @@ def picture_losses(
     losses["inside"] = -((inside * paint.log() + (1 - inside) * (1 - paint).log()) * weight).mean() / weight.mean()
     losses["pictures"] = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"]
     losses["pictures"] = losses["pictures"] + 0.03 * losses["inside"]
-    losses["mouth"] = -psnr(rendering.frames, frames, weight >= MOUTH_WEIGHT).mean()
+    losses["mouth"] = (CLEAR - psnr(rendering.frames, frames, weight >= MOUTH_WEIGHT)).relu().mean()
     losses["pictures"] = losses["pictures"] + DECIBELS * losses["mouth"]
+    mouth = (weight * (weight >= MOUTH_WEIGHT)).flatten(0, 1)
+    made, real = rendering.frames.float().flatten(0, 1), frames.flatten(0, 1)
+    contrasts = [l1(local_contrast(made, size), local_contrast(real, size), mouth) for size in SQUARES]
+    losses["contrast"] = torch.stack(contrasts).mean()
+    losses["pictures"] = losses["pictures"] + CONTRAST * losses["contrast"]
     losses["perceptual"] = frames.new_zeros(())
     if perceptual is not None:
         losses["perceptual"] = perceptual(*patches(rendering.frames, frames))
