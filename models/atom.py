@@ -1,7 +1,10 @@
 """AToM-Net (paper section 3.2): speech features and one face → 3D landmarks, by diffusion.
 
-Landmarks are handled as displacement from the person's neutral face, `[..., 68, 3]` in interocular distances. The
+Landmarks are handled as displacement from the person's resting face, `[..., 68, 3]` in interocular distances. The
 network sees S frames: P already emitted ones, clean, and S - P to denoise; its audio ends `lookahead` frames later.
+
+The resting face is the portrait's without what speech does to it. It is no neutral face of the 3DMM, which takes out
+whatever its expressions can explain, a long upper lip too: `Atom.resting` puts back what lasts.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from avatard.models.diffusion import cosine_alpha_bar, ddim
 from avatard.models.face.topology import LIP_68, REST_68
 
 LANDMARKS = 68
+#: Modes of facial motion by which the resting face is told from a portrait.
+REST_MODES = 3
 #: Ablations of the paper's Table 3: audio concatenated (A), with the reference (B), and with local attention (C).
 Variant: TypeAlias = Literal["A", "B", "C"]
 
@@ -54,11 +59,14 @@ CONFIGS = {
 
 
 def reference_of(landmarks: Tensor, neutral: Tensor) -> Tensor:
-    """c_lmd of a portrait: its neutral face and the expression that was taken out of it, `[..., 68, 3]` each.
-
-    The second tells what the neutral face, an estimate from one picture, may have lost of the person's own mouth.
-    """
+    """c_lmd of a portrait: its neutral face and the expression that was taken out of it, `[..., 68, 3]` each."""
     return torch.stack([neutral, landmarks - neutral], dim=-3)
+
+
+def rest_features(portrait: Tensor, expression: Tensor, modes: Tensor) -> Tensor:
+    """What tells how far a portrait's mouth is from closed `[..., K + 2]`: its opening, and its expression's modes."""
+    opening = (portrait[..., [67, 66, 65], 1] - portrait[..., [61, 62, 63], 1]).mean(-1, keepdim=True)
+    return torch.cat([torch.ones_like(opening), opening, expression.flatten(-2) @ modes], dim=-1)
 
 
 def rotary(x: Tensor, positions: Tensor) -> Tensor:
@@ -142,6 +150,8 @@ class Atom(nn.Module):
     """The network. Displacements are in interocular distances outside, divided by `scale` inside."""
 
     scale: Tensor
+    modes: Tensor
+    to_rest: Tensor
     reference_scale: Tensor
     bound: Tensor
     alpha_bar: Tensor
@@ -177,19 +187,33 @@ class Atom(nn.Module):
             assert isinstance(out, nn.Linear)
             nn.init.zeros_(out.weight)
             nn.init.zeros_(out.bias)
-        # Statistics of the training data: one scale per stream, and how far a point may ever go.
+        # Statistics of the training data: one scale per stream, how far a point may ever go, and what leads from a
+        # portrait to the resting face.
         self.register_buffer("scale", torch.full((LANDMARKS, 1), 0.05))
         self.register_buffer("reference_scale", torch.tensor(0.1))
         self.register_buffer("bound", torch.full((LANDMARKS, 3), 1.0))
+        self.register_buffer("modes", torch.zeros(3 * LANDMARKS, REST_MODES))
+        self.register_buffer("to_rest", torch.zeros(REST_MODES + 2, 3 * LANDMARKS))
         self.register_buffer("alpha_bar", cosine_alpha_bar(config.timesteps), persistent=False)
 
     @classmethod
     def load(cls, name: str | Path = "atom_nano.safetensors") -> Atom:
         """The shipped network, or one from a path. Raises `CheckpointError`."""
         tensors, metadata = checkpoint.load(name)
-        model = cls(AtomConfig(**json.loads(metadata["config"])))
-        model.load_state_dict({key: value.float() for key, value in tensors.items()})
+        try:
+            model = cls(AtomConfig(**json.loads(metadata["config"])))
+            model.load_state_dict({key: value.float() for key, value in tensors.items()})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise checkpoint.CheckpointError(f"{name}: not weights of AToM-Net ({reason})") from error
         return model.eval().requires_grad_(False)
+
+    def resting(self, reference: Tensor) -> Tensor:
+        """Landmarks `[..., 68, 3]` from which displacement is counted, of c_lmd `[..., 2, 68, 3]`."""
+        neutral, expression = reference.unbind(-3)
+        portrait = neutral + expression
+        change = rest_features(portrait, expression, self.modes) @ self.to_rest
+        return portrait + change.view(portrait.shape)
 
     def forward(
         self, x: Tensor, clean: Tensor, t: Tensor, audio: Tensor, reference: Tensor, lookahead: int

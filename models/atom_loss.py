@@ -13,9 +13,9 @@ from avatard.models.motion_data import Batch
 
 VELOCITY_WEIGHT = 2.0
 OPENING_WEIGHT = 1.0
-#: Closed lips are seen at once when they are not: frames whose mouth is this much less open than the neutral estimate
+#: Closed lips are seen at once when they are not: frames whose mouth is at most this much more open than at rest
 #: (interocular distances) weigh `CLOSED_WEIGHT` times as much in the opening term.
-CLOSED_OPENING, CLOSED_WEIGHT = -0.008, 4.0
+CLOSED_OPENING, CLOSED_WEIGHT = 0.02, 4.0
 
 
 def point_weights() -> Tensor:
@@ -38,20 +38,18 @@ def weighted_mean(value: Tensor, weight: Tensor) -> Tensor:
     return (value * weight).sum() / weight.sum().clamp(min=1)
 
 
-def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, closed: float) -> Tensor:
+def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, shut: Tensor) -> Tensor:
     """Scalar: L2 of positions, velocities and opening.
 
     `x0` and `target` `[B, S, 68, 3]`, scaled; `predicted` `[B, S]` is 1 for frames the network had to find (the others
-    take part as the neighbours of a velocity), `known` `[B, S]` 0 where the target is unknown. A mouth less open than
-    `closed` (scaled) is shut.
+    take part as the neighbours of a velocity), `known` `[B, S]` 0 where the target is unknown, `shut` `[B, S]` true
+    where the mouth is.
     """
     weight = point_weights().to(x0)
     x0 = torch.where(predicted[..., None, None] > 0, x0, target)
     position = ((x0 - target).square() * weight).mean((2, 3))
     velocity = ((x0.diff(dim=1) - target.diff(dim=1)).square() * weight).mean((2, 3))
-    height = openings(target)
-    shut = 1 + (CLOSED_WEIGHT - 1) * (height.mean(-1) < closed)
-    gap = shut * (openings(x0) - height).square().mean(-1)
+    gap = (1 + (CLOSED_WEIGHT - 1) * shut) * (openings(x0) - openings(target)).square().mean(-1)
     here = predicted * known
     moved = here[:, 1:] * known[:, :-1]
     return (
@@ -94,7 +92,7 @@ def training_loss(
     """
     device = batch.target.device
     size, frames = batch.target.shape[:2]
-    x0 = batch.target / atom.scale
+    x0 = (batch.target - atom.resting(batch.face)[:, None]) / atom.scale
     own = own_frames(atom, batch, lookahead)
     length = prefix_lengths(size, frames, recipe, rng).to(device)
     clean = (torch.arange(frames, device=device) < length[:, None]).float()
@@ -111,8 +109,8 @@ def training_loss(
     x = torch.where(path[:, None, None, None], calm, torch.where(start[:, None, None, None], 0.0, noisy))
     x = torch.where(clean[..., None, None] > 0, given, x)
     predicted = model(x, clean, t, batch.audio, batch.reference, lookahead).float()
-    closed = CLOSED_OPENING / float(atom.scale[62])
-    return motion_loss(predicted, x0, 1 - clean, batch.weight, closed)
+    shut = openings(x0 * atom.scale).mean(-1) < CLOSED_OPENING
+    return motion_loss(predicted, x0, 1 - clean, batch.weight, shut)
 
 
 @torch.no_grad()

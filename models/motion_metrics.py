@@ -120,8 +120,8 @@ def roll_out(atom: Atom, clips: list[MotionClip], steps: int, lookahead: int, ho
 
     `clips` are equally long; the cached windows must end at `hop * k + lookahead`. The portrait is the first frame.
     """
-    neutral = torch.from_numpy(np.stack([clip.neutrals[0] for clip in clips]))
-    reference = reference_of(torch.from_numpy(np.stack([clip.landmarks[0] for clip in clips])), neutral)
+    portrait = torch.from_numpy(np.stack([clip.landmarks[0] for clip in clips]))
+    reference = reference_of(portrait, torch.from_numpy(np.stack([clip.neutrals[0] for clip in clips])))
     emitted = torch.zeros(len(clips), atom.config.frames - hop, 68, 3)
     ends = [int(end) for end in clips[0].speech_ends]
     last = 0
@@ -135,7 +135,7 @@ def roll_out(atom: Atom, clips: list[MotionClip], steps: int, lookahead: int, ho
         emitted = torch.cat([emitted[:, hop:], new], dim=1)
         made.append(new)
         last = end - lookahead
-    faces = (torch.cat(made, dim=1) + neutral[:, None]).numpy()
+    faces = (torch.cat(made, dim=1) + atom.resting(reference)[:, None]).numpy()
     pairs = []
     for clip, face in zip(clips, faces, strict=True):
         first, stop = max(0, clip.offset), min(last, len(clip.landmarks) + clip.offset)

@@ -136,12 +136,13 @@ def regressor(atom: Atom, speech: SpeechEncoder, arguments: argparse.Namespace) 
         padded = np.concatenate([before, sound.samples, after])
         portrait = torch.from_numpy(face.landmarks.astype(np.float32))
         reference, none = reference_of(portrait, torch.from_numpy(face.neutral))[None], torch.zeros(1, 0, 68, 3)
+        resting: Array = atom.resting(reference)[0].numpy()
         for start in range(0, len(sound.samples), arguments.hop * FRAME_SAMPLES):
             heard = speech(torch.from_numpy(padded[start : start + config.audio_frames * FRAME_SAMPLES])[None])
             zeros = torch.zeros(1, config.frames, 68, 3)
             made.append(atom.sample(heard, reference, none, zeros, steps=1, lookahead=lookahead)[0, -arguments.hop :])
-        frames = torch.cat(made)[: len(sound.samples) // FRAME_SAMPLES]
-        return frames.numpy() + face.neutral
+        frames: Array = torch.cat(made)[: len(sound.samples) // FRAME_SAMPLES].numpy() + resting
+        return frames
 
     return make
 

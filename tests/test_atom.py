@@ -154,3 +154,11 @@ def test_ddim_follows_the_forward_process():
     ddim(network, add_noise(truth, noise, alpha_bar[-1:]), alpha_bar, 4)
     for x, t in seen:
         torch.testing.assert_close(x, add_noise(truth, noise, alpha_bar[t : t + 1]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"config": "{}"}, {"config": '{"width": "wide"}'}])
+def test_other_weights_are_refused_in_one_line(metadata, tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors", {"weight": torch.zeros(2)}, metadata)
+    with pytest.raises(checkpoint.CheckpointError, match=r"not weights of AToM-Net") as error:
+        Atom.load(tmp_path / "a.safetensors")
+    assert "\n" not in str(error.value)

@@ -27,6 +27,7 @@ STREAM = Stream(clip_frames=8, hop_frames=3, fade_frames=2, lookahead_ms=80, mot
 def config(tmp_path_factory) -> Config:
     folder: Path = tmp_path_factory.mktemp("weights")
     atom = Atom(AtomConfig(width=24, depth=1, rest_depth=1, heads=2))
+    atom.to_rest[1, [3 * point + 1 for point in (65, 66, 67)]] = -1  # at rest the lower lip is up by the opening
     checkpoint.save(folder / "atom.safetensors", dict(atom.state_dict()), {"config": atom.config.to_json()})
     tiny().save(folder / "mcvdm.safetensors", {})
     motion, video = Motion(weights=str(folder / "atom.safetensors")), Video(weights=str(folder / "mcvdm.safetensors"))

@@ -25,6 +25,7 @@ def networks():
     for parameter in atom.parameters():
         if not parameter.any():
             parameter.normal_(0, 0.3)
+    atom.to_rest[0] = 0.1
     return atom, WhisperFeatures(WhisperConfig(width=16, heads=2, layers=1)).eval().requires_grad_(False)
 
 
@@ -80,14 +81,16 @@ def test_streaming_is_the_network_on_the_same_windows(networks):
             features = speech(torch.from_numpy(padded[first * FRAME : (first + 12) * FRAME])[None])
             new = atom.sample(features, reference, emitted[:, -4:], torch.zeros(1, 4, 68, 3), steps=4, lookahead=2)
             emitted = torch.cat([emitted, new], dim=1)
-    assert np.array_equal(streamed, 2 * emitted[0, 4:18].numpy())  # the neutral face is 0
+    resting = atom.resting(reference)[0]
+    assert (resting - 0.11).abs().max() < 1e-6
+    assert np.array_equal(streamed, (2 * emitted[0, 4:18] + resting).numpy())
 
 
 def test_a_stream_may_begin_with_the_portrait_and_soon_leaves_it(networks):
     made = joined(run(networks, [sound(8)], idle=False, first_frame=50, from_portrait=True))
-    neutral = joined(run(networks, [sound(8)], idle=False, first_frame=50))
+    rested = joined(run(networks, [sound(8)], idle=False, first_frame=50))
     assert np.array_equal(made[0], FACE.landmarks) and not np.allclose(made[1], made[0])
-    assert np.array_equal(made[LEAVING_FRAMES:], neutral[LEAVING_FRAMES:])
+    assert np.array_equal(made[LEAVING_FRAMES:], rested[LEAVING_FRAMES:])
     assert np.abs(made[1] - made[0]).max() < np.abs(made[7] - made[0]).max() / 4
 
 

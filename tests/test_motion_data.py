@@ -1,14 +1,25 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from avatard.models import checkpoint
+from avatard.models.atom import Atom, AtomConfig, reference_of
 from avatard.models.av_sync import SyncClip, estimate
 from avatard.models.dataset import Clip, Entry
 from avatard.models.face.topology import mouth_opening
-from avatard.models.motion_data import MotionClip, MotionData, at_audio, clips_with_sound, closed_face, mirrored
+from avatard.models.motion_data import (
+    MotionClip,
+    MotionData,
+    at_audio,
+    clips_with_sound,
+    closed_face,
+    draw_by_size,
+    mirrored,
+    rest_regression,
+)
 from avatard.models.motion_tracks import (
     FRAME_SAMPLES,
     Track,
@@ -57,7 +68,7 @@ def test_people_and_clips_that_may_be_trained_on(folders):
     training, validation = MotionData(data, prepared), MotionData(data, prepared, validation=True)
     assert {clip.entry.clip for clip in training.clips} == {"grid_s1_0", "grid_s1_1", "grid_s1_2", "a05_0"}
     assert {clip.entry.speaker for clip in validation.clips} == {"a04"}
-    assert MotionData(data, prepared, exclude="grid_s1").sources == ["lrw_ar"]
+    assert MotionData(data, prepared, exclude="grid_s1").sources == {"lrw_ar": [0]}
 
 
 def test_a_second_voice_is_a_second_clip(folders):
@@ -86,12 +97,37 @@ def test_a_batch_depends_on_its_generator_alone(folders):
         assert torch.equal(one, other)
 
 
+def test_strangers_and_other_voices_are_of_the_same_source(folders, monkeypatch):
+    for share in ("STRANGER_SHARE", "VOICE_SHARE", "CLOSED_SHARE"):
+        monkeypatch.setattr(f"avatard.models.motion_data.{share}", 1.0)
+    data = MotionData(*folders)
+    marks = {clip.entry.clip: float(n) for n, clip in enumerate(data.clips, start=1)}
+    data.clips = [replace(c, closed=np.full_like(c.closed, marks[c.entry.clip])) for c in data.clips]
+    data.voices = 1000.0 * torch.arange(1, len(data.clips) + 1)[:, None].expand(-1, 6)
+    sources = {marks[clip.entry.clip]: clip.entry.source for clip in data.clips}
+    pairs = set()
+    for seed in range(60):
+        window = data._sample(8, 2, np.random.default_rng(seed))
+        own, shown = (float(face[0][0, 0]) for face in (window.portrait, window.shown))
+        assert sources[own] == sources[shown]
+        pairs.add((own, shown))
+        if sources[own] == "lrw_ar":  # one clip: its own voice
+            assert window.audio.abs().max() < 900
+    assert any(own != shown for own, shown in pairs)
+
+
+def test_large_groups_are_drawn_by_the_root_of_their_size():
+    rng = np.random.default_rng(0)
+    drawn = [draw_by_size({"many": range(81), "few": range(9)}, rng) for _ in range(2000)]
+    assert drawn.count("many") / len(drawn) == pytest.approx(0.75, abs=0.03)
+
+
 def ramp(offset=0, frames=30):
     """A clip whose landmarks are the frame number."""
     landmarks = np.broadcast_to(np.arange(frames, dtype=np.float32)[:, None, None], (frames, 68, 3))
-    none = torch.zeros(0)
+    closed, none = np.full((68, 3), -50, np.float32), torch.zeros(0)
     return MotionClip(
-        Entry("lrw_ar", "x", "a05", frames, "x"), landmarks, landmarks, np.full((68, 3), -50, np.float32), offset,
+        Entry("lrw_ar", "x", "a05", frames, "x"), landmarks, landmarks, closed, landmarks[0], offset,
         none, np.zeros(0, np.int16), none, np.zeros(0, np.int16),
     )  # fmt: skip
 
@@ -127,15 +163,34 @@ def test_picture_beyond_the_sound_is_not_learned_from():
 
 def test_a_closed_mouth_on_this_clips_face():
     person = np.zeros((68, 3), np.float32)
-    person[60:68, 1] = -0.1
+    person[65:68, 1] = -0.1
     clip = np.full((5, 68, 3), 0.02, np.float32)
+    clip[:, 65:68] = 0.3  # open
     closed = closed_face(clip, person)
-    assert closed[62, 1] == pytest.approx(-0.08) and closed[20, 1] == pytest.approx(0.02)
+    assert closed[66, 1] == pytest.approx(-0.08) and closed[[20, 62], 1] == pytest.approx(0.02)
+
+
+def test_the_resting_face_of_a_portrait_with_an_open_mouth():
+    """People who open their mouths, each with an upper lip of their own that the neutral face has lost."""
+    rng = np.random.default_rng(0)
+    opening, lip = np.zeros((2, 68, 3), np.float32)
+    opening[65:68, 1], lip[49:54, 1] = 1, 1
+    clips = []
+    for _ in range(60):
+        own = 0.1 * rng.normal() * lip
+        face = rng.random((9, 1, 1)) * opening + own + 0.01 * rng.standard_normal((9, 68, 3))
+        clips.append(
+            replace(ramp(frames=9), landmarks=face.astype(np.float32), neutrals=np.zeros_like(face), closed=own)
+        )
+    atom = Atom(AtomConfig(speech_dim=6, width=24, depth=1, rest_depth=1, heads=2))
+    for buffer, value in zip((atom.modes, atom.to_rest), rest_regression(clips), strict=True):
+        buffer.copy_(torch.from_numpy(value))
+    portrait = torch.from_numpy(0.9 * opening + 0.1 * lip)
+    resting = atom.resting(reference_of(portrait, torch.zeros(68, 3)))
+    assert resting[66, 1] == pytest.approx(0, abs=0.05) and resting[51, 1] == pytest.approx(0.1, abs=0.03)
 
 
 def test_statistics_reach_the_network(folders):
-    from avatard.models.atom import Atom, AtomConfig
-
     atom = Atom(AtomConfig(speech_dim=6, audio_frames=12, frames=8, width=24, depth=1, rest_depth=1, heads=2))
     MotionData(*folders).set_statistics(atom)
     assert atom.scale[62] > atom.scale[0] > 0 and atom.bound[66, 1] > 0.1

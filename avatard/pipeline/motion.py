@@ -47,7 +47,7 @@ class MotionStream:
     """Speech encoder and AToM-Net on a sliding window.
 
     Every hop depends on absolute frame numbers alone, so the same samples give the same landmarks bit for bit however
-    they are cut into pushes. Before the first frame the world is silent and the face neutral.
+    they are cut into pushes. Before the first frame the world is silent and the face at rest.
 
     Args:
         atom: the network.
@@ -61,7 +61,7 @@ class MotionStream:
         noise: scale of the start noise; 0 is the calmest, 1 what the diffusion was trained with.
         gain: how much larger than the network's motion, which is a mean of what the sound allows and therefore small.
         idle: blinks and brows on top of what the network makes.
-        from_portrait: whether what is shown begins with the portrait's own expression; otherwise it begins neutral.
+        from_portrait: whether what is shown begins with the portrait's own expression; otherwise it begins at rest.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class MotionStream:
         self._noise, self._gain = noise, gain
         self._hop, self.steps = hop_frames, steps
         neutral = np.asarray(identity.neutral, np.float32)
-        self._neutral = torch.from_numpy(neutral)
         self._portrait = torch.from_numpy(np.asarray(identity.landmarks, np.float32))
-        self._reference = reference_of(self._portrait, self._neutral)[None]
+        self._reference = reference_of(self._portrait, torch.from_numpy(neutral))[None]
+        self._resting = atom.resting(self._reference)[0]
         self._from_portrait = from_portrait
         self._idle = Idle(MorphableModel.load().mean_68 + neutral, seed) if idle else None
         self._prefix = torch.zeros(1, config.frames - hop_frames, 68, 3)
@@ -155,7 +155,7 @@ class MotionStream:
         )
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * FRAME_SAMPLES :]
-        face = self._gain * new[0] + self._neutral
+        face = self._gain * new[0] + self._resting
         shown = self._next - self._first
         if self._from_portrait and shown < LEAVING_FRAMES:
             frame = torch.arange(shown, shown + self._hop)

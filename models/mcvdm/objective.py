@@ -15,12 +15,9 @@ from avatard.models.mcvdm.layers import clips_of
 WINDOW, PERCEPTUAL = 12, 64
 #: Pixels at a window's border that its zero padding spoils.
 MARGIN = 8
-#: Weight of the mouth's error in decibels, where frames near the portrait's expression count as much as open mouths.
-#: `CLEAR` is as good as perfect.
-DECIBELS, CLEAR = 0.012, 50.0
 #: Weight of the mouth's contrast in squares of these sizes: it asks for teeth and a dark mouth where an average of all
 #: mouths is grey, and does not ask where their edges are, which nobody can know.
-CONTRAST, SQUARES = 0.5, (5, 11)
+CONTRAST, SQUARES = 12.0, (5, 11)
 
 
 def to_pictures(frames: Tensor) -> Tensor:
@@ -57,8 +54,6 @@ def picture_losses(
     losses["inside"] = -((inside * paint.log() + (1 - inside) * (1 - paint).log()) * weight).mean() / weight.mean()
     losses["pictures"] = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"]
     losses["pictures"] = losses["pictures"] + 0.03 * losses["inside"]
-    losses["mouth"] = (CLEAR - psnr(rendering.frames, frames, weight >= MOUTH_WEIGHT)).relu().mean()
-    losses["pictures"] = losses["pictures"] + DECIBELS * losses["mouth"]
     mouth = (weight * (weight >= MOUTH_WEIGHT)).flatten(0, 1)
     made, real = rendering.frames.float().flatten(0, 1), frames.flatten(0, 1)
     contrasts = [l1(local_contrast(made, size), local_contrast(real, size), mouth) for size in SQUARES]
