@@ -83,6 +83,7 @@ class Motion(Section, frozen=True):
     """AToM-Net: speech to landmarks."""
 
     weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "atom_nano"
+    gain: Annotated[float, Meta(ge=0, le=3, description="size of the speech's motion; 1 is the network's own")] = 1.15
 
 
 class Video(Section, frozen=True):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -27,6 +28,10 @@ STREAM = Stream(clip_frames=8, hop_frames=3, fade_frames=2, lookahead_ms=80, mot
 def config(tmp_path_factory) -> Config:
     folder: Path = tmp_path_factory.mktemp("weights")
     atom = Atom(AtomConfig(width=24, depth=1, rest_depth=1, heads=2))
+    atom.requires_grad_(False)
+    for parameter in atom.parameters():
+        if not parameter.any():
+            parameter.normal_(0, 0.3)
     atom.to_rest[1, [3 * point + 1 for point in (65, 66, 67)]] = -1  # at rest the lower lip is up by the opening
     checkpoint.save(folder / "atom.safetensors", dict(atom.state_dict()), {"config": atom.config.to_json()})
     tiny().save(folder / "mcvdm.safetensors", {})
@@ -74,6 +79,19 @@ def test_only_the_first_take_of_a_face_begins_with_the_portrait(engine):
     assert mouth_opening(first) > mouth_opening(second) + 0.02  # she smiles; an interrupt is to close the mouth
     engine.identify(PORTRAIT)
     np.testing.assert_array_equal(run(engine, speech(14))[0][1].landmarks, first)
+
+
+def test_the_gain_is_the_size_of_what_speech_moves(config):
+    def lips(gain):
+        motion = msgspec.structs.replace(config.motion, gain=gain)
+        engine = make_engine(msgspec.structs.replace(config, motion=motion))
+        engine.identify(PORTRAIT)
+        engine.begin(0)
+        return np.stack([picture.landmarks[48:] for _, picture in run(engine, speech(14))])
+
+    still, usual, wide = (lips(gain) for gain in (0.0, 1.0, 2.0))
+    assert np.abs(usual - still).max() > 0.01
+    np.testing.assert_allclose(wide - still, 2 * (usual - still), atol=1e-5)
 
 
 def test_pictures_come_when_the_scheduler_counts_on_them(engine):

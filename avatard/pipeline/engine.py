@@ -137,6 +137,7 @@ class NeuralEngine:
                 hop_frames=stream.hop_frames,
                 lookahead_ms=stream.lookahead_ms,
                 steps=motion_steps,
+                gain=self._config.motion.gain,
                 from_portrait=self._still,
             )
             video = VideoStream(
