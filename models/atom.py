@@ -63,9 +63,14 @@ def reference_of(landmarks: Tensor, neutral: Tensor) -> Tensor:
     return torch.stack([neutral, landmarks - neutral], dim=-3)
 
 
+def openings(x: Tensor) -> Tensor:
+    """Heights of the inner lip `[..., 3]` of landmarks `[..., 68, 3]`."""
+    return x[..., [67, 66, 65], 1] - x[..., [61, 62, 63], 1]
+
+
 def rest_features(portrait: Tensor, expression: Tensor, modes: Tensor) -> Tensor:
     """What tells how far a portrait's mouth is from closed `[..., K + 2]`: its opening, and its expression's modes."""
-    opening = (portrait[..., [67, 66, 65], 1] - portrait[..., [61, 62, 63], 1]).mean(-1, keepdim=True)
+    opening = openings(portrait).mean(-1, keepdim=True)
     return torch.cat([torch.ones_like(opening), opening, expression.flatten(-2) @ modes], dim=-1)
 
 
@@ -199,14 +204,7 @@ class Atom(nn.Module):
     @classmethod
     def load(cls, name: str | Path = "atom_nano.safetensors") -> Atom:
         """The shipped network, or one from a path. Raises `CheckpointError`."""
-        tensors, metadata = checkpoint.load(name)
-        try:
-            model = cls(AtomConfig(**json.loads(metadata["config"])))
-            model.load_state_dict({key: value.float() for key, value in tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise checkpoint.CheckpointError(f"{name}: not weights of AToM-Net ({reason})") from error
-        return model.eval().requires_grad_(False)
+        return checkpoint.build(name, "weights of AToM-Net", lambda config: cls(AtomConfig(**json.loads(config))))
 
     def resting(self, reference: Tensor) -> Tensor:
         """Landmarks `[..., 68, 3]` from which displacement is counted, of c_lmd `[..., 2, 68, 3]`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avatard.models.atom import Atom
+from avatard.models.atom import Atom, openings
 from avatard.models.diffusion import add_noise
 from avatard.models.motion_data import Batch
 
@@ -26,11 +26,6 @@ def point_weights() -> Tensor:
     weight[60:68] = 3.0
     weight[:, 2] *= 0.5
     return weight / weight.mean()
-
-
-def openings(x: Tensor) -> Tensor:
-    """Heights of the inner lip `[B, S, 3]` of `[B, S, 68, 3]`."""
-    return x[:, :, [67, 66, 65], 1] - x[:, :, [61, 62, 63], 1]
 
 
 def weighted_mean(value: Tensor, weight: Tensor) -> Tensor:

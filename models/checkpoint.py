@@ -6,7 +6,7 @@ The weights that ship with avatard live in `weights/` beside this file, with the
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -128,6 +128,29 @@ def load(
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def build(name_or_path: str | Path, what: str, untrained: "Callable[[str], Network]", prefix: str = "") -> "Network":
+    """The network of a file that describes itself, in float32, for inference.
+
+    Args:
+        name_or_path: see `locate`.
+        what: the file should be, for the error.
+        untrained: makes the network of the JSON in `metadata["config"]`.
+        prefix: of the names of its weights; tensors without it are left out.
+
+    Raises:
+        CheckpointError: as `load`, or where configuration or weights are another network's.
+    """
+    tensors, metadata = load(name_or_path)
+    try:
+        network = untrained(metadata["config"])
+        weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        network.load_state_dict({key: value.float() for key, value in weights.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{name_or_path}: not {what} ({reason})") from error
+    return network.eval().requires_grad_(False)
 
 
 def fill(network: "Network", path: str | Path) -> "Network":

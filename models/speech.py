@@ -134,10 +134,8 @@ class WhisperFeatures(nn.Module):
     @classmethod
     def load(cls, name: str | Path = "whisper_tiny_en_3.safetensors") -> WhisperFeatures:
         """The shipped layers, or converted ones from a path. Raises `CheckpointError`."""
-        tensors, metadata = checkpoint.load(name)
-        model = cls(WhisperConfig(**json.loads(metadata["config"])))
-        model.load_state_dict({key: value.float() for key, value in tensors.items()})
-        return model.eval().requires_grad_(False)
+        what = "speech features of scripts/convert_whisper.py"
+        return checkpoint.build(name, what, lambda config: cls(WhisperConfig(**json.loads(config))))
 
     def forward(self, audio: Tensor) -> Tensor:
         """Waveforms `[B, T]` → features `[B, T / 640, dim]`."""

@@ -36,6 +36,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from avatard.config import Motion
 from avatard.models.atom import Atom, reference_of
 from avatard.models.dataset import Clip, Entry, unseen_people
 from avatard.models.face.morphable import MorphableModel
@@ -287,7 +288,7 @@ def main(command_line: list[str] | None = None) -> int:
     parser.add_argument("--lookahead-ms", type=int, default=80)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--noise", type=float, default=0.0, help="scale of the start noise")
-    parser.add_argument("--gain", type=float, default=1.15, help="of the motion")
+    parser.add_argument("--gain", type=float, default=Motion().gain, help="of the motion")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--offsets", type=Path, help="offsets.json of scripts/prepare_motion.py: correct by it")
     parser.add_argument("--words", type=Path, help="JSON: clip → [[word, start, end], ...], seconds")

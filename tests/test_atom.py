@@ -10,18 +10,9 @@ from avatard.models import checkpoint
 from avatard.models.atom import CONFIGS, Atom, AtomConfig, Variant, rotary
 from avatard.models.diffusion import add_noise, cosine_alpha_bar, ddim, few_timesteps
 from avatard.models.face.topology import LIP_68, REST_68
+from tests.tiny_atom import awake
 
 TINY = AtomConfig(speech_dim=24, audio_frames=12, frames=8, width=24, depth=2, rest_depth=1, heads=2, dropout=0.0)
-
-
-def awake(config: AtomConfig) -> Atom:
-    """A network whose zero-initialised layers have values too."""
-    torch.manual_seed(0)
-    atom = Atom(config).eval().requires_grad_(False)
-    for parameter in atom.parameters():
-        if not parameter.any():
-            parameter.normal_(0, 0.1)
-    return atom
 
 
 def inputs(config: AtomConfig, batch: int = 2):

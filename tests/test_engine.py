@@ -9,7 +9,7 @@ import pytest
 from avatard.clock import SAMPLES_PER_FRAME
 from avatard.config import Config, Motion, Stream, Video
 from avatard.models import checkpoint
-from avatard.models.atom import Atom, AtomConfig
+from avatard.models.atom import AtomConfig
 from avatard.models.face.pose import rotation_matrix
 from avatard.models.face.topology import mouth_opening
 from avatard.pipeline.engine import make_engine
@@ -19,6 +19,7 @@ from avatard.pipeline.scheduler import PlayOut, Scheduler
 from avatard.pipeline.timeline import Timing
 from avatard.render import play_out
 from tests.faces import PORTRAIT
+from tests.tiny_atom import awake
 from tests.tiny_mcvdm import tiny
 
 STREAM = Stream(clip_frames=8, hop_frames=3, fade_frames=2, lookahead_ms=80, motion_steps=1, video_steps=1, seed=4)
@@ -27,11 +28,7 @@ STREAM = Stream(clip_frames=8, hop_frames=3, fade_frames=2, lookahead_ms=80, mot
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Config:
     folder: Path = tmp_path_factory.mktemp("weights")
-    atom = Atom(AtomConfig(width=24, depth=1, rest_depth=1, heads=2))
-    atom.requires_grad_(False)
-    for parameter in atom.parameters():
-        if not parameter.any():
-            parameter.normal_(0, 0.3)
+    atom = awake(AtomConfig(width=24, depth=1, rest_depth=1, heads=2), 0.3)
     atom.to_rest[1, [3 * point + 1 for point in (65, 66, 67)]] = -1  # at rest the lower lip is up by the opening
     checkpoint.save(folder / "atom.safetensors", dict(atom.state_dict()), {"config": atom.config.to_json()})
     tiny().save(folder / "mcvdm.safetensors", {})

@@ -12,6 +12,7 @@ from avatard.models.face.topology import mouth_opening
 from avatard.models.motion_tracks import no_speech
 from avatard.models.speech import WhisperConfig, WhisperFeatures
 from avatard.pipeline.motion import LEAVING_FRAMES, MotionStream
+from tests.tiny_atom import awake
 
 FRAME = 640
 CONFIG = AtomConfig(speech_dim=32, audio_frames=12, frames=8, width=24, depth=1, rest_depth=1, heads=2)
@@ -20,11 +21,7 @@ FACE = SimpleNamespace(landmarks=np.full((68, 3), 0.01, np.float32), neutral=np.
 
 @pytest.fixture(scope="module")
 def networks():
-    torch.manual_seed(0)
-    atom = Atom(CONFIG).eval().requires_grad_(False)
-    for parameter in atom.parameters():
-        if not parameter.any():
-            parameter.normal_(0, 0.3)
+    atom = awake(CONFIG, 0.3)
     atom.to_rest[0] = 0.1
     return atom, WhisperFeatures(WhisperConfig(width=16, heads=2, layers=1)).eval().requires_grad_(False)
 

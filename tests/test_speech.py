@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from avatard.models import checkpoint
 from avatard.models.speech import (
     FRAME_SAMPLES,
     HubertFeatures,
@@ -143,3 +144,10 @@ def test_a_converter_refuses_another_file():
     data = (6).to_bytes(4, "little") + len(name).to_bytes(2, "little") + name
     with pytest.raises(ValueError, match="got BertSpec in file version 6, expected WhisperSpec"):
         list(half_tensors(data))
+
+
+def test_other_weights_are_refused_in_one_line(tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors", {"weight": torch.zeros(2)}, {"config": "{}"})
+    with pytest.raises(checkpoint.CheckpointError, match="not speech features") as error:
+        WhisperFeatures.load(tmp_path / "a.safetensors")
+    assert "\n" not in str(error.value)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from avatard.models import checkpoint
-from avatard.models.atom import Atom, AtomConfig
-from avatard.models.atom_loss import Recipe, motion_loss, openings, prefix_lengths, training_loss
+from avatard.models.atom import Atom, AtomConfig, openings
+from avatard.models.atom_loss import Recipe, motion_loss, prefix_lengths, training_loss
 from avatard.models.motion_data import Batch
 from tests.motion_folder import write_folder
 
@@ -159,7 +159,7 @@ class Recorder(torch.nn.Module):
 
 
 def test_the_prefix_is_the_networks_own_motion():
-    """An untrained network keeps the face neutral, so the prefix is neutral however far the real mouth is."""
+    """An untrained network keeps the face at rest, so the prefix rests however far the real mouth is."""
     atom = Atom(AtomConfig(6, audio_frames=12, frames=8, width=24, depth=1, rest_depth=1, heads=2))
     face = torch.zeros(16, 2, 68, 3)
     batch = Batch(torch.randn(16, 12, 6), torch.full((16, 8, 68, 3), 9.0), torch.ones(16, 8), face, face)

@@ -127,14 +127,9 @@ class Autoencoder(nn.Module):
     @classmethod
     def load(cls, state: Path) -> Autoencoder:
         """The averaged weights of a state of scripts/train_autoencoder.py. Raises `CheckpointError`."""
-        tensors, metadata = checkpoint.load(state)
-        try:
-            network = cls(AutoencoderConfig(**json.loads(metadata["config"])))
-            network.load_state_dict({k.removeprefix("ema/"): v for k, v in tensors.items() if k.startswith("ema/")})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise checkpoint.CheckpointError(f"{state}: not an autoencoder's training ({reason})") from error
-        return network.eval().requires_grad_(False)
+        return checkpoint.build(
+            state, "an autoencoder's training", lambda config: cls(AutoencoderConfig(**json.loads(config))), "ema/"
+        )
 
     def encode(self, frames: Tensor, motion: Tensor | None = None) -> Planes:
         """Clip → its latent.

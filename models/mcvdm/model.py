@@ -122,14 +122,7 @@ class Mcvdm(nn.Module):
     @classmethod
     def load(cls, name_or_path: str | Path = "mcvdm_nano") -> Mcvdm:
         """A trained network, in float32, for inference. Raises `CheckpointError`."""
-        tensors, metadata = checkpoint.load(name_or_path)
-        try:
-            model = cls(McvdmConfig.from_json(metadata["config"]))
-            model.load_state_dict({key: value.float() for key, value in tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise checkpoint.CheckpointError(f"{name_or_path}: not weights of MC-VDM ({reason})") from error
-        return model.eval().requires_grad_(False)
+        return checkpoint.build(name_or_path, "weights of MC-VDM", lambda config: cls(McvdmConfig.from_json(config)))
 
     def narrow(self) -> Mcvdm:
         """This network with the weights that autocast would narrow at each call in bfloat16: the same pictures, sooner.
