@@ -9,10 +9,15 @@ from torch import Tensor
 
 from avatard.models.atom import Atom, openings
 from avatard.models.diffusion import add_noise
+from avatard.models.face.topology import MOUTH
 from avatard.models.motion_data import Batch
 
 VELOCITY_WEIGHT = 2.0
 OPENING_WEIGHT = 1.0
+#: An average of the motions that a sound may mean moves too little. So the network is also asked how much the lips vary
+#: within a few frames, whichever way: their positions in windows of four, velocities of three, accelerations of two.
+LIVELINESS_WEIGHT = 3.0
+LIVELINESS = ((0, 4), (1, 3), (2, 2))
 #: Closed lips are seen at once when they are not: frames whose mouth is at most this much more open than at rest
 #: (interocular distances) weigh `CLOSED_WEIGHT` times as much in the opening term.
 CLOSED_OPENING, CLOSED_WEIGHT = 0.02, 4.0
@@ -33,8 +38,24 @@ def weighted_mean(value: Tensor, weight: Tensor) -> Tensor:
     return (value * weight).sum() / weight.sum().clamp(min=1)
 
 
+def local_deviation(x: Tensor, size: int) -> Tensor:
+    """Standard deviations `[B, N - size + 1, C]` of signals `[B, N, C]` within `size` frames."""
+    return (x.unfold(1, size, 1).var(-1, unbiased=False) + 1e-4).sqrt()  # the square root has no slope at 0
+
+
+def liveliness_loss(x0: Tensor, target: Tensor, here: Tensor) -> Tensor:
+    """How differently lips vary within a few frames; windows count where `here` `[B, S]` is 1 in all their frames."""
+    made, real = (torch.cat([x[:, :, MOUTH, :2].flatten(2), 2 * openings(x)], dim=-1) for x in (x0, target))
+    loss = x0.new_zeros(())
+    for order, size in LIVELINESS:
+        deviations = [local_deviation(x.diff(n=order, dim=1), size) for x in (made, real)]
+        gap = (deviations[0] - deviations[1]).square().mean(-1)
+        loss = loss + weighted_mean(gap, here.unfold(1, size + order, 1).amin(-1))
+    return loss
+
+
 def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, shut: Tensor) -> Tensor:
-    """Scalar: L2 of positions, velocities and opening.
+    """Scalar: L2 of positions, velocities and opening, and of how much they vary.
 
     `x0` and `target` `[B, S, 68, 3]`, scaled; `predicted` `[B, S]` is 1 for frames the network had to find (the others
     take part as the neighbours of a velocity), `known` `[B, S]` 0 where the target is unknown, `shut` `[B, S]` true
@@ -51,6 +72,7 @@ def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, sh
         weighted_mean(position, here)
         + VELOCITY_WEIGHT * weighted_mean(velocity, moved)
         + OPENING_WEIGHT * weighted_mean(gap, here)
+        + LIVELINESS_WEIGHT * liveliness_loss(x0, target, here)
     )
 
 

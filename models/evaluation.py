@@ -18,7 +18,7 @@ from avatard.models.dataset import Clip, Entry
 from avatard.models.face.crop import CROP_SIDE
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, eye_opening, mouth_opening
+from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, MOUTH, eye_opening, mouth_opening
 from avatard.models.faceres import FaceRes
 from avatard.models.inception import Inception
 from avatard.models.motion_metrics import best_lag, closures, correlation, jerk, lip_error
@@ -129,7 +129,7 @@ class Judge:
             mouth_psnr=metrics.mouth_psnr(frames[others], real.frames[others], target),
             mouth_opening_error_px=np.abs(mouth_opening(points) - mouth_opening(target)),
             lmd_percent_iod=metrics.landmark_distances(points, target),
-            mouth_lmd_percent_iod=metrics.landmark_distances(points, target, metrics.MOUTH),
+            mouth_lmd_percent_iod=metrics.landmark_distances(points, target, MOUTH),
         )
         self._judge_alone(variant, frames, frames[some], real.portrait, more)
 

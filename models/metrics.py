@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.models.face.topology import INNER_LIP, OUTER_LIP, interocular
+from avatard.models.face.topology import OUTER_LIP, interocular
 
 Pictures = NDArray[np.uint8]
 Floats = NDArray[np.floating]
@@ -153,10 +153,6 @@ def landmark_distances(points: Floats, target: Floats, chosen: slice | Sequence[
     distance = np.linalg.norm(points[:, chosen, :2] - target[:, chosen, :2], axis=-1).mean(axis=-1)
     distances: Floats = 100 * distance / interocular(target[..., :2])
     return distances
-
-
-#: For the mouth LMD.
-MOUTH = slice(OUTER_LIP.start, INNER_LIP.stop)
 
 
 # -- time ------------------------------------------------------------------------------------------------------------

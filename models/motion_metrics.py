@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from avatard.models.atom import Atom, reference_of
-from avatard.models.face.topology import mouth_opening
+from avatard.models.face.topology import MOUTH, mouth_opening
 from avatard.models.motion_data import MotionClip
 
 Array = NDArray[np.floating]
 
-MOUTH = slice(48, 68)
 FPS = 25
 CLOSED_SHARE = 0.35
 

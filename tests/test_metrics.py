@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatard.models import metrics
-from avatard.models.face.topology import INNER_LIP, LEFT_EYE, OUTER_LIP, RIGHT_EYE
+from avatard.models.face.topology import INNER_LIP, LEFT_EYE, MOUTH, OUTER_LIP, RIGHT_EYE
 
 
 @pytest.fixture
@@ -127,8 +127,8 @@ def test_frechet_needs_two_samples():
 def test_landmark_distances_are_in_per_cent_of_the_interocular_distance():
     target = face()
     moved = target.copy()
-    moved[:, metrics.MOUTH, 0] += 5
-    assert metrics.landmark_distances(moved, target, metrics.MOUTH) == pytest.approx([10] * 10)
+    moved[:, MOUTH, 0] += 5
+    assert metrics.landmark_distances(moved, target, MOUTH) == pytest.approx([10] * 10)
     assert metrics.landmark_distances(moved, target) == pytest.approx([10 * 20 / 68] * 10)
 
 

@@ -14,7 +14,8 @@ import torch
 
 from avatard.models import checkpoint
 from avatard.models.atom import Atom, AtomConfig, openings
-from avatard.models.atom_loss import Recipe, motion_loss, prefix_lengths, training_loss
+from avatard.models.atom_loss import Recipe, liveliness_loss, motion_loss, prefix_lengths, training_loss
+from avatard.models.face.topology import MOUTH
 from avatard.models.motion_data import Batch
 from tests.motion_folder import write_folder
 
@@ -133,6 +134,16 @@ def test_a_jump_at_the_end_of_the_prefix_costs():
     assert after_prefix > whole * 1.2
 
 
+def test_still_lips_cost_more_than_lips_that_move_the_other_way():
+    frames, here = torch.arange(12) % 2 * 0.2, torch.ones(1, 12)
+    target = torch.zeros(1, 12, 68, 3)
+    target[..., MOUTH, 1] = frames[None, :, None]
+    assert liveliness_loss(0.2 - target, target, here) == pytest.approx(0, abs=1e-6)
+    assert liveliness_loss(torch.full_like(target, 0.1), target, here) > 0.01
+    here[:, 1::3] = 0  # no window is known as a whole
+    assert liveliness_loss(torch.full_like(target, 0.1), target, here) == 0
+
+
 def test_openings_are_the_lips_distances():
     face = torch.zeros(1, 1, 68, 3)
     face[..., 65:68, 1] = 0.2
@@ -140,7 +151,7 @@ def test_openings_are_the_lips_distances():
 
 
 def test_an_open_mouth_that_should_be_shut_costs_more():
-    target, ones = torch.zeros(1, 2, 68, 3), torch.ones(1, 2)
+    target, ones = torch.zeros(1, 6, 68, 3), torch.ones(1, 6)
     made = target.clone()
     made[..., 65:68, 1] += 0.1
     assert motion_loss(made, target, ones, ones, ones) > 1.2 * motion_loss(made, target, ones, ones, NEVER)

@@ -37,6 +37,7 @@ RIGHT_EYE: Final = slice(36, 42)
 LEFT_EYE: Final = slice(42, 48)
 OUTER_LIP: Final = slice(48, 60)
 INNER_LIP: Final = slice(60, 68)
+MOUTH: Final = slice(48, 68)
 
 #: Points that speech moves: the mouth and the jaw that hangs below the cheeks (the lip stream of AToM-Net).
 LIP_68: Final[NDArray[np.intp]] = np.array([*range(4, 13), *range(48, 68)])

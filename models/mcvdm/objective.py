@@ -17,7 +17,7 @@ WINDOW, PERCEPTUAL = 12, 64
 MARGIN = 8
 #: Weight of the mouth's contrast in squares of these sizes: it asks for teeth and a dark mouth where an average of all
 #: mouths is grey, and does not ask where their edges are, which nobody can know.
-CONTRAST, SQUARES = 12.0, (5, 11)
+CONTRAST, SQUARES = 8.0, (5, 11)
 
 
 def to_pictures(frames: Tensor) -> Tensor:
