@@ -287,7 +287,7 @@ def main(command_line: list[str] | None = None) -> int:
     parser.add_argument("--hop", type=int, default=4, help="frames")
     parser.add_argument("--lookahead-ms", type=int, default=80)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--noise", type=float, default=0.0, help="scale of the start noise")
+    parser.add_argument("--noise", type=float, default=Motion().noise, help="scale of the start noise")
     parser.add_argument("--gain", type=float, default=Motion().gain, help="of the motion")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--offsets", type=Path, help="offsets.json of scripts/prepare_motion.py: correct by it")

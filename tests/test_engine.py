@@ -78,13 +78,24 @@ def test_only_the_first_take_of_a_face_begins_with_the_portrait(engine):
     np.testing.assert_array_equal(run(engine, speech(14))[0][1].landmarks, first)
 
 
+def spoken(config, **motion):
+    """The lips of a fresh take `[k, 20, 3]` with keys of `[motion]` replaced."""
+    changed = msgspec.structs.replace(config.motion, **motion)
+    engine = make_engine(msgspec.structs.replace(config, motion=changed))
+    engine.identify(PORTRAIT)
+    engine.begin(0)
+    return np.stack([picture.landmarks[48:] for _, picture in run(engine, speech(14))])
+
+
+def test_takes_differ_by_the_noise(config):
+    calm, usual, lively = (spoken(config, noise=noise) for noise in (0.0, 0.5, 1.0))
+    assert not np.array_equal(calm, usual)
+    assert np.abs(lively - calm).mean() > np.abs(usual - calm).mean()
+
+
 def test_the_gain_is_the_size_of_what_speech_moves(config):
     def lips(gain):
-        motion = msgspec.structs.replace(config.motion, gain=gain)
-        engine = make_engine(msgspec.structs.replace(config, motion=motion))
-        engine.identify(PORTRAIT)
-        engine.begin(0)
-        return np.stack([picture.landmarks[48:] for _, picture in run(engine, speech(14))])
+        return spoken(config, gain=gain, noise=0.0)
 
     still, usual, wide = (lips(gain) for gain in (0.0, 1.0, 2.0))
     assert np.abs(usual - still).max() > 0.01

@@ -138,6 +138,7 @@ class NeuralEngine:
                 lookahead_ms=stream.lookahead_ms,
                 steps=motion_steps,
                 gain=self._config.motion.gain,
+                noise=self._config.motion.noise,
                 from_portrait=self._still,
             )
             video = VideoStream(
