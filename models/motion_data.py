@@ -22,7 +22,7 @@ from avatard.models import checkpoint
 from avatard.models.atom import REST_MODES, Atom, reference_of, rest_features
 from avatard.models.dataset import Clip, Entry, read_index
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.face.topology import LIP_68, MIRROR_68, REST_68
+from avatard.models.face.topology import LIP_68, MIRROR_68, REST_68, UPPER_LIP
 from avatard.models.motion_tracks import CLOSING_FRAMES, OPENING_FRAMES, frames_at_tempo
 
 Array = NDArray[np.float32]
@@ -39,8 +39,6 @@ STRANGER_SHARE = 0.1
 VOICE_SHARE = 0.5
 #: Frames at the end of a window that tell what a voice is like: the clip's own, not what was heard before it.
 HEARD_FRAMES = 6
-#: Points that hardly move in speech, though the mouth does.
-UPPER_LIP = [49, 50, 51, 52, 53, 61, 62, 63]
 
 
 def clips_with_sound(folder: Path) -> list[Entry]:
@@ -87,7 +85,7 @@ class MotionClip:
 def closed_face(landmarks: Array, person: Array) -> Array:
     """The person's closed mouth `person` `[68, 3]` on this clip's face, hung from its upper lip.
 
-    Registration differs between clips by more than speech moves an upper lip.
+    Speech hardly moves that. Registration differs between clips by more than speech moves an upper lip.
     """
     usual = np.median(landmarks, axis=0).astype(np.float32)
     closed: Array = person + (usual - person)[UPPER_LIP].mean(axis=0)

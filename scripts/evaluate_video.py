@@ -6,7 +6,7 @@ DATA_DIR was written by scripts/prepare_data.py; its people who are new to the w
 training and, with the shipped weights, everybody of other sources. Each clip's portrait is, of its frames with open
 eyes, the one with the most closed mouth. The JSON has an object per variant: `real` (the video), `still` (the portrait
 repeated), `warp` (the portrait moved by its landmarks, no network), `plain_decoder` and `reconstruction` (the
-autoencoder with the paper's decoder and with ours: upper bounds), `steps_1`, `steps_2` and `steps_4` (streamed
+autoencoder with the paper's decoder and with ours, of real frames), `steps_1`, `steps_2` and `steps_4` (streamed
 generation). What is undefined, or was not asked for, is null.
 """
 

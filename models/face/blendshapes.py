@@ -13,13 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.models.face.topology import LEFT_EYE, MIRROR_68, RIGHT_EYE
+from avatard.models.face.topology import LEFT_EYE, LOWER_LIP, MIRROR_68, MOUTH, RIGHT_EYE, UPPER_LIP
 
 Array = NDArray[np.floating]
 
-UPPER_LIP, LOWER_LIP = [49, 50, 51, 52, 53, 61, 62, 63], [55, 56, 57, 58, 59, 65, 66, 67]
 CORNERS = [48, 54, 60, 64]
-LIPS = range(48, 68)
+LIPS = range(68)[MOUTH]
 #: How far each jaw point follows the mandible: the chin's skin lags behind the bone, the ears stay.
 JAW_FOLLOWS = (0, 0, 0, 0.05, 0.2, 0.3, 0.45, 0.52, 0.58, 0.52, 0.45, 0.3, 0.2, 0.05, 0, 0, 0)
 #: Radians that the jaw turns about its hinge when fully open.

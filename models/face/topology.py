@@ -38,6 +38,9 @@ LEFT_EYE: Final = slice(42, 48)
 OUTER_LIP: Final = slice(48, 60)
 INNER_LIP: Final = slice(60, 68)
 MOUTH: Final = slice(48, 68)
+#: The lips without the corners.
+UPPER_LIP: Final = [49, 50, 51, 52, 53, 61, 62, 63]
+LOWER_LIP: Final = [55, 56, 57, 58, 59, 65, 66, 67]
 
 #: Points that speech moves: the mouth and the jaw that hangs below the cheeks (the lip stream of AToM-Net).
 LIP_68: Final[NDArray[np.intp]] = np.array([*range(4, 13), *range(48, 68)])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from avatard.models.face.topology import MOUTH
 from avatard.models.losses import Perceptual, l1, local_contrast
 from avatard.models.mcvdm.batches import INNER_WEIGHT, MOUTH_WEIGHT
 from avatard.models.mcvdm.decoder import CELLS, FRAME, Rendering, Window
@@ -28,7 +29,7 @@ def to_pictures(frames: Tensor) -> Tensor:
 def choose_window(target: Tensor, rng: torch.Generator | None) -> Window:
     """A window per clip: on the mouth (75 %), the eyes (10 %) or anywhere."""
     draw = torch.rand(len(target), 1, generator=rng)
-    mouth, eyes = target[:, :, 48:68].mean((1, 2)), target[:, :, 36:48].mean((1, 2))
+    mouth, eyes = target[:, :, MOUTH].mean((1, 2)), target[:, :, 36:48].mean((1, 2))
     anywhere = torch.rand(len(target), 2, generator=rng) * FRAME
     centre = torch.where(draw < 0.75, mouth, torch.where(draw < 0.85, eyes, anywhere))
     centre = centre + 6 * torch.randn(centre.shape, generator=rng)
