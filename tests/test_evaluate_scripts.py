@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import evaluate
 import evaluate_video
+import measure_tracker
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,16 @@ def test_weights_of_something_else_are_one_line(folder, tmp_path, monkeypatch, c
     )
     assert run(evaluate_video, monkeypatch, *arguments) == 2
     assert "not an autoencoder" in capsys.readouterr().err
+
+
+def test_the_trackers_own_noise(folder, monkeypatch, capsys):
+    assert run(measure_tracker, monkeypatch, folder, "--clips", 2) == 0
+    (figures,) = json.loads(capsys.readouterr().out).values()
+    assert figures["clips"] == 1
+    assert 0 < figures["noise"] < 3
+    assert figures["share"] == pytest.approx(figures["jerk_repeatable"] / figures["jerk"])
+
+
+def test_a_tracker_is_not_measured_without_clips(tmp_path, monkeypatch, capsys):
+    assert run(measure_tracker, monkeypatch, tmp_path) == 1
+    assert capsys.readouterr().err.startswith("error: ")
