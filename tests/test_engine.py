@@ -162,6 +162,14 @@ def test_steps_change_while_it_runs(engine):
     engine.effort(1, 1, 1)
 
 
+def test_a_stream_begins_with_the_portrait_whatever_was_rehearsed(config):
+    engine = make_engine(config)
+    engine.identify(PORTRAIT)
+    first = [next(iter(engine.begin(0, rehearsal).move(speech(30)))) for rehearsal in (True, False, False)]
+    np.testing.assert_array_equal(first[0].landmarks, first[1].landmarks)
+    assert not np.array_equal(first[1].landmarks, first[2].landmarks)
+
+
 def test_at_half_the_frame_rate_faces_are_still_those_of_every_frame(config):
     import msgspec
 

@@ -110,8 +110,8 @@ def test_a_long_speech_is_not_read_ahead_of_what_is_played():
 
 def test_what_the_engine_raises_reaches_the_caller():
     class Broken(Quick):
-        def begin(self, first_frame: int) -> WarpTake:
-            take = super().begin(first_frame)
+        def begin(self, first_frame: int, rehearsal: bool = False) -> WarpTake:
+            take = super().begin(first_frame, rehearsal)
             take.draw = lambda motion: 1 / 0  # type: ignore[method-assign, assignment, return-value]
             return take
 
@@ -121,8 +121,8 @@ def test_what_the_engine_raises_reaches_the_caller():
 
 def test_an_engine_that_makes_too_little_is_not_waited_for():
     class Short(Quick):
-        def begin(self, first_frame: int) -> WarpTake:
-            take = super().begin(first_frame)
+        def begin(self, first_frame: int, rehearsal: bool = False) -> WarpTake:
+            take = super().begin(first_frame, rehearsal)
             take.draw = lambda motion: iter(())  # type: ignore[method-assign]
             return take
 

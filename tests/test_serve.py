@@ -1,6 +1,7 @@
 """`avatard serve` as a process: it says where it is, and ends cleanly on a signal."""
 
 import asyncio
+import os
 import re
 import signal
 import sys
@@ -36,7 +37,10 @@ def portrait(tmp_path):
 
 async def start(portrait, *settings, engine="tests.warp_engine:make"):
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", RUN, str(portrait), engine, *settings), stderr=asyncio.subprocess.PIPE, cwd=ROOT
+        *(sys.executable, "-c", RUN, str(portrait), engine, *settings),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        start_new_session=True,
     )
     assert process.stderr is not None
     lines: list[str] = []
@@ -61,6 +65,14 @@ async def test_a_signal_ends_it_cleanly_with_clients_connected(portrait):
         while message.type is aiohttp.WSMsgType.TEXT:
             message = await socket.receive(timeout=10)
         assert message.type is aiohttp.WSMsgType.CLOSE and message.data == 1001
+    rest = (await process.stderr.read()).decode()
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert "Traceback" not in rest and "shutting down" in rest
+
+
+async def test_ctrl_c_of_a_terminal_leaves_no_traceback(portrait):
+    process, _, _ = await start(portrait)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal signals every process that was started in it
     rest = (await process.stderr.read()).decode()
     assert await asyncio.wait_for(process.wait(), 10) == 0
     assert "Traceback" not in rest and "shutting down" in rest

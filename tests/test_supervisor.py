@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -119,6 +120,49 @@ async def test_what_cannot_start_says_why(start):
         await start("make_broken")
     with pytest.raises(WorkerError, match=r"ModuleNotFoundError|exited with code"):
         await start("does_not_exist")
+
+
+async def test_without_a_place_for_its_sockets_it_says_so(start, monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    for folder in (tmp_path / "none", long):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(WorkerError, match="^the inference process did not start: it cannot be run: "):
+            await asyncio.wait_for(start(), 10)
+
+
+async def test_a_process_that_cannot_be_replaced_at_once_is_replaced_later(start, monkeypatch):
+    supervisor, log = await start()
+    create = asyncio.create_subprocess_exec
+    refused: list[object] = []
+
+    async def out_of_memory(*arguments, **options):
+        if not refused:
+            refused.append(arguments)
+            raise OSError(12, "Cannot allocate memory")
+        return await create(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", out_of_memory)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    await log.until(lambda: len(log.ready) == 2)
+    assert log.lost[1:] == ["it cannot be run: [Errno 12] Cannot allocate memory"]
+
+
+async def test_pictures_go_on_while_a_portrait_is_looked_at(start, portrait, monkeypatch):
+    supervisor, log = await start("make_slow_eyed")
+    monkeypatch.setattr(module, "SILENT_SECONDS", 1.0)
+    checks = [asyncio.create_task(supervisor.identify(portrait)) for _ in range(7)]
+    await asyncio.sleep(0.5)
+    supervisor.begin(1, 0)
+    supervisor.hear(1, np.zeros(12 * 640, np.float32))
+    await log.until(lambda: log.frames)
+    assert sum(check.done() for check in checks) == 2  # one is looked at, four wait
+    digest, _ = await checks[0]
+    assert digest and not log.lost
+    with pytest.raises(PortraitError, match="other portraits are being checked"):
+        await checks[-1]
+    for check in checks:
+        check.cancel()
 
 
 async def test_a_portrait_is_checked_before_it_is_used(start, portrait, tmp_path):

@@ -74,7 +74,7 @@ class WarpEngine:
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
         return f"{int(self.portrait.sum()):x}", self.picture(0)
 
-    def begin(self, first_frame: int) -> WarpTake:
+    def begin(self, first_frame: int, rehearsal: bool = False) -> WarpTake:
         return WarpTake(self, first_frame)
 
     def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:
@@ -102,12 +102,25 @@ def make_hanging(config: Config) -> WarpEngine:
     engine = WarpEngine(config)
     begin, begun = engine.begin, []
 
-    def counting(first_frame: int) -> WarpTake:
+    def counting(first_frame: int, rehearsal: bool = False) -> WarpTake:
         begun.append(first_frame)
         engine.trap = "hang" if len(begun) > 1 else ""
-        return begin(first_frame)
+        return begin(first_frame, rehearsal)
 
     engine.begin = counting  # type: ignore[method-assign]
+    return engine
+
+
+def make_slow_eyed(config: Config) -> WarpEngine:
+    """Looks at a portrait for longer than the process may be silent."""
+    engine = WarpEngine(config)
+    identify = engine.identify
+
+    def slowly(portrait: Path, face: int = 0) -> tuple[str, Picture]:
+        time.sleep(2)
+        return identify(portrait, face)
+
+    engine.identify = slowly  # type: ignore[method-assign]
     return engine
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,15 @@ class _Faces:
         return Picture(pixels, points, self._arkit(landmarks), head)
 
 
+@dataclass
+class _Person:
+    """Whom the engine shows."""
+
+    identity: Identity
+    faces: _Faces
+    still: bool = True  # the portrait has not moved yet
+
+
 class NeuralEngine:
     """Both networks and a portrait; see `interfaces.Engine`.
 
@@ -109,8 +119,7 @@ class NeuralEngine:
             self._mcvdm = Mcvdm.load(config.video.weights).narrow()
             self._driving = DrivingPose(Path(pose_video)) if pose_video else None
         self._effort = (config.stream.motion_steps, config.stream.video_steps, 1)
-        self._identity: Identity | None = None
-        self._still = True  # the portrait has not moved yet
+        self._person: _Person | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
     def identify(self, portrait: Path, face: int = 0) -> tuple[str, Picture]:
@@ -118,12 +127,13 @@ class NeuralEngine:
         with _said_of(IdentityError):
             identity = Identity.load(portrait, face or None)
         faces = _Faces(identity, self._config, self._driving)
-        self._identity, self._faces, self._still = identity, faces, True
+        self._person = _Person(identity, faces)
         return identity.digest, faces.picture(identity.portrait, identity.neutral, identity.pose)
 
-    def begin(self, first_frame: int) -> NeuralTake:
+    def begin(self, first_frame: int, rehearsal: bool = False) -> NeuralTake:
         """See `interfaces.Engine`."""
-        assert self._identity is not None
+        person = self._person
+        assert person is not None
         stream = self._config.stream
         motion_steps, video_steps, stride = self._effort
         # What the two refuse are hops, fades and look-aheads of the configuration.
@@ -131,7 +141,7 @@ class NeuralEngine:
             motion = MotionStream(
                 self._atom,
                 self._speech,
-                self._identity,
+                person.identity,
                 seed=stream.seed,
                 first_frame=first_frame,
                 hop_frames=stream.hop_frames,
@@ -139,11 +149,11 @@ class NeuralEngine:
                 steps=motion_steps,
                 gain=self._config.motion.gain,
                 noise=self._config.motion.noise,
-                from_portrait=self._still,
+                from_portrait=person.still,
             )
             video = VideoStream(
                 self._mcvdm,
-                self._identity,
+                person.identity,
                 seed=stream.seed,
                 first_frame=first_frame,
                 clip=stream.clip_frames,
@@ -152,8 +162,9 @@ class NeuralEngine:
                 steps=video_steps,
             )
         # After an interrupt the mouth is to be closed, not to smile as in the portrait.
-        self._streams, self._still = (motion, video), False
-        return NeuralTake(motion, video, self._faces, first_frame, stride)
+        person.still = person.still and rehearsal
+        self._streams = (motion, video)
+        return NeuralTake(motion, video, person.faces, first_frame, stride)
 
     def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:
         """See `interfaces.Engine`; a stride must divide the hop."""

@@ -57,8 +57,10 @@ class Engine(Protocol):
             EngineError: the portrait cannot be used.
         """
 
-    def begin(self, first_frame: int) -> Take:
-        """A new take from this frame on.
+    def begin(self, first_frame: int, rehearsal: bool = False) -> Take:
+        """A new take from this frame on; a rehearsal is seen by nobody, and the portrait has not moved after it.
+
+        May be called while another thread is in `identify`.
 
         Raises:
             EngineError: the configuration does not fit the networks.

@@ -175,9 +175,14 @@ class Supervisor:
         pause = FIRST_RETRY_SECONDS
         while True:
             started = monotonic()
-            reason = await self._run_once(first)
+            try:
+                reason = await self._run_once(first)
+            except Exception as error:  # whatever it was, an avatar that comes back is better than none
+                logger.debug("inference process not run", exc_info=True)
+                reason = f"it cannot be run: {error}"
             if not first.done():  # a process that was never ready is not worth another try
-                first.set_exception(WorkerError(reason))
+                said = reason if self._failed is not None else f"the inference process did not start: {reason}"
+                first.set_exception(WorkerError(said))
                 return
             self.restarts += 1
             logger.error("inference process lost", extra={"reason": reason, "restarts": self.restarts})
@@ -187,9 +192,9 @@ class Supervisor:
 
     async def _run_once(self, first: asyncio.Future[None]) -> str:
         """One process from start to end; says why it ended."""
-        context = zmq.asyncio.Context()
         self._failed = None
         with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
+            context = zmq.asyncio.Context()
             commands, events = context.socket(zmq.PUSH), context.socket(zmq.PULL)
             commands.linger = events.linger = 0
             tasks: list[asyncio.Task[str]] = []
@@ -200,6 +205,7 @@ class Supervisor:
                     *(sys.executable, "-m", "avatard.pipeline.worker"),
                     *(f"ipc://{folder}/commands", f"ipc://{folder}/events", self._engine),
                     stdin=asyncio.subprocess.PIPE,
+                    start_new_session=True,  # Ctrl-C is the daemon's: it stops the process in good order
                     # More OpenMP threads than one per stage were measured slower; idle ones must not spin.
                     env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
                 )

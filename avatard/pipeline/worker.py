@@ -2,9 +2,10 @@
 
     python -m avatard.pipeline.worker COMMANDS EVENTS ENGINE
 
-Three threads: this one moves messages and says several times a second that it is alive, one runs the motion network,
-one the video network. Each has one torch thread: two OpenMP threads per stage were measured slower than one. The
-process leaves when its standard input closes, which happens however the daemon dies.
+Four threads: this one moves messages and says several times a second that it is alive, one runs the motion network,
+one the video network, and one looks at new portraits. The networks have one torch thread each: two OpenMP threads per
+stage were measured slower than one. The process leaves when its standard input closes, which happens however the daemon
+dies.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from avatard.pipeline.interfaces import Engine, EngineError, MakeEngine, Picture
 BEAT_SECONDS = 0.25
 QUEUE_ORDERS = 256  # small: the daemon orders at most 100 times a second
 QUEUE_CLIPS = 4  # motion may not run further ahead of video than this
+QUEUE_PORTRAITS = 4  # more at once are refused
 NICENESS = 2  # the event loop, which must send every 40 ms, goes first
 WARM_UP_HOPS = 8
 PIECE_SAMPLES = 1_280
@@ -89,6 +91,7 @@ class Worker:
         self._failure: BaseException | None = None
         self._motion = _Stage("motion", QUEUE_ORDERS, self._fail)
         self._video = _Stage("video", QUEUE_CLIPS, self._fail)
+        self._portraits = _Stage("portraits", QUEUE_PORTRAITS, self._fail)
         self._engine: Engine | None = None
 
     def serve(self) -> None:
@@ -130,7 +133,10 @@ class Worker:
                     samples = np.frombuffer(parts[0], np.float32)
                     self._motion.queue.put_nowait(lambda: self._move(run, samples))
             case ipc.Identify():
-                self._send(*self._answer(command, parts[0]))
+                try:
+                    self._portraits.queue.put_nowait(lambda: self._send(*self._answer(command, parts[0])))
+                except queue.Full:
+                    self._send(ipc.Identified(command.request, error="other portraits are being checked; try again"))
             case ipc.Effort():
                 assert self._engine is not None
                 self._engine.effort(command.motion_steps, command.video_steps, command.stride)
@@ -157,7 +163,7 @@ class Worker:
 
     def _warm_up(self, engine: Engine, hop_samples: int) -> float:
         """Run silence through both networks until it is known how long the first pictures of a hop take."""
-        take = engine.begin(0)
+        take = engine.begin(0, rehearsal=True)
         seconds: list[float] = []
         done = threading.Event()
 
