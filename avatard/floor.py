@@ -17,6 +17,7 @@ class Floor:
     """The floor of one session. Whoever speaks has it until they stop; pushed speech takes it from a microphone."""
 
     def __init__(self) -> None:
+        self.interrupts = 0
         self._holder: object | None = None
         self._pushed = False  # the holder pushes its speech, and is no microphone, which is always on
         self._spoken_at = -math.inf
@@ -32,13 +33,15 @@ class Floor:
         """Whether this speaker has the floor."""
         return speaker is self._holder
 
-    def claim(self, speaker: object, pushed: bool, waiting: bool) -> bool:
+    def claim(self, speaker: object, pushed: bool, waiting: bool, loud: bool = True) -> bool:
         """Take the floor, or keep it.
 
         Args:
             speaker: who.
             pushed: whether the speech is pushed, and not heard live.
-            waiting: whether speech of the holder is still waiting to be said.
+            waiting: whether speech is still waiting to be said.
+            loud: whether it can be heard. An open microphone that hears nothing has the floor only as long as nobody
+                else wants it, and takes it from nobody.
 
         Returns:
             Whether another speaker's utterance ends with it.
@@ -48,11 +51,12 @@ class Floor:
         """
         before = self._holder
         if before is not speaker:
-            idle = self.silent_seconds > FLOOR_SECONDS and not waiting
-            if before is not None and not idle and not (pushed and not self._pushed):
+            idle = self.silent_seconds > FLOOR_SECONDS and not (waiting and self._pushed)
+            if before is not None and not (loud and (idle or (pushed and not self._pushed))):
                 raise FloorError("another speaker has the floor; try again when they have stopped")
             self._holder, self._pushed = speaker, pushed
-        self._spoken_at = monotonic()
+        if loud:
+            self._spoken_at = monotonic()
         return before is not None and before is not speaker
 
     def release(self, speaker: object) -> bool:
@@ -66,6 +70,7 @@ class Floor:
 
     def interrupt(self) -> None:
         """Take the floor from whoever has it; the rest of a pushed utterance, still on its way, is not wanted."""
+        self.interrupts += 1
         if self._pushed and self._holder is not None:
             self._cut_off, self._cut_off_at = self._holder, monotonic()
         self._holder = None

@@ -151,13 +151,14 @@ class Session:
         """Say these 16 kHz samples (float32 [T]); waits while the buffer is full, which is the back-pressure.
 
         After an interrupt the rest of the utterance is dropped: until `end_of_utterance`, or until the speaker pauses.
+        What is waiting here when it comes is dropped in any case.
 
         Raises:
             FloorError: another speaker is speaking.
         """
-        rest = samples
+        rest, interrupts = samples, self._floor.interrupts
         while len(rest):
-            if self._floor.is_cut_off(speaker):
+            if self._floor.is_cut_off(speaker) or self._floor.interrupts != interrupts:
                 return
             self._claim(speaker, pushed=True)
             rest = rest[self._push(rest) :]
@@ -165,15 +166,16 @@ class Session:
                 self._room.clear()
                 await self._room.wait()
 
-    def speak_rest(self, samples: Samples, speaker: object) -> None:
-        """Say the few samples that were left in a filter; what does not fit is dropped."""
-        if self._floor.holds(speaker):
-            self._push(samples)
-
     def speak_live(self, samples: Samples, speaker: object) -> bool:
-        """Say what a microphone hears now; False if it was dropped: another is speaking, or it is quiet and late."""
+        """Say what a microphone hears now.
+
+        False if it was dropped: another is speaking, or it is quiet and late, or quiet and nobody watches.
+        """
+        loud = rms(samples) > SPEAKING_RMS
+        if not loud and not self._attended:
+            return False
         try:
-            self._claim(speaker, pushed=False)
+            self._claim(speaker, pushed=False, loud=loud)
         except FloorError:
             return False
         # A microphone's clock is not ours: what it gains is left out where it is quiet, or the latency would grow.
@@ -188,8 +190,8 @@ class Session:
         if self._floor.release(speaker):
             self.scheduler.end_of_utterance(self.now)
 
-    def _claim(self, speaker: object, pushed: bool) -> None:
-        if self._floor.claim(speaker, pushed, waiting=self.scheduler.buffered_samples > 0):
+    def _claim(self, speaker: object, pushed: bool, loud: bool = True) -> None:
+        if self._floor.claim(speaker, pushed, waiting=self.scheduler.buffered_samples > 0, loud=loud):
             self.scheduler.end_of_utterance(self.now)
 
     def _push(self, samples: Samples) -> int:
@@ -284,8 +286,12 @@ class Session:
 
     @property
     def _wanted(self) -> bool:
-        lingers = self.speaking or self.scheduler.has_speech or self._floor.silent_seconds < LINGER_SECONDS
-        return bool(self._sinks) or lingers
+        return self._attended or self.speaking or self.scheduler.has_speech
+
+    @property
+    def _attended(self) -> bool:
+        """Whether anybody watches, or spoke a moment ago."""
+        return bool(self._sinks) or self._floor.silent_seconds < LINGER_SECONDS
 
     async def _run(self) -> None:
         while True:
@@ -312,17 +318,19 @@ class Session:
         self.clock = MediaClock()
 
     def _play(self) -> None:
+        """Play one frame if it is due: where frames take longer than they last, others must have their turn too."""
         if self.clock.frame() - self.scheduler.next_frame > STARVED_FRAMES:
             logger.warning("the machine was asleep", extra={"frames": self.clock.frame() - self.scheduler.next_frame})
             self.clock.start(self.scheduler.next_frame)
-        while self.scheduler.next_frame <= self.clock.frame():
-            entry = self.scheduler.play(self.now)
-            self._account(entry)
-            for sink in list(self._sinks):
-                sink.play(entry)
-            if self._supervisor.ready and self.scheduler.catch_up(self.now):
-                self._tempo.fell_behind()
-                self._begin(self.scheduler.epoch_first)
+        if self.scheduler.next_frame > self.clock.frame():
+            return
+        entry = self.scheduler.play(self.now)
+        self._account(entry)
+        for sink in list(self._sinks):
+            sink.play(entry)
+        if self._supervisor.ready and self.scheduler.catch_up(self.now):
+            self._tempo.fell_behind()
+            self._begin(self.scheduler.epoch_first)
 
     def _account(self, entry: PlayOut) -> None:
         if not self._room.is_set():

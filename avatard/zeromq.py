@@ -69,7 +69,6 @@ class ZmqGateway:
         self.publisher: Publisher | None = None
         self.receiver: Receiver | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._pushing: asyncio.Future[None] | None = None
         self._swapping: asyncio.Task[None] | None = None
         self._resampler: Resampler | None = None
         self._rate_hz = 0
@@ -223,26 +222,16 @@ class ZmqGateway:
 
     async def _push(self, samples: NDArray[np.float32], request_id: str) -> None:
         """Speak, waiting while the session's buffer is full, until an interrupt."""
-        self._pushing = asyncio.ensure_future(self._session.speak(samples, self))
         try:
-            await asyncio.wait([self._pushing])
-        finally:
-            self._pushing.cancel()
-        if self._pushing.cancelled():
-            return
-        match self._pushing.exception():
-            case None:
-                self._refused = False
-            case FloorError() as error:
-                if not self._refused:  # once, not for every packet of the speech
-                    self._on_error(str(error), request_id)
-                self._refused = True
-            case error:
-                raise error
+            await self._session.speak(samples, self)
+        except FloorError as error:
+            if not self._refused:  # once, not for every packet of the speech
+                self._on_error(str(error), request_id)
+            self._refused = True
+        else:
+            self._refused = False
 
     def _on_interrupt(self, request: Interrupt) -> None:
-        if self._pushing is not None:
-            self._pushing.cancel()
         self._resampler = None
         self._answers["interrupted"] = request.id
         self._session.interrupt()

@@ -14,6 +14,7 @@ import numpy as np
 
 from avatard.config import Config, Stream
 from avatard.config import Server as ServerConfig
+from avatard.pipeline.scheduler import PlayOut
 from avatard.pipeline.supervisor import Portrait
 from avatard.server import Server
 from avatard.session import Session
@@ -66,3 +67,27 @@ def beeps(seconds: float, rate_hz: int = 16_000) -> np.ndarray:
     """Syllables: a tone that is on for 120 ms of every 400, float32."""
     time = np.arange(round(seconds * rate_hz)) / rate_hz
     return (0.3 * np.sin(2 * np.pi * 300 * time) * (time % 0.4 < 0.12)).astype(np.float32)
+
+
+class Screen:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.entries: list[PlayOut] = []
+
+    def play(self, entry: PlayOut) -> None:
+        self.entries.append(entry)
+
+    @property
+    def sound(self) -> np.ndarray:
+        return np.concatenate([entry.samples for entry in self.entries])
+
+    @property
+    def pixels(self) -> np.ndarray:
+        picture = self.entries[-1].picture
+        assert picture is not None
+        return picture.pixels
+
+    @property
+    def mouth(self) -> np.ndarray:
+        return np.array([0 if e.picture is None else e.picture.landmarks[57, 1] for e in self.entries])

@@ -34,6 +34,21 @@ def test_pushed_speech_takes_the_floor_from_a_microphone(clock):
         floor.claim("microphone", pushed=False, waiting=True)
 
 
+def test_an_open_microphone_that_hears_nothing_keeps_nobody_from_speaking(clock):
+    floor = Floor()
+    floor.claim("silent", pushed=False, waiting=False, loud=False)
+    with pytest.raises(FloorError):
+        floor.claim("other", pushed=False, waiting=False, loud=False)
+    assert floor.silent_seconds > 1000
+    assert floor.claim("other", pushed=False, waiting=True)
+    with pytest.raises(FloorError):
+        floor.claim("silent", pushed=False, waiting=True, loud=False)
+    clock[0] += FLOOR_SECONDS + 0.1
+    with pytest.raises(FloorError):
+        floor.claim("silent", pushed=False, waiting=False, loud=False)
+    assert floor.claim("silent", pushed=False, waiting=False)
+
+
 def test_after_an_interrupt_the_rest_is_not_wanted_until_a_pause(clock):
     floor = Floor()
     floor.claim("agent", pushed=True, waiting=False)

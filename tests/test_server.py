@@ -5,6 +5,7 @@ import io
 import os
 import re
 import signal
+import time
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,7 @@ import pytest
 from avatard.audio.resample import to_pcm16
 from avatard.config import Server, Webrtc
 from avatard.live_client import ClientError, LiveClient
-from tests.serving import ROOT, beeps, config, running_server, until
+from tests.serving import ROOT, Screen, beeps, config, running_server, until
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +171,61 @@ async def test_a_voice_agent_speaks_and_interrupts_over_a_websocket(serving):
         message = await socket.receive(timeout=10)
         assert message.type is aiohttp.WSMsgType.CLOSE and message.data == 1009
     assert session.ready
+
+
+async def types_until(socket, last):
+    """The events that come up to the one that is waited for."""
+    types: list[str] = []
+    async with asyncio.timeout(20):
+        while not types or types[-1] != last:
+            types.append((await socket.receive_json())["type"])
+    return types
+
+
+async def test_an_interrupt_overtakes_the_speech_before_it_and_what_follows_is_said(serving):
+    session, url, http = serving
+    screen = Screen()
+    session.attach(screen)
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_json({"sample_rate": 8000})
+        for _ in range(4):  # two minutes
+            await socket.send_bytes(to_pcm16(beeps(30, 8000)).tobytes())
+        await types_until(socket, "bot-started-speaking")
+        began = time.monotonic()
+        await socket.send_json({"type": "interrupt"})
+        await socket.send_bytes(to_pcm16(beeps(1, 8000)).tobytes())
+        await types_until(socket, "bot-interrupted")
+        assert time.monotonic() - began < 5
+        seen = len(screen.entries)
+        await until(lambda: sum(np.abs(entry.samples).max() > 0.1 for entry in screen.entries[seen:]) >= 6)
+        await until(lambda: not session.scheduler.buffered_samples, 2)
+
+
+async def test_what_was_said_before_the_connection_ended_is_said(serving):
+    session, url, http = serving
+    screen = Screen()
+    session.attach(screen)
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_json({"sample_rate": 16000})
+        await socket.send_bytes(to_pcm16(beeps(2)).tobytes())
+    await until(lambda: sum(np.abs(entry.samples).max() > 0.1 for entry in screen.entries) >= 15)
+
+
+async def test_a_sender_is_held_back_when_minutes_of_speech_wait(serving, monkeypatch):
+    monkeypatch.setattr("avatard.voice_agent.MAX_WAITING_SAMPLES", 16000)
+    session, url, http = serving
+    session.attach(Screen())
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_json({"sample_rate": 16000})
+        for _ in range(4):
+            await socket.send_bytes(to_pcm16(beeps(30)).tobytes())
+        await socket.send_json({"type": "nonsense"})
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                while (await socket.receive_json())["type"] != "error":
+                    pass
+        session.interrupt()
+        await types_until(socket, "error")
 
 
 async def test_a_page_of_another_site_is_refused(serving):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,31 +16,7 @@ from avatard.pipeline.ipc import Made
 from avatard.pipeline.scheduler import PlayOut
 from avatard.pipeline.supervisor import Portrait, PortraitError
 from avatard.session import Session
-from tests.serving import ROOT, beeps, config, portrait, running_session, until
-
-
-class Screen:
-    """A sink that remembers."""
-
-    def __init__(self) -> None:
-        self.entries: list[PlayOut] = []
-
-    def play(self, entry: PlayOut) -> None:
-        self.entries.append(entry)
-
-    @property
-    def sound(self) -> np.ndarray:
-        return np.concatenate([entry.samples for entry in self.entries])
-
-    @property
-    def pixels(self) -> np.ndarray:
-        picture = self.entries[-1].picture
-        assert picture is not None
-        return picture.pixels
-
-    @property
-    def mouth(self) -> np.ndarray:
-        return np.array([0 if e.picture is None else e.picture.landmarks[57, 1] for e in self.entries])
+from tests.serving import ROOT, Screen, beeps, config, portrait, running_session, until
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +125,36 @@ async def test_one_speaker_at_a_time():
         assert not session.speak_live(beeps(0.1), "microphone")
         session.end_of_utterance("agent")
         await session.speak(beeps(0.1), "other")
+
+
+async def test_an_open_microphone_is_no_reason_to_work(monkeypatch):
+    monkeypatch.setattr("avatard.session.LINGER_SECONDS", 0.3)
+    quiet, loud = np.full(320, 0.001, np.float32), np.full(320, 0.1, np.float32)
+    async with running_session() as session:
+        assert not session.speak_live(quiet, "microphone") and not session.clock.running
+        assert session.speak_live(loud, "microphone")
+        await until(lambda: session.clock.running)
+        async with asyncio.timeout(10):
+            while session.clock.running:
+                session.speak_live(quiet, "microphone")
+                await asyncio.sleep(0.02)
+        session.attach(Screen())
+        assert session.speak_live(quiet, "microphone"), "somebody listens"
+
+
+async def test_a_frame_that_takes_longer_than_it_lasts_stops_nothing_else():
+    class Slow(Screen):
+        def play(self, entry: PlayOut) -> None:
+            super().play(entry)
+            time.sleep(0.06)
+
+    async with running_session() as session:
+        slow = Slow()
+        session.attach(slow)
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+        assert len(slow.entries) >= 10
+        session.detach(slow)
 
 
 async def test_a_killed_worker_does_not_stop_the_sound():
