@@ -31,12 +31,26 @@ app = typer.Typer(
 bench_app = typer.Typer(help="Measure this machine.", invoke_without_command=True)
 app.add_typer(bench_app, name="bench")
 
+
+def _writable(path: Path | None) -> Path | None:
+    """What takes long is not to be lost at its end."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise typer.BadParameter(f"{path} cannot be written: it is a folder, or in none")
+    return path
+
+
 ConfigOption = Annotated[str, typer.Option("--config", metavar="FILE|NAME", help="A TOML file, or nano or paper.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set any key of the configuration; repeatable."),
 ]
-FaceOption = Annotated[int | None, typer.Option(help="Which face, counted from the left and from 1.")]
+FaceOption = Annotated[int | None, typer.Option(min=1, help="Which face, counted from the left and from 1.")]
+ProfileOption = Annotated[
+    str | None, typer.Option(metavar="quality|balanced|low-latency", help="Latency against smoothness.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", callback=_writable, help="Write the figures to this file.")
+]
 LogLevelOption = Annotated[str | None, typer.Option(metavar="debug|info|warning|error", help="Least severe to log.")]
 LogFormatOption = Annotated[str | None, typer.Option(metavar="human|json", help="One line an event in both.")]
 
@@ -118,9 +132,7 @@ def doctor(
 def serve(
     identity: Annotated[Path, typer.Option(help="The portrait: one upright face, seen from the front.")],
     face: FaceOption = None,
-    profile: Annotated[
-        str | None, typer.Option(metavar="quality|balanced|low-latency", help="Latency against smoothness.")
-    ] = None,
+    profile: ProfileOption = None,
     audio: Annotated[
         str | None, typer.Option(metavar="FILE|mic", help="Speak a sound file, or what a local microphone hears.")
     ] = None,
@@ -242,12 +254,19 @@ def render(
         raise SystemExit(130) from None
 
 
+def _write_json(path: Path | None, report: object) -> None:
+    if path is not None:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+
+
 @bench_app.callback()
 def bench(
     context: typer.Context,
     identity: Annotated[Path | None, typer.Option(help="A portrait.")] = None,
+    face: FaceOption = None,
     seconds: Annotated[float, typer.Option(min=2, max=600, help="Speech to measure with.")] = 10.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
     config: ConfigOption = "nano",
     set_: SetOption = None,
     log_level: LogLevelOption = None,
@@ -258,7 +277,13 @@ def bench(
         return
     if identity is None:
         raise typer.BadParameter("give a portrait with --identity", context)
-    effective = configure(config, set_, {"log.level": log_level, "log.format": log_format})
+    flags = {
+        "portrait.face": face,
+        "stream.profile": profile,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
+    effective = configure(config, set_, flags)
     from avatard.bench import bench as measure
     from avatard.bench import table
     from avatard.pipeline.interfaces import EngineError
@@ -267,9 +292,8 @@ def bench(
         from avatard.pipeline.engine import make_engine
 
         report = measure(effective.config, make_engine, identity, seconds)
-        if json_file is not None:
-            json_file.write_text(json.dumps(report, indent=2) + "\n")
-    print(table(report))
+        print(table(report))
+        _write_json(json_file, report)
 
 
 @bench_app.command("serve")
@@ -278,8 +302,8 @@ def bench_serve(
     audio: Annotated[Path | None, typer.Option(help="Speech to say; without it, something like speech.")] = None,
     seconds: Annotated[float, typer.Option(min=5, max=3600, help="How long to speak.")] = 60.0,
     interrupts: Annotated[int, typer.Option(min=0, max=200, help="How many to measure after that.")] = 20,
-    profile: Annotated[str | None, typer.Option(metavar="quality|balanced|low-latency", help="As of serve.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
     config: ConfigOption = "nano",
     set_: SetOption = None,
 ) -> None:
@@ -301,9 +325,8 @@ def bench_serve(
 
     with complain(BenchError, ClientError, SourceError, OSError):
         report = asyncio.run(run())
-        if json_file is not None:
-            json_file.write_text(json.dumps(report, indent=2) + "\n")
-    print(table(report))
+        print(table(report))
+        _write_json(json_file, report)
 
 
 @app.command()

@@ -111,7 +111,7 @@ def _portaudio(needed: bool) -> Check:
         )
     microphones = sum(device["max_input_channels"] > 0 for device in sounddevice.query_devices())
     if not microphones:
-        return Check("PortAudio", lacking, "no microphone; the browser's does not need one here")
+        return Check("PortAudio", lacking, "no microphone here: connect one, or use the page's, which is the browser's")
     return Check("PortAudio", "ok", f"{microphones} microphones")
 
 

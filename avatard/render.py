@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -166,7 +166,7 @@ def render(
     Raises:
         RenderError, SourceError, MediaError, Mp4Error, EngineError: what the user can cure, in one line.
     """
-    _check(output, size)
+    _check(output, size, (identity, audio))
     total = _frames_of(audio)
     with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
         if identity.suffix.lower() in VIDEOS:
@@ -195,7 +195,7 @@ def render(
     return frames
 
 
-def _check(output: Path, size: int | None) -> None:
+def _check(output: Path, size: int | None, sources: Sequence[Path]) -> None:
     """Refuse what would fail after the work is done. Raises `RenderError`."""
     if output.suffix.lower() != ".mp4":
         raise RenderError(f"{output}: expected a name that ends in .mp4")
@@ -204,6 +204,8 @@ def _check(output: Path, size: int | None) -> None:
             f"{output} cannot be written: {'it' if output.is_dir() else output.parent} is not a "
             f"{'file' if output.is_dir() else 'folder'}"
         )
+    if any(output.absolute() == source.absolute() for source in sources):
+        raise RenderError(f"{output} would be overwritten: give another name")
     low, high = SIZES
     if size is not None and (size % 2 or not low <= size <= high):
         raise RenderError(f"a size of {size} pixels: expected an even number from {low} to {high}")

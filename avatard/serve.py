@@ -93,7 +93,8 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> Non
 def _check_source(source: str) -> None:
     """Refuse a file that is not there before the networks are loaded."""
     if source and source != MICROPHONE and not Path(source).is_file():
-        raise SourceError(f"{source} cannot be read as sound: there is no such file")
+        reason = "it is a folder" if Path(source).is_dir() else "there is no such file"
+        raise SourceError(f"{source} cannot be read as sound: {reason}")
 
 
 async def _speak(source: str, session: Session) -> None:

@@ -166,7 +166,7 @@ class HubertFeatures(nn.Module):
         try:
             from transformers import HubertModel, Wav2Vec2FeatureExtractor
         except ImportError as error:
-            raise SpeechError("HuBERT needs transformers: pip install 'avatard[hubert]'") from error
+            raise SpeechError("HuBERT needs transformers: in the checkout, pip install '.[hubert]'") from error
         try:
             model = HubertModel.from_pretrained(str(name))
             extractor = Wav2Vec2FeatureExtractor.from_pretrained(str(name))

@@ -109,7 +109,7 @@ def check_endpoint(endpoint: str, keys: ServerKeys | None) -> None:
     if keys is None and not _is_loopback(str(url.hostname)):
         raise EndpointError(
             f"{endpoint} is reachable from other machines: bind to 127.0.0.1, or make keys with `avatard keys`"
-            " and give the secret one"
+            " and set zmq.secret_key_file"
         )
 
 

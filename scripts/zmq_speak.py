@@ -88,6 +88,8 @@ def main(
     patience: Annotated[float, typer.Option(help="Seconds to wait until the avatar takes a message.")] = 60,
 ) -> None:
     """Send a file's sound, a portrait, or both."""
+    if sound is None and portrait is None:
+        raise typer.BadParameter("give a file with sound, or --portrait")
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         try:
             if server_key:

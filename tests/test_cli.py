@@ -67,3 +67,9 @@ def test_complain_turns_named_exceptions_only(capsys):
     assert capsys.readouterr().err == "avatard: no such portrait\n"
     with pytest.raises(ZeroDivisionError), complain(OSError):
         print(1 / 0)
+
+
+def test_what_is_measured_has_a_place_to_go_before_it_is_measured(tmp_path):
+    for verb in (["bench"], ["bench", "serve"]):
+        ran = CliRunner().invoke(app, [*verb, "--identity", "me.png", "--json", str(tmp_path / "none" / "out.json")])
+        assert ran.exit_code == 2 and "cannot be written" in ran.output

@@ -212,6 +212,11 @@ def test_an_interrupt_keeps_the_file_that_was_there(portrait, speech, tmp_path):
     assert (tmp_path / "out.mp4").read_bytes() == b"before"
 
 
+def test_a_source_is_not_overwritten(speech, tmp_path):
+    with pytest.raises(RenderError, match="would be overwritten"):
+        render(CONFIG, Stopping, tmp_path / "me.mp4", speech, tmp_path / "me.mp4", progress=False)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [

@@ -46,6 +46,8 @@ def read_file(path: Path) -> Iterator[Samples]:
                 for part in planar.resample(frame):
                     yield resampler.push(part.to_ndarray().mean(axis=0, dtype=np.float32))
             yield resampler.flush()
+    except SourceError:
+        raise
     except FFmpegError as error:
         raise SourceError(f"{path} cannot be read as sound: {error.strerror}") from None
     except (OSError, ValueError) as error:
