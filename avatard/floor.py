@@ -29,10 +29,6 @@ class Floor:
         """How long ago somebody spoke."""
         return monotonic() - self._spoken_at
 
-    def holds(self, speaker: object) -> bool:
-        """Whether this speaker has the floor."""
-        return speaker is self._holder
-
     def claim(self, speaker: object, pushed: bool, waiting: bool, loud: bool = True) -> bool:
         """Take the floor, or keep it.
 
