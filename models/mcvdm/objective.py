@@ -19,6 +19,8 @@ MARGIN = 8
 #: Weight of the mouth's contrast in squares of these sizes: it asks for teeth and a dark mouth where an average of all
 #: mouths is grey, and does not ask where their edges are, which nobody can know.
 CONTRAST, SQUARES = 8.0, (5, 11)
+#: Weight of the mouth's squared error, beside the absolute one.
+SQUARE = 8.0
 
 
 def to_pictures(frames: Tensor) -> Tensor:
@@ -55,15 +57,17 @@ def picture_losses(
     losses["inside"] = -((inside * paint.log() + (1 - inside) * (1 - paint).log()) * weight).mean() / weight.mean()
     losses["pictures"] = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"]
     losses["pictures"] = losses["pictures"] + 0.03 * losses["inside"]
-    mouth = (weight * (weight >= MOUTH_WEIGHT)).flatten(0, 1)
-    made, real = rendering.frames.float().flatten(0, 1), frames.flatten(0, 1)
+    mouth = weight * (weight >= MOUTH_WEIGHT)
+    losses["square"] = ((rendering.frames.float() - frames).square() * mouth).mean() / weight.mean()
+    losses["pictures"] = losses["pictures"] + SQUARE * losses["square"]
+    mouth, made, real = mouth.flatten(0, 1), rendering.frames.float().flatten(0, 1), frames.flatten(0, 1)
     contrasts = [l1(local_contrast(made, size), local_contrast(real, size), mouth) for size in SQUARES]
     losses["contrast"] = torch.stack(contrasts).mean()
     losses["pictures"] = losses["pictures"] + CONTRAST * losses["contrast"]
     losses["perceptual"] = frames.new_zeros(())
     if perceptual is not None:
         losses["perceptual"] = perceptual(*patches(rendering.frames, frames))
-        losses["pictures"] = losses["pictures"] + 0.2 * losses["perceptual"]
+        losses["pictures"] = losses["pictures"] + 0.25 * losses["perceptual"]
     return losses
 
 
