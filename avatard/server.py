@@ -13,9 +13,10 @@ from aiohttp import WSCloseCode, hdrs, web
 
 from avatard.clients import Clients
 from avatard.config import Config
-from avatard.gate import TOKEN_COOKIE, admission, answer_errors
+from avatard.gate import TOKEN_COOKIE, admission, allow_origins, answer_errors
 from avatard.pipeline.supervisor import Portrait, PortraitError, WorkerError
 from avatard.protocols import whep
+from avatard.protocols.endpoint import is_loopback
 from avatard.protocols.image import ImageFormat, encode_image
 from avatard.protocols.webrtc import OfferError, Peer
 from avatard.session import Session
@@ -64,7 +65,7 @@ class Server:
         except OSError as error:
             await self._runner.cleanup()
             raise ServerError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from None
-        if server.host not in ("127.0.0.1", "::1", "localhost") and not server.token:
+        if not is_loopback(server.host) and not server.token:
             logger.warning("reachable from elsewhere without a token", extra={"host": server.host})
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"{'https' if tls else 'http'}://{host}:{self._runner.addresses[0][1]}/"
@@ -81,8 +82,10 @@ class Server:
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application(
-            middlewares=[answer_errors, admission(self._config.server.token)], client_max_size=MAX_PORTRAIT_BYTES
+            middlewares=[answer_errors, admission(self._config.server)], client_max_size=MAX_PORTRAIT_BYTES
         )
+        if self._config.server.token:
+            app.on_response_prepare.append(allow_origins)
         app.router.add_get("/", self._page)
         app.router.add_static("/web", _web_folder(), append_version=False)
         app.router.add_post("/api/offer", self._offer)

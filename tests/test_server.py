@@ -178,7 +178,9 @@ async def test_a_page_of_another_site_is_refused(serving):
     status, text = await answer_of(http.post(f"{url}/api/interrupt", **elsewhere))
     assert (status, text) == (403, "requests from pages of https://evil.example are not taken")
     async with http.options(f"{url}/whep", **elsewhere) as response:
-        assert response.status == 204 and response.headers["Access-Control-Allow-Origin"] == "*"
+        assert response.status == 403 and "Access-Control-Allow-Origin" not in response.headers
+    rebound = {"headers": {"Origin": "http://evil.example", "Host": "evil.example"}}
+    assert (await answer_of(http.post(f"{url}/api/interrupt", **rebound)))[0] == 403
     async with http.post(f"{url}/api/interrupt", headers={"Origin": url}) as response:
         assert response.status == 200
 
@@ -203,6 +205,8 @@ async def test_with_a_token_only_health_is_open():
         async with http.get(f"{url}/healthz") as response:
             assert response.status == 200
         assert (await answer_of(http.post(f"{url}/whep", data=b"")))[0] == 401
+        async with http.options(f"{url}/whep", headers={"Origin": "https://viewer.example"}) as response:
+            assert response.status == 204 and response.headers["Access-Control-Allow-Origin"] == "*"
         async with http.get(f"{url}/readyz", headers={"Authorization": "Bearer s3cret"}) as response:
             assert response.status == 200
         async with http.get(f"{url}/?token=wrong") as response:
