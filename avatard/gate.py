@@ -94,4 +94,5 @@ def _authorised(request: web.Request, token: str) -> bool:
     kind, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     given = bearer if kind.lower() == "bearer" else ""
     shown = (given, request.cookies.get(TOKEN_COOKIE, ""), request.query.get("token", ""))
-    return any(hmac.compare_digest(candidate.encode(), token.encode()) for candidate in shown)
+    # A header may have any bytes, which aiohttp hands on as surrogates.
+    return any(hmac.compare_digest(candidate.encode(errors="surrogatepass"), token.encode()) for candidate in shown)

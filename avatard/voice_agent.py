@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from aiohttp import WSMsgType, web
 from avatard.audio.resample import Resampler, from_pcm16
 from avatard.audio.ring import Samples
 from avatard.floor import FloorError
+from avatard.protocols.json_text import parse_object
 from avatard.session import Session
 
 MAX_MESSAGE_BYTES = 1024 * 1024  # about ten seconds at 48 kHz
@@ -48,7 +48,7 @@ async def serve_agent(
         async for message in socket:
             try:
                 if message.type == WSMsgType.TEXT:
-                    speaker.control(json.loads(message.data))
+                    speaker.control(parse_object(message.data))
                 elif message.type == WSMsgType.BINARY:
                     await speaker.speak(message.data)
             except (ValueError, FloorError) as error:

@@ -31,6 +31,7 @@ from aiortc.sdp import candidate_from_sdp
 from aiortc.utils import uint16_gt
 from numpy.typing import NDArray
 
+from avatard.protocols.json_text import parse_object
 from avatard.protocols.media import Hub, Track
 
 MAX_EVENT_BYTES = 64 * 1024
@@ -233,13 +234,13 @@ class Peer:
 
     def _on_message(self, text: str | bytes) -> None:
         try:
-            message = json.loads(text) if len(text) <= MAX_EVENT_BYTES else None
-        except ValueError:
-            message = None
-        if isinstance(message, dict):
-            self._handler.on_message(message)
+            if len(text) > MAX_EVENT_BYTES:
+                raise ValueError(f"got {len(text):,} characters, expected at most {MAX_EVENT_BYTES:,}")
+            message = parse_object(text)
+        except ValueError as error:
+            self.send_event("error", {"message": str(error), "fatal": False})
         else:
-            self.send_event("error", {"message": "expected a JSON object of at most 64 KiB", "fatal": False})
+            self._handler.on_message(message)
 
 
 class NoBuffer:

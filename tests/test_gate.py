@@ -52,6 +52,7 @@ async def test_with_a_token_any_page_that_has_it_may_use_whep_and_whip():
     async with gate(token="s3cret") as client:
         assert await status(client, "/whep", "OPTIONS", **ELSEWHERE) == (200, "*")
         assert await status(client, "/whep", **ELSEWHERE) == (401, "*")
+        assert await status(client, "/whep", Authorization="Bearer \udcff") == (401, "*")
         assert await status(client, "/whep", **ELSEWHERE, **token) == (200, "*")
         assert await status(client, "/api/interrupt", **ELSEWHERE, **token) == (403, "")
         assert await status(client, "/whep", **token, Host="avatar.example") == (200, "*"), "behind a proxy"
