@@ -99,15 +99,6 @@ class Peer:
         self._closed = False
         self._offered_at: float | None = hub.now() if hub is not None else None
         self._tracks: Sequence[Track] = ()
-        if hub is not None:
-            # aiortc matches transceivers while it reads the offer: tracks and preferences must be there before.
-            self._tracks = hub.tracks(self._on_sent)
-            for track in self._tracks:
-                sender = self._pc.addTrack(track)
-                sender._send_keyframe = hub.request_key_frame  # type: ignore[method-assign]  # ready-made packets bypass it
-            for transceiver in self._pc.getTransceivers():
-                if transceiver.kind == "video":
-                    transceiver.setCodecPreferences(_preferred(hub.encoding.codec))
 
     @property
     def connected(self) -> bool:
@@ -128,6 +119,9 @@ class Peer:
         try:
             if "m=" not in offer:
                 raise OfferError("the offer has no media section")
+            # aiortc matches transceivers while it reads the offer: tracks and preferences must be there before.
+            if self._hub is not None:
+                self._add_tracks(self._hub)
             await self._pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         except Exception as error:  # aiortc's parser meets garbage with whatever breaks first
@@ -138,6 +132,15 @@ class Peer:
             raise OfferError(f"the offer cannot be used: {said[:200]}") from None
         self._spawn(self._watch())
         return str(self._pc.localDescription.sdp)
+
+    def _add_tracks(self, hub: Hub) -> None:
+        self._tracks = hub.tracks(self._on_sent)
+        for track in self._tracks:
+            sender = self._pc.addTrack(track)
+            sender._send_keyframe = hub.request_key_frame  # type: ignore[method-assign]  # ready-made packets bypass it
+        for transceiver in self._pc.getTransceivers():
+            if transceiver.kind == "video":
+                transceiver.setCodecPreferences(_preferred(hub.encoding.codec))
 
     async def _watch(self) -> None:
         """Hang up on a client that vanished, or never came."""

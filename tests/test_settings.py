@@ -198,6 +198,32 @@ def test_a_refused_value_says_what_was_got_and_what_is_allowed(override, message
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "stun.l.google.com:19302",
+        "stun://stun.l.google.com",
+        "stun:",
+        "stun:[::1]",
+        "stun:a:0",
+        "stun:a:65536",
+        "stun:a?transport=udp",
+        "turn:a?transport=sctp",
+        "turn:a\n",
+    ],
+)
+def test_an_ice_server_that_no_connection_could_use_is_refused(url):
+    with pytest.raises(ConfigError, match=r"^webrtc.ice_servers: got .*, expected stun:HOST\[:PORT\], ") as error:
+        load(flags={"webrtc.ice_servers": [url]})
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_ice_servers_that_can_be_used_are_taken():
+    urls = ["stun:stun.l.google.com:19302", "stuns:a", "turn:a.example:3478?transport=tcp", "turns:1.2.3.4:443"]
+    config = load(overrides=[f"webrtc.ice_servers={','.join(urls)}"]).config
+    assert list(config.webrtc.ice_servers) == urls
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"hop_frames = 3", "hop_frames: unknown key; did you mean stream.hop_frames\\? .*mine.toml"),
