@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
@@ -34,6 +34,9 @@ AUDIO_CLOCK_HZ = 48_000
 QUEUE_FRAMES = 25  # a viewer that is further behind starts again at a key frame
 ENCODE_QUEUE_FRAMES = 10
 KEY_FRAME_INTERVAL = 10 * FPS
+
+Kind: TypeAlias = Literal["video", "audio"]
+KINDS: tuple[Kind, ...] = ("video", "audio")
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def _opus(bitrate_bps: int) -> AudioCodecContext:
 class Track(MediaStreamTrack):
     """Packets for one client; nothing is kept before it is connected, which the first `recv` shows."""
 
-    def __init__(self, kind: Literal["audio", "video"], hub: Hub, on_sent: Callable[[str, int], None]) -> None:
+    def __init__(self, kind: Kind, hub: Hub, on_sent: Callable[[str, int], None]) -> None:
         super().__init__()
         self.kind = kind
         self._hub = hub
@@ -254,17 +257,17 @@ class Hub:
             for track in list(self._tracks):
                 track.put(encoded)
 
-    def tracks(self, on_sent: Callable[[str, int], None]) -> tuple[Track, Track]:
-        """A video and an audio track for one more client."""
+    def tracks(self, kinds: Sequence[Kind], on_sent: Callable[[str, int], None]) -> list[Track]:
+        """A track of each of these kinds for one more client."""
 
         def sent(kind: str, index: int) -> None:
             self.sent += kind == "video"
             self._measure_skew(kind, index)
             on_sent(kind, index)
 
-        pair = Track("video", self, sent), Track("audio", self, sent)
-        self._tracks += pair
-        return pair
+        tracks = [Track(kind, self, sent) for kind in kinds]
+        self._tracks += tracks
+        return tracks
 
     def release(self, tracks: Sequence[Track]) -> None:
         """The client is gone."""

@@ -27,12 +27,12 @@ from aiortc import (
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtpPacket
-from aiortc.sdp import candidate_from_sdp
+from aiortc.sdp import SessionDescription, candidate_from_sdp
 from aiortc.utils import uint16_gt
 from numpy.typing import NDArray
 
 from avatard.protocols.json_text import parse_object
-from avatard.protocols.media import Hub, Track
+from avatard.protocols.media import KINDS, Hub, Kind, Track
 
 MAX_EVENT_BYTES = 64 * 1024
 VANISHED_SECONDS = 10.0  # without a packet: receivers report every second, and ICE alone would take a minute
@@ -117,11 +117,13 @@ class Peer:
             OfferError: the offer is no SDP, or nothing in it fits; the peer is closed.
         """
         try:
-            if "m=" not in offer:
-                raise OfferError("the offer has no media section")
+            asked = {section.kind for section in SessionDescription.parse(offer).media}
+            kinds = [kind for kind in KINDS if kind in asked]
+            if not kinds:
+                raise OfferError("the offer has neither a video nor an audio section")
             # aiortc matches transceivers while it reads the offer: tracks and preferences must be there before.
             if self._hub is not None:
-                self._add_tracks(self._hub)
+                self._add_tracks(self._hub, kinds)
             await self._pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         except Exception as error:  # aiortc's parser meets garbage with whatever breaks first
@@ -133,8 +135,8 @@ class Peer:
         self._spawn(self._watch())
         return str(self._pc.localDescription.sdp)
 
-    def _add_tracks(self, hub: Hub) -> None:
-        self._tracks = hub.tracks(self._on_sent)
+    def _add_tracks(self, hub: Hub, kinds: Sequence[Kind]) -> None:
+        self._tracks = hub.tracks(kinds, self._on_sent)
         for track in self._tracks:
             sender = self._pc.addTrack(track)
             sender._send_keyframe = hub.request_key_frame  # type: ignore[method-assign]  # ready-made packets bypass it
