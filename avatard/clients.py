@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from avatard.pipeline.scheduler import PlayOut
 from avatard.protocols.media import Encoding, Hub
 from avatard.protocols.webrtc import IceServers, Peer
 from avatard.session import Session
+
+logger = logging.getLogger(__name__)
 
 MAX_VIEWERS = 64
 RETRY_SECONDS = 10
@@ -150,8 +153,11 @@ class Clients:
     async def _tell_figures(self) -> None:
         while True:
             await asyncio.sleep(PANEL_SECONDS)
-            if self._clients:
-                self.session.emit("metrics", **self.session.figures())
+            try:
+                if self._clients:
+                    self.session.emit("metrics", **self.session.figures())
+            except Exception:
+                logger.exception("the figures were not told")
 
     def _full(self, kinds: tuple[str, ...], most: int) -> bool:
         return sum(client.kind in kinds for client in self._clients.values()) >= most

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,6 +34,8 @@ from numpy.typing import NDArray
 
 from avatard.protocols.json_text import parse_object
 from avatard.protocols.media import KINDS, Hub, Kind, Track
+
+logger = logging.getLogger(__name__)
 
 MAX_EVENT_BYTES = 64 * 1024
 VANISHED_SECONDS = 10.0  # without a packet: receivers report every second, and ICE alone would take a minute
@@ -198,7 +201,14 @@ class Peer:
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # A client that nobody listens to or watches any more would keep its place for ever.
+            logger.error("a connection failed", exc_info=task.exception())
+            self._hang_up()
 
     def _on_state(self) -> None:
         if self._pc.connectionState in ("failed", "closed") and not self._closed:

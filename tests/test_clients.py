@@ -10,6 +10,7 @@ from avatard import clients
 from avatard.clients import Clients
 from avatard.config import Webrtc
 from avatard.metrics import Metrics
+from tests.serving import said, until
 
 
 class Silent:
@@ -65,3 +66,11 @@ async def test_a_place_that_becomes_free_goes_to_one(door):
     await before.peer.close()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert sum(isinstance(answer, clients.Client) for answer in answers) == 1 == len(door)
+
+
+async def test_the_figures_go_on_after_an_error(door, monkeypatch, caplog):
+    monkeypatch.setattr(clients, "PANEL_SECONDS", 0.01)
+    door.session.broken = 2
+    await door.admit("page")
+    await until(lambda: "metrics" in door.session.emitted)
+    assert said(caplog) == ["the figures were not told"] * 2

@@ -13,6 +13,7 @@ from aiortc.rtp import RtpPacket
 from avatard.clock import monotonic
 from avatard.protocols.media import Encoding, Hub
 from avatard.protocols.webrtc import IceServers, NoBuffer, OfferError, Peer
+from tests.serving import said, until
 
 
 def packet(number: int) -> RtpPacket:
@@ -123,5 +124,21 @@ async def test_servers_that_cannot_be_used_leave_nothing_behind():
     with pytest.raises(OfferError, match="malformed uri"):
         await peer.answer(await viewer.offer())
     assert peer.closed and not hub._tracks
+    await viewer.close()
+    await hub.close()
+
+
+async def test_an_error_hangs_up_and_is_one_line(monkeypatch, caplog):
+    """A client that nobody watches any more would keep its place for ever."""
+    hub = Hub(Encoding(), monotonic)
+    peer, viewer = Peer(hub, IceServers(), Ear()), Viewer("video")
+
+    async def fail() -> None:
+        raise RuntimeError("no report")
+
+    monkeypatch.setattr(peer._pc, "getStats", fail)
+    await peer.answer(await viewer.offer())
+    await until(lambda: peer.closed)
+    assert said(caplog) == ["a connection failed"]
     await viewer.close()
     await hub.close()
