@@ -217,11 +217,6 @@ class Hub:
         self._sent: dict[int, tuple[str, float]] = {}
 
     @property
-    def watched(self) -> bool:
-        """Whether there is anybody to encode for."""
-        return bool(self._tracks)
-
-    @property
     def queued(self) -> int:
         """Frames that wait for the encoder."""
         return self._queue.qsize()

@@ -104,11 +104,6 @@ class Peer:
         self._tracks: Sequence[Track] = ()
 
     @property
-    def connected(self) -> bool:
-        """Whether media flows."""
-        return bool(self._pc.connectionState == "connected")
-
-    @property
     def closed(self) -> bool:
         """Whether it was hung up."""
         return self._closed
