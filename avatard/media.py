@@ -11,9 +11,9 @@ from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-FPS = 25
-SAMPLE_RATE_HZ = 16_000
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
+from avatard.clock import FPS as FPS
+from avatard.clock import SAMPLE_RATE_HZ
+from avatard.clock import SAMPLES_PER_FRAME as SAMPLES_PER_FRAME
 
 
 class MediaError(ValueError):
