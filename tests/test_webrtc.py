@@ -58,7 +58,7 @@ class Ear:
 
 async def test_lost_packets_are_silence_and_a_pause_is_none():
     ear = Ear()
-    peer = Peer(None, IceServers(), ear)  # type: ignore[arg-type]
+    peer = Peer(None, IceServers(), ear)
     await peer._read(Frames(10, 11, 14, 200, 201))  # type: ignore[arg-type]
     await peer.close()
     assert (ear.sound.reshape(-1, 960)[:, 0] == [0.5, 0.5, 0, 0, 0.5, 0.5, 0.5]).all()
