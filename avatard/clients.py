@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from avatard.pipeline.scheduler import PlayOut
 from avatard.protocols.media import Encoding, Hub
 from avatard.protocols.webrtc import IceServers, Peer
 from avatard.session import Session
+
+logger = logging.getLogger(__name__)
 
 MAX_VIEWERS = 64
 RETRY_SECONDS = 10
@@ -84,7 +87,6 @@ class Clients:
         self.closing = False
         self._max_sessions = max_sessions
         self._clients: dict[str, Client] = {}
-        self._door = asyncio.Lock()
         self._panel: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -101,7 +103,10 @@ class Clients:
             web.HTTPServiceUnavailable: there is no room, or no avatar yet.
         """
         watches, talks = kind != "whip", kind != "whep"
-        await self._check_room(("page", "whip") if talks else ("whep",), self._max_sessions if talks else MAX_VIEWERS)
+        kinds, most = (("page", "whip"), self._max_sessions) if talks else (("whep",), MAX_VIEWERS)
+        await self._wait_for_room(kinds, most)
+        # No await from here on: the place that is free now must not be given to two.
+        self._check_room(kinds, most)
         client = Client(self, kind, watches, listens=talks)
         self._clients[client.name] = client
         self._count()
@@ -148,23 +153,27 @@ class Clients:
     async def _tell_figures(self) -> None:
         while True:
             await asyncio.sleep(PANEL_SECONDS)
-            if self._clients:
-                self.session.emit("metrics", **self.session.figures())
+            try:
+                if self._clients:
+                    self.session.emit("metrics", **self.session.figures())
+            except Exception:
+                logger.exception("the figures were not told")
 
-    async def _check_room(self, kinds: tuple[str, ...], most: int) -> None:
-        """Raise 503 where there is no room; whoever is just leaving, as before a reload, is given a moment."""
+    def _full(self, kinds: tuple[str, ...], most: int) -> bool:
+        return sum(client.kind in kinds for client in self._clients.values()) >= most
 
-        def full() -> bool:
-            return sum(client.kind in kinds for client in self._clients.values()) >= most
+    async def _wait_for_room(self, kinds: tuple[str, ...], most: int) -> None:
+        """Whoever is just leaving, as before a reload, is given a moment."""
+        for _ in range(LEAVING_TRIES):
+            if not self._full(kinds, most):
+                break
+            await asyncio.sleep(LEAVING_SECONDS / LEAVING_TRIES)
 
-        async with self._door:
-            for _ in range(LEAVING_TRIES):
-                if not full():
-                    break
-                await asyncio.sleep(LEAVING_SECONDS / LEAVING_TRIES)
+    def _check_room(self, kinds: tuple[str, ...], most: int) -> None:
+        """Raise 503 where there is no room."""
         if self.closing or not self.session.ready:
             why = "shutting down" if self.closing else "the avatar is starting"
             raise web.HTTPServiceUnavailable(text=why, headers={hdrs.RETRY_AFTER: "2"})
-        if full():
+        if self._full(kinds, most):
             headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
             raise web.HTTPServiceUnavailable(text=f"all {most} sessions are in use; try again later", headers=headers)

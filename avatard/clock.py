@@ -36,27 +36,6 @@ def wall_us() -> int:
     return time.time_ns() // 1_000
 
 
-def frame_to_pts(frame: int, rate_hz: int) -> int:
-    """The presentation time of a frame in ticks of `rate_hz` (90,000 for RTP video, 48,000 for Opus).
-
-    Raises:
-        ValueError: when a frame is not a whole number of ticks, which would accumulate a drift.
-    """
-    if rate_hz % FPS:
-        raise ValueError(f"a time base of {rate_hz} Hz does not divide into {FPS} frames a second")
-    return frame * (rate_hz // FPS)
-
-
-def frame_to_sample(frame: int) -> int:
-    """The first 16 kHz sample of a frame."""
-    return frame * SAMPLES_PER_FRAME
-
-
-def sample_to_frame(sample: int) -> int:
-    """The frame that a 16 kHz sample belongs to."""
-    return sample // SAMPLES_PER_FRAME
-
-
 class MediaClock:
     """When is frame n due, and which frame is due now.
 

@@ -4,6 +4,7 @@ Each section of the TOML file is one Struct below; `avatard.settings` reads file
 An empty string means "not set".
 """
 
+import re
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -141,6 +142,10 @@ class Server(Section, frozen=True):
             raise ValueError(f"server.{missing} is not set: expected both the TLS certificate and its key, or neither")
 
 
+#: RFC 7064 and 7065, as far as aiortc reads them: no IPv6 addresses.
+ICE_URL = re.compile(r"(stuns?:(?!.*[?])|turns?:)[\w.-]+(:(?P<port>[0-9]{1,5}))?([?]transport=(udp|tcp))?")
+
+
 class Webrtc(Section, frozen=True):
     """WebRTC media and connectivity."""
 
@@ -151,6 +156,18 @@ class Webrtc(Section, frozen=True):
     ] = ()
     ice_username: Annotated[str, Meta(description="for the TURN server")] = ""
     ice_credential: Annotated[str, Meta(description="for the TURN server", extra={"secret": True})] = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what no connection could use."""
+        for name in ("ice_username", "ice_credential"):  # they are announced in a header
+            if re.search(r"[\x00-\x1f\x7f]", getattr(self, name)):
+                raise ValueError(f"webrtc.{name}: expected no control characters")
+        for url in self.ice_servers:
+            found = ICE_URL.fullmatch(url)
+            if found is None or int(found["port"] or 1) not in range(1, 65536):
+                raise ValueError(
+                    f"webrtc.ice_servers: got {url}, expected stun:HOST[:PORT], turn:HOST[:PORT] or turns:HOST[:PORT]"
+                )
 
 
 class Zmq(Section, frozen=True):

@@ -127,8 +127,9 @@ def _port(what: str, host: str, port: int) -> Check:
                 # As the server does: a port whose last connection has just closed is free.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-    except OSError as error:
-        return Check(what, "missing", f"{host}:{port}: {error.strerror}: choose another")
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        return Check(what, "missing", f"{host}:{port}: {reason}: choose another")
     return Check(what, "ok", f"{host}:{port} is free")
 
 

@@ -6,14 +6,17 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import hdrs, web
+
+from avatard.config import Server
+from avatard.protocols.endpoint import is_loopback
 
 logger = logging.getLogger(__name__)
 
 TOKEN_COOKIE = "avatard_token"
-#: What anybody may fetch from another origin: media, with its own authorisation.
+#: What pages of any origin may use, if they have the token.
 CORS_PATHS = ("/whep", "/whip")
 CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -25,22 +28,40 @@ CORS_HEADERS = {
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def admission(token: str) -> Any:
-    """A middleware that asks for the token, and refuses what another site's page sends in the name of this user."""
+def admission(server: Server) -> Any:
+    """A middleware that asks for the token, and refuses what another site's page sends in the name of this user.
+
+    The token lets pages of any origin use `/whep` and `/whip`, and the server be called by any name. Without one only
+    this server's own page is served, and on loopback only under the names of loopback: a page whose name was made to
+    point at this machine (DNS rebinding) has this server's origin.
+    """
+    names = dict.fromkeys(("localhost", "127.0.0.1", "::1", server.host.lower()))
+    local = is_loopback(server.host) and not server.token
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        cross = request.path.startswith(CORS_PATHS)
-        if request.path == "/healthz" or (cross and request.method == hdrs.METH_OPTIONS):
+        shared = bool(server.token) and request.path.startswith(CORS_PATHS)
+        if request.path == "/healthz":
             return await handler(request)
-        if token and not _authorised(request, token):
+        if server.token and not _authorised(request, server.token):
+            if shared and request.method == hdrs.METH_OPTIONS:  # a page's preflight, which carries no token
+                return web.Response(status=204)
             raise web.HTTPUnauthorized(text="expected Authorization: Bearer", headers={"WWW-Authenticate": "Bearer"})
+        host = request.headers.get(hdrs.HOST)
+        if local and host is not None and _split(f"//{host}").hostname not in names:
+            raise web.HTTPForbidden(text=f"got Host {host}, expected {', '.join(names)}; other names need a token")
         origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None and not cross and urlsplit(origin).netloc != request.host:
+        if origin is not None and not shared and _split(origin).netloc != request.host:
             raise web.HTTPForbidden(text=f"requests from pages of {origin} are not taken")
         return await handler(request)
 
     return admit
+
+
+async def allow_origins(request: web.Request, response: web.StreamResponse) -> None:
+    """A signal that lets pages of any origin read what `/whep` and `/whip` answer; for servers with a token."""
+    if request.path.startswith(CORS_PATHS):
+        response.headers.update(CORS_HEADERS)
 
 
 @web.middleware
@@ -60,13 +81,20 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except Exception:
         logger.exception("request failed", extra={"path": request.path})
         response = web.json_response({"error": "internal error"}, status=500)
-    if request.path.startswith(CORS_PATHS) and not response.prepared:
-        response.headers.update(CORS_HEADERS)
     return response
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; none, if it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def _authorised(request: web.Request, token: str) -> bool:
     kind, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     given = bearer if kind.lower() == "bearer" else ""
     shown = (given, request.cookies.get(TOKEN_COOKIE, ""), request.query.get("token", ""))
-    return any(hmac.compare_digest(candidate.encode(), token.encode()) for candidate in shown)
+    # A header may have any bytes, which aiohttp hands on as surrogates.
+    return any(hmac.compare_digest(candidate.encode(errors="surrogatepass"), token.encode()) for candidate in shown)

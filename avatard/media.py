@@ -11,9 +11,7 @@ from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-FPS = 25
-SAMPLE_RATE_HZ = 16_000
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
+from avatard.clock import FPS, SAMPLE_RATE_HZ
 
 
 class MediaError(ValueError):

@@ -64,6 +64,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> Non
     session = Session(config, portrait, engine)
     server = Server(config, session)
     _check_source(config.audio.source)
+    await server.check_host()
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(session.stop)
@@ -78,7 +79,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> Non
         if gateway is not None:
             stack.push_async_callback(gateway.stop)
             await gateway.start(session)
-        print(f"avatard: open {url}", file=sys.stderr, flush=True)
+        print(f"avatard: open {url}{'?token=...' if config.server.token else ''}", file=sys.stderr, flush=True)
         logger.info("listening", extra={"url": url, "profile": config.stream.profile})
         speech = asyncio.create_task(_speak(config.audio.source, session), name="speech")
         waiting = {stopping, speech}

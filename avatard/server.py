@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import re
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from aiohttp import WSCloseCode, hdrs, web
 
 from avatard.clients import Clients
 from avatard.config import Config
-from avatard.gate import TOKEN_COOKIE, admission, answer_errors
+from avatard.config import Server as ServerConfig
+from avatard.gate import TOKEN_COOKIE, admission, allow_origins, answer_errors
 from avatard.pipeline.supervisor import Portrait, PortraitError, WorkerError
 from avatard.protocols import whep
+from avatard.protocols.endpoint import is_loopback
 from avatard.protocols.image import ImageFormat, encode_image
+from avatard.protocols.json_text import parse_object
 from avatard.protocols.webrtc import OfferError, Peer
 from avatard.session import Session
 from avatard.voice_agent import serve_agent
@@ -49,6 +53,18 @@ class Server:
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
+    async def check_host(self) -> None:
+        """Refuse what is no host, before anything slow is done.
+
+        Raises:
+            ServerError: no address has this name.
+        """
+        server = self._config.server
+        try:
+            await asyncio.get_running_loop().getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise _cannot_listen(server, error) from None
+
     async def start(self) -> str:
         """Listen; gives the page's URL.
 
@@ -61,12 +77,13 @@ class Server:
         try:
             tls = _tls(server.tls_certificate_file, server.tls_key_file)
             await web.TCPSite(self._runner, server.host, server.port, ssl_context=tls).start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             await self._runner.cleanup()
-            raise ServerError(f"cannot listen on {server.host}:{server.port}: {error.strerror or error}") from None
-        if server.host not in ("127.0.0.1", "::1", "localhost") and not server.token:
+            raise _cannot_listen(server, error) from None
+        if not is_loopback(server.host) and not server.token:
             logger.warning("reachable from elsewhere without a token", extra={"host": server.host})
-        host = f"[{server.host}]" if ":" in server.host else server.host
+        host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
+        host = f"[{host}]" if ":" in host else host
         return f"{'https' if tls else 'http'}://{host}:{self._runner.addresses[0][1]}/"
 
     async def stop(self) -> None:
@@ -81,8 +98,10 @@ class Server:
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application(
-            middlewares=[answer_errors, admission(self._config.server.token)], client_max_size=MAX_PORTRAIT_BYTES
+            middlewares=[answer_errors, admission(self._config.server)], client_max_size=MAX_PORTRAIT_BYTES
         )
+        if self._config.server.token:
+            app.on_response_prepare.append(allow_origins)
         app.router.add_get("/", self._page)
         app.router.add_static("/web", _web_folder(), append_version=False)
         app.router.add_post("/api/offer", self._offer)
@@ -155,8 +174,8 @@ class Server:
             known = ", ".join(PORTRAIT_SUFFIXES)
             raise web.HTTPUnsupportedMediaType(text=f"got {request.content_type}, expected one of {known}")
         face = request.query.get("face", "0")
-        if not (face.isascii() and face.isdigit() and int(face) <= MAX_FACES):
-            raise web.HTTPBadRequest(text=f"got face={face}, expected 1 to {MAX_FACES}, counted from the left")
+        if not re.fullmatch("[0-9]{1,2}", face) or int(face) > MAX_FACES:
+            raise web.HTTPBadRequest(text=f"got face={face[:20]}, expected 1 to {MAX_FACES}, counted from the left")
         data = await request.read()
         try:
             digest = await self.session.identify(Portrait(data, suffix, int(face)))
@@ -216,12 +235,15 @@ PAGE_HEADERS = {
 async def _read_json(request: web.Request) -> dict[str, Any]:
     text = await whep.read_text(request, "application/json")
     try:
-        body = json.loads(text)
-    except ValueError:
-        raise web.HTTPBadRequest(text="the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise web.HTTPBadRequest(text="expected a JSON object")
-    return body
+        return parse_object(text)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=str(error)) from None
+
+
+def _cannot_listen(server: ServerConfig, error: OSError | UnicodeError) -> ServerError:
+    # Python's IDNA codec says of a bad host name only that a label is empty or too long.
+    reason = error.strerror or error if isinstance(error, OSError) else "it is no host name"
+    return ServerError(f"cannot listen on {server.host}:{server.port}: {reason}")
 
 
 def _tls(certificate: str, key: str) -> ssl.SSLContext | None:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from avatard.audio.resample import Resampler, from_pcm16
 from avatard.audio.ring import Samples
 from avatard.clock import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from avatard.floor import FloorError
+from avatard.protocols.json_text import parse_object
 from avatard.session import Session
 
 MAX_MESSAGE_BYTES = 1024 * 1024  # half a minute at 16 kHz
@@ -62,10 +62,10 @@ async def serve_agent(
         async for message in websocket:
             try:
                 if message.type == WSMsgType.TEXT:
-                    speaker.control(json.loads(message.data))
+                    speaker.control(parse_object(message.data))
                 elif message.type == WSMsgType.BINARY:
                     speaker.speak(message.data)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 on_error(str(error))
             await speaker.room()
     finally:

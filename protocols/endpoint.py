@@ -106,14 +106,15 @@ def check_endpoint(endpoint: str, keys: ServerKeys | None) -> None:
         valid = False
     if not valid:
         raise EndpointError(f"{endpoint!r} is no ZeroMQ endpoint: expected tcp://ADDRESS:PORT or ipc://PATH")
-    if keys is None and not _is_loopback(str(url.hostname)):
+    if keys is None and not is_loopback(str(url.hostname)):
         raise EndpointError(
             f"{endpoint} is reachable from other machines: bind to 127.0.0.1, or make keys with `avatard keys`"
             " and set zmq.secret_key_file"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether what listens on this host name or address is reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -12,11 +12,12 @@ ready-made packets without encoding them again, so a viewer costs packets only, 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
@@ -27,6 +28,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
+
 FPS = 25
 SAMPLE_RATE_HZ = 16_000
 VIDEO_CLOCK_HZ = 90_000
@@ -34,6 +37,10 @@ AUDIO_CLOCK_HZ = 48_000
 QUEUE_FRAMES = 25  # a viewer that is further behind starts again at a key frame
 ENCODE_QUEUE_FRAMES = 10
 KEY_FRAME_INTERVAL = 10 * FPS
+RETRY_SECONDS = 1.0  # after an encoder that failed, before there is another
+
+Kind: TypeAlias = Literal["video", "audio"]
+KINDS: tuple[Kind, ...] = ("video", "audio")
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def _opus(bitrate_bps: int) -> AudioCodecContext:
 class Track(MediaStreamTrack):
     """Packets for one client; nothing is kept before it is connected, which the first `recv` shows."""
 
-    def __init__(self, kind: Literal["audio", "video"], hub: Hub, on_sent: Callable[[str, int], None]) -> None:
+    def __init__(self, kind: Kind, hub: Hub, on_sent: Callable[[str, int], None]) -> None:
         super().__init__()
         self.kind = kind
         self._hub = hub
@@ -200,7 +207,7 @@ class Hub:
         self.sent = 0  # frames, each client's counted
         self.dropped = 0  # frames that were not encoded, or not sent to a client, because it could not keep up
         self.encoding_seconds = 0.0
-        self._encoder = Encoder(encoding)
+        self._encoder: Encoder | None = Encoder(encoding)
         self._executor = ThreadPoolExecutor(1, "encoder")
         self._queue: asyncio.Queue[tuple[int, NDArray[np.uint8], NDArray[np.int16]]] = asyncio.Queue()
         self._tracks: list[Track] = []
@@ -208,11 +215,6 @@ class Hub:
         self._task: asyncio.Task[None] | None = None
         self._on_skew = on_skew
         self._sent: dict[int, tuple[str, float]] = {}
-
-    @property
-    def watched(self) -> bool:
-        """Whether there is anybody to encode for."""
-        return bool(self._tracks)
 
     @property
     def queued(self) -> int:
@@ -248,23 +250,42 @@ class Hub:
             index, rgb, pcm = await self._queue.get()
             key, self._key_wanted = self._key_wanted, False
             since = self.now()
-            encoded = await loop.run_in_executor(self._executor, self._encoder.encode, index, rgb, pcm, key)
+            try:
+                encoded = await loop.run_in_executor(self._executor, self._encode, index, rgb, pcm, key)
+            except Exception:
+                # Whatever it was, pictures that stand still for a moment are better than none.
+                logger.exception("encoding failed", extra={"frame": index})
+                await self._restart()
+                continue
             self.encoding_seconds += self.now() - since
             self.encoded += 1
             for track in list(self._tracks):
                 track.put(encoded)
 
-    def tracks(self, on_sent: Callable[[str, int], None]) -> tuple[Track, Track]:
-        """A video and an audio track for one more client."""
+    def _encode(self, index: int, rgb: NDArray[np.uint8], pcm: NDArray[np.int16], key: bool) -> Encoded:
+        if self._encoder is None:
+            self._encoder = Encoder(self.encoding)
+        return self._encoder.encode(index, rgb, pcm, key)
+
+    async def _restart(self) -> None:
+        """Go on with a fresh encoder, which begins at a key frame, and without what became late meanwhile."""
+        self._encoder = None
+        await asyncio.sleep(RETRY_SECONDS)
+        self.dropped += 1 + self._queue.qsize()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
+    def tracks(self, kinds: Sequence[Kind], on_sent: Callable[[str, int], None]) -> list[Track]:
+        """A track of each of these kinds for one more client."""
 
         def sent(kind: str, index: int) -> None:
             self.sent += kind == "video"
             self._measure_skew(kind, index)
             on_sent(kind, index)
 
-        pair = Track("video", self, sent), Track("audio", self, sent)
-        self._tracks += pair
-        return pair
+        tracks = [Track(kind, self, sent) for kind in kinds]
+        self._tracks += tracks
+        return tracks
 
     def release(self, tracks: Sequence[Track]) -> None:
         """The client is gone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,11 +28,14 @@ from aiortc import (
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtpPacket
-from aiortc.sdp import candidate_from_sdp
+from aiortc.sdp import SessionDescription, candidate_from_sdp
 from aiortc.utils import uint16_gt
 from numpy.typing import NDArray
 
-from avatard.protocols.media import Hub, Track
+from avatard.protocols.json_text import parse_object
+from avatard.protocols.media import KINDS, Hub, Kind, Track
+
+logger = logging.getLogger(__name__)
 
 MAX_EVENT_BYTES = 64 * 1024
 VANISHED_SECONDS = 10.0  # without a packet: receivers report every second, and ICE alone would take a minute
@@ -98,20 +102,6 @@ class Peer:
         self._closed = False
         self._offered_at: float | None = hub.now() if hub is not None else None
         self._tracks: Sequence[Track] = ()
-        if hub is not None:
-            # aiortc matches transceivers while it reads the offer: tracks and preferences must be there before.
-            self._tracks = hub.tracks(self._on_sent)
-            for track in self._tracks:
-                sender = self._pc.addTrack(track)
-                sender._send_keyframe = hub.request_key_frame  # type: ignore[method-assign]  # ready-made packets bypass it
-            for transceiver in self._pc.getTransceivers():
-                if transceiver.kind == "video":
-                    transceiver.setCodecPreferences(_preferred(hub.encoding.codec))
-
-    @property
-    def connected(self) -> bool:
-        """Whether media flows."""
-        return bool(self._pc.connectionState == "connected")
 
     @property
     def closed(self) -> bool:
@@ -125,8 +115,13 @@ class Peer:
             OfferError: the offer is no SDP, or nothing in it fits; the peer is closed.
         """
         try:
-            if "m=" not in offer:
-                raise OfferError("the offer has no media section")
+            asked = {section.kind for section in SessionDescription.parse(offer).media}
+            kinds = [kind for kind in KINDS if kind in asked]
+            if not kinds:
+                raise OfferError("the offer has neither a video nor an audio section")
+            # aiortc matches transceivers while it reads the offer: tracks and preferences must be there before.
+            if self._hub is not None:
+                self._add_tracks(self._hub, kinds)
             await self._pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         except Exception as error:  # aiortc's parser meets garbage with whatever breaks first
@@ -137,6 +132,15 @@ class Peer:
             raise OfferError(f"the offer cannot be used: {said[:200]}") from None
         self._spawn(self._watch())
         return str(self._pc.localDescription.sdp)
+
+    def _add_tracks(self, hub: Hub, kinds: Sequence[Kind]) -> None:
+        self._tracks = hub.tracks(kinds, self._on_sent)
+        for track in self._tracks:
+            sender = self._pc.addTrack(track)
+            sender._send_keyframe = hub.request_key_frame  # type: ignore[method-assign]  # ready-made packets bypass it
+        for transceiver in self._pc.getTransceivers():
+            if transceiver.kind == "video":
+                transceiver.setCodecPreferences(_preferred(hub.encoding.codec))
 
     async def _watch(self) -> None:
         """Hang up on a client that vanished, or never came."""
@@ -192,7 +196,14 @@ class Peer:
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # A client that nobody listens to or watches any more would keep its place for ever.
+            logger.error("a connection failed", exc_info=task.exception())
+            self._hang_up()
 
     def _on_state(self) -> None:
         if self._pc.connectionState in ("failed", "closed") and not self._closed:
@@ -233,13 +244,13 @@ class Peer:
 
     def _on_message(self, text: str | bytes) -> None:
         try:
-            message = json.loads(text) if len(text) <= MAX_EVENT_BYTES else None
-        except ValueError:
-            message = None
-        if isinstance(message, dict):
-            self._handler.on_message(message)
+            if len(text) > MAX_EVENT_BYTES:
+                raise ValueError(f"got {len(text):,} characters, expected at most {MAX_EVENT_BYTES:,}")
+            message = parse_object(text)
+        except ValueError as error:
+            self.send_event("error", {"message": str(error), "fatal": False})
         else:
-            self.send_event("error", {"message": "expected a JSON object of at most 64 KiB", "fatal": False})
+            self._handler.on_message(message)
 
 
 class NoBuffer:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -64,10 +65,14 @@ def link_headers(ice_servers: IceServers) -> list[str]:
     for url in ice_servers.urls:
         link = f'<{url}>; rel="ice-server"'
         if url.startswith("turn"):
-            link += f'; username="{ice_servers.username}"; credential="{ice_servers.credential}"'
+            link += f"; username={_quoted(ice_servers.username)}; credential={_quoted(ice_servers.credential)}"
             link += '; credential-type="password"'
         links.append(link)
     return links
+
+
+def _quoted(text: str) -> str:
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 async def read_text(request: web.Request, expected_type: str) -> str:

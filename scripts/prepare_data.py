@@ -25,7 +25,8 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avatard.media import FPS, SAMPLES_PER_FRAME, MediaError, read_audio, read_frames
+from avatard.clock import FPS, SAMPLES_PER_FRAME
+from avatard.media import MediaError, read_audio, read_frames
 from avatard.models.dataset import Clip, Entry, read_index, write_index
 from avatard.models.face.crop import CROP_SCALE, Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker

@@ -63,6 +63,11 @@ async def until(condition: Any, seconds: float = 20) -> None:
             await asyncio.sleep(0.01)
 
 
+def said(caplog: Any) -> list[str]:
+    """The events avatard logged; asyncio complains of a slow machine."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("avatard")]
+
+
 def beeps(seconds: float, rate_hz: int = 16_000) -> np.ndarray:
     """Syllables: a tone that is on for 120 ms of every 400, float32."""
     time = np.arange(round(seconds * rate_hz)) / rate_hz

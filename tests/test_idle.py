@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avatard.clock import FPS
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import LIP_68, eye_opening
-from avatard.pipeline.idle import FPS, Idle, IdleStatistics, wander
+from avatard.pipeline.idle import Idle, IdleStatistics, wander
 
 STATISTICS = IdleStatistics()
 MINUTES = 10

@@ -59,6 +59,8 @@ async def test_a_client_sees_and_hears_what_it_says(serving):
         assert fates["dropped"] == 0 and 'avatard_stage_seconds_total{stage="encoder"}' in text
         client.send({"type": "interrupt"})
         await until(lambda: any(kind == "bot-interrupted" for _, kind, _ in client.events))
+        client._channel.send("[" * 60_000)
+        await until(lambda: any(data.get("message") == "expected JSON" for _, _, data in client.events))
         client.send({"type": "dance", "id": "7"})
         await until(lambda: any("unknown message" in data.get("message", "") for _, _, data in client.events))
     finally:
@@ -104,7 +106,8 @@ async def test_garbage_is_answered_not_obeyed(serving):
     )
     as_json = {"headers": {"Content-Type": "application/json"}}
     for body, said in (
-        (b"{", "the body is not JSON"),
+        (b"{", "expected JSON"),
+        (b"[" * 200_000, "expected JSON"),
         (b"\xff", "the body is not UTF-8"),
         (b"[]", "expected a JSON object"),
         (b"{}", 'expected {"sdp"'),
@@ -141,6 +144,8 @@ async def test_a_portrait_is_swapped_by_http(serving):
     assert (status, text) == (422, "the portrait has 1 face, got face 2")
     status, text = await answer_of(http.post(f"{url}/api/identity?face=two", data=data, headers=image))
     assert (status, text) == (400, "got face=two, expected 1 to 64, counted from the left")
+    status, text = await answer_of(http.post(f"{url}/api/identity?face={'0' * 5000}", data=data, headers=image))
+    assert status == 400 and text.startswith("got face=000") and len(text) < 100
     huge = http.post(f"{url}/api/identity", data=io.BytesIO(bytes(9 << 20)), headers={"Content-Type": "image/png"})
     assert (await answer_of(huge))[0] == 413
 
@@ -150,8 +155,9 @@ async def test_a_voice_agent_speaks_and_interrupts_over_a_websocket(serving):
     async with http.ws_connect(f"{url}/ws/audio") as socket:
         await socket.send_bytes(b"\0\0")
         assert "expected the hello" in (await socket.receive_json())["data"]["message"]
-        await socket.send_str("{")
-        assert (await socket.receive_json())["type"] == "error"
+        for garbage in ("{", "[" * 200_000):
+            await socket.send_str(garbage)
+            assert (await socket.receive_json())["type"] == "error"
         await socket.send_json({"sample_rate": 5})
         assert "sample rate is 5 Hz" in (await socket.receive_json())["data"]["message"]
         await socket.send_json({"sample_rate": 24000})
@@ -234,7 +240,9 @@ async def test_a_page_of_another_site_is_refused(serving):
     status, text = await answer_of(http.post(f"{url}/api/interrupt", **elsewhere))
     assert (status, text) == (403, "requests from pages of https://evil.example are not taken")
     async with http.options(f"{url}/whep", **elsewhere) as response:
-        assert response.status == 204 and response.headers["Access-Control-Allow-Origin"] == "*"
+        assert response.status == 403 and "Access-Control-Allow-Origin" not in response.headers
+    rebound = {"headers": {"Origin": "http://evil.example", "Host": "evil.example"}}
+    assert (await answer_of(http.post(f"{url}/api/interrupt", **rebound)))[0] == 403
     async with http.post(f"{url}/api/interrupt", headers={"Origin": url}) as response:
         assert response.status == 200
 
@@ -259,6 +267,8 @@ async def test_with_a_token_only_health_is_open():
         async with http.get(f"{url}/healthz") as response:
             assert response.status == 200
         assert (await answer_of(http.post(f"{url}/whep", data=b"")))[0] == 401
+        async with http.options(f"{url}/whep", headers={"Origin": "https://viewer.example"}) as response:
+            assert response.status == 204 and response.headers["Access-Control-Allow-Origin"] == "*"
         async with http.get(f"{url}/readyz", headers={"Authorization": "Bearer s3cret"}) as response:
             assert response.status == 200
         async with http.get(f"{url}/?token=wrong") as response:

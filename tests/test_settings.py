@@ -17,7 +17,7 @@ FREE = {
     "idle.motion": st.floats(0, 2),
     "server.port": st.integers(0, 65535),
     "server.token": st.text("aZ09._~+/-", max_size=8),
-    "webrtc.ice_username": st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8),
+    "webrtc.ice_username": st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=8),
     "webrtc.codec": st.sampled_from(["vp8", "h264"]),
     "webrtc.ice_servers": st.lists(st.sampled_from(["stun:a", "turn:b", "turns:c"]), max_size=3).map(tuple),
     "zmq.single_part": st.booleans(),
@@ -195,6 +195,37 @@ def test_a_refused_value_says_what_was_got_and_what_is_allowed(override, message
     with pytest.raises(ConfigError) as error:
         load(overrides=[override])
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "stun.l.google.com:19302",
+        "stun://stun.l.google.com",
+        "stun:",
+        "stun:[::1]",
+        "stun:a:0",
+        "stun:a:65536",
+        "stun:a?transport=udp",
+        "turn:a?transport=sctp",
+        "turn:a\n",
+    ],
+)
+def test_an_ice_server_that_no_connection_could_use_is_refused(url):
+    with pytest.raises(ConfigError, match=r"^webrtc.ice_servers: got .*, expected stun:HOST\[:PORT\], ") as error:
+        load(flags={"webrtc.ice_servers": [url]})
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_goes_into_a_header_has_no_lines():
+    with pytest.raises(ConfigError, match=r"^webrtc.ice_credential: expected no control characters"):
+        load(flags={"webrtc.ice_credential": "a\r\nSet-Cookie: b"})
+
+
+def test_ice_servers_that_can_be_used_are_taken():
+    urls = ["stun:stun.l.google.com:19302", "stuns:a", "turn:a.example:3478?transport=tcp", "turns:1.2.3.4:443"]
+    config = load(overrides=[f"webrtc.ice_servers={','.join(urls)}"]).config
+    assert list(config.webrtc.ice_servers) == urls
 
 
 @pytest.mark.parametrize(

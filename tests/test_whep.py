@@ -65,7 +65,7 @@ async def test_viewers_share_one_stream_and_leave(serving):
     for viewer in viewers:
         async with http.post(f"{url}/whep", data=await viewer.offer(), headers=SDP) as response:
             assert response.status == 201 and response.content_type == "application/sdp"
-            assert response.headers["ETag"] and response.headers["Access-Control-Allow-Origin"] == "*"
+            assert response.headers["ETag"] and "Access-Control-Allow-Origin" not in response.headers
             assert response.headers["Accept-Patch"] == "application/trickle-ice-sdpfrag"
             locations.append(response.headers["Location"])
             await viewer.pc.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
@@ -137,13 +137,13 @@ async def test_what_is_no_offer_is_refused(serving):
 
 
 async def test_ice_servers_are_announced():
-    webrtc = Webrtc(ice_servers=("stun:127.0.0.1:3479", "turn:127.0.0.1:3480"), ice_username="u", ice_credential="c")
+    webrtc = Webrtc(ice_servers=("stun:127.0.0.1:3479", "turn:127.0.0.1:3480"), ice_username="u", ice_credential='c"')
     async with running_server(config(webrtc=webrtc)) as (_, url), aiohttp.ClientSession() as http:
         async with http.options(f"{url}/whep") as response:
             links = response.headers.getall("Link")
-    assert links == link_headers(IceServers(webrtc.ice_servers, "u", "c"))
+    assert links == link_headers(IceServers(webrtc.ice_servers, "u", 'c"'))
     assert links[0] == '<stun:127.0.0.1:3479>; rel="ice-server"'
-    assert 'username="u"; credential="c"; credential-type="password"' in links[1]
+    assert r'username="u"; credential="c\""; credential-type="password"' in links[1]
 
 
 def test_a_fragment_says_which_section_a_candidate_is_for():

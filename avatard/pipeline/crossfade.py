@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-
-Frames = TypeVar("Frames", Tensor, np.ndarray)
 
 
 def raised_cosine(fade: int) -> list[float]:

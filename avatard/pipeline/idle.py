@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from avatard.clock import FPS
 from avatard.models.face.pose import rotation_matrix
 from avatard.models.face.topology import LEFT_BROW, RIGHT_BROW
 
 Array = NDArray[np.float32]
 
-FPS = 25
 #: Upper lid points and the lower ones that they meet: right eye, then left.
 UPPER_LIDS, LOWER_LIDS = np.array([[37, 38], [43, 44]]), np.array([[41, 40], [47, 46]])
 #: Of the way between the lids, what the lower one covers.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from avatard.audio.ring import AudioRing, Samples
-from avatard.clock import FPS, SAMPLES_PER_FRAME
+from avatard.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from avatard.config import Stream
 
 MAX_COMPUTE_FRAMES = 25
@@ -34,7 +34,7 @@ class Timing:
     tick_frames: float = 0.25  # `Scheduler.advance` is called at least this often
     margin_samples: int = 640  # tick plus packet length plus jitter of live audio that is absorbed without a gap
     ahead_frames: int = 50  # speech that arrives early is written at most this far ahead
-    buffer_samples: int = 30 * 16_000  # speech accepted beyond that; then the sender must wait
+    buffer_samples: int = 30 * SAMPLE_RATE_HZ  # speech accepted beyond that; then the sender must wait
 
     @classmethod
     def of(cls, stream: Stream, compute_frames: float, held_frames: int) -> Timing:
