@@ -16,7 +16,7 @@ from avatard.protocols.endpoint import is_loopback
 logger = logging.getLogger(__name__)
 
 TOKEN_COOKIE = "avatard_token"
-#: What pages of any origin may use, if they have the token.
+#: What pages of other origins may use: any that have the token; without one, those that this machine serves.
 CORS_PATHS = ("/whep", "/whip")
 CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -31,16 +31,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def admission(server: Server) -> Any:
     """A middleware that asks for the token, and refuses what another site's page sends in the name of this user.
 
-    The token lets pages of any origin use `/whep` and `/whip`, and the server be called by any name. Without one only
-    this server's own page is served, and on loopback only under the names of loopback: a page whose name was made to
-    point at this machine (DNS rebinding) has this server's origin.
+    The token lets pages of any origin use `/whep` and `/whip`, and the server be called by any name. Without one they
+    are for pages of this machine, and on loopback only under the names of loopback: a page whose name was made to point
+    at this machine (DNS rebinding) has this server's origin.
     """
     names = dict.fromkeys(("localhost", "127.0.0.1", "::1", server.host.lower()))
     local = is_loopback(server.host) and not server.token
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        shared = bool(server.token) and request.path.startswith(CORS_PATHS)
+        shared = _shared(request, server.token)
         if request.path == "/healthz":
             return await handler(request)
         if server.token and not _authorised(request, server.token):
@@ -52,16 +52,27 @@ def admission(server: Server) -> Any:
             raise web.HTTPForbidden(text=f"got Host {host}, expected {', '.join(names)}; other names need a token")
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and not shared and _split(origin).netloc != request.host:
-            raise web.HTTPForbidden(text=f"requests from pages of {origin} are not taken")
+            cure = "; with --token they would be" if request.path.startswith(CORS_PATHS) else ""
+            raise web.HTTPForbidden(text=f"requests from pages of {origin} are not taken{cure}")
         return await handler(request)
 
     return admit
 
 
-async def allow_origins(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal that lets pages of any origin read what `/whep` and `/whip` answer; for servers with a token."""
-    if request.path.startswith(CORS_PATHS):
-        response.headers.update(CORS_HEADERS)
+def allow_origins(token: str) -> Any:
+    """A signal that lets pages of other origins read what `/whep` and `/whip` answer."""
+
+    async def allow(request: web.Request, response: web.StreamResponse) -> None:
+        if _shared(request, token):
+            response.headers.update(CORS_HEADERS)
+
+    return allow
+
+
+def _shared(request: web.Request, token: str) -> bool:
+    """Whether a page of another origin may ask for this."""
+    local = is_loopback(_split(request.headers.get(hdrs.ORIGIN, "")).hostname or "")
+    return request.path.startswith(CORS_PATHS) and (bool(token) or local)
 
 
 @web.middleware

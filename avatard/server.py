@@ -100,8 +100,7 @@ class Server:
         app = web.Application(
             middlewares=[answer_errors, admission(self._config.server)], client_max_size=MAX_PORTRAIT_BYTES
         )
-        if self._config.server.token:
-            app.on_response_prepare.append(allow_origins)
+        app.on_response_prepare.append(allow_origins(self._config.server.token))
         app.router.add_get("/", self._page)
         app.router.add_static("/web", _web_folder(), append_version=False)
         app.router.add_post("/api/offer", self._offer)

@@ -23,8 +23,7 @@ async def gate(**server: Any):
 
     config = Server(**server)
     app = web.Application(middlewares=[answer_errors, admission(config)])
-    if config.token:
-        app.on_response_prepare.append(allow_origins)
+    app.on_response_prepare.append(allow_origins(config.token))
     for path in ("/", "/healthz", "/whep", "/whip/{name}", "/api/interrupt"):
         app.router.add_route("*", path, answer)
     async with TestClient(TestServer(app)) as client:
@@ -44,8 +43,18 @@ async def test_without_a_token_no_page_of_another_site_is_served(path):
             assert await status(client, path, method, **ELSEWHERE) == (403, "")
         for origin in ("null", "http://[", ""):
             assert await status(client, path, Origin=origin) == (403, "")
-        assert await status(client, path, Origin=str(client.make_url("")).rstrip("/")) == (200, "")
+        for origin in ("http://localhost.evil.example", "http://127.0.0.1.evil.example"):
+            assert await status(client, path, Origin=origin) == (403, "")
+        assert (await status(client, path, Origin=str(client.make_url("")).rstrip("/")))[0] == 200
         assert await status(client, path) == (200, ""), "OBS and ffmpeg send no Origin"
+
+
+async def test_without_a_token_pages_of_this_machine_may_use_whep_and_whip():
+    async with gate() as client:
+        for origin in ("http://localhost:3000", "https://127.0.0.1:9", "http://[::1]"):
+            assert await status(client, "/whep", "OPTIONS", Origin=origin) == (200, "*")
+            assert await status(client, "/whip/name", Origin=origin) == (200, "*")
+            assert await status(client, "/api/interrupt", Origin=origin) == (403, "")
 
 
 async def test_a_token_of_bytes_that_are_no_text_is_a_wrong_one():
@@ -75,7 +84,7 @@ async def test_on_loopback_only_its_own_names_are_served(host):
         for name in ("localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]", "[::1]:8080", f"{own}:80"):
             assert await status(client, "/api/interrupt", Host=name) == (200, "")
         for name in ("evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.9", "[", ""):
-            assert await status(client, "/whep", Host=name, Origin=f"http://{name}") == (403, "")
+            assert (await status(client, "/whep", Host=name, Origin=f"http://{name}"))[0] == 403
         async with client.get("/", headers={"Host": "evil.example"}) as response:
             said = (await response.json())["error"]
         assert said.startswith("got Host evil.example, expected localhost, 127.0.0.1") and "token" in said
