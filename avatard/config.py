@@ -84,7 +84,7 @@ class Motion(Section, frozen=True):
     """AToM-Net: speech to landmarks."""
 
     weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "atom_nano"
-    gain: Annotated[float, Meta(ge=0, le=3, description="size of the speech's motion; 1 is the network's own")] = 1.15
+    gain: Annotated[float, Meta(ge=0, le=3, description="size of the speech's motion; 1 is the network's own")] = 1.2
     noise: Annotated[
         float, Meta(ge=0, le=1, description="what differs from take to take; 0 is calm, 1 what the diffusion learned")
     ] = 0.0

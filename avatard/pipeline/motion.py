@@ -76,7 +76,7 @@ class MotionStream:
         lookahead_ms: int = 80,
         steps: int = 4,
         noise: float = 0.0,
-        gain: float = 1.15,
+        gain: float = 1.2,
         idle: bool = True,
         from_portrait: bool = False,
     ) -> None:
