@@ -171,7 +171,8 @@ class Session:
 
         False if it was dropped: another is speaking, or it is quiet and late, or quiet and nobody watches.
         """
-        loud = rms(samples) > SPEAKING_RMS
+        level = rms(samples)
+        loud = level > SPEAKING_RMS
         if not loud and not self._attended:
             return False
         try:
@@ -180,7 +181,7 @@ class Session:
             return False
         # A microphone's clock is not ours: what it gains is left out where it is quiet, or the latency would grow.
         behind = self.scheduler.backlog_frames(self.now)
-        if behind > LIVE_BACKLOG_FRAMES and (rms(samples) < SPEAKING_RMS / 2 or behind > MAX_BACKLOG_FRAMES):
+        if behind > LIVE_BACKLOG_FRAMES and (level < SPEAKING_RMS / 2 or behind > MAX_BACKLOG_FRAMES):
             return False
         self._push(samples)
         return True

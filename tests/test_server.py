@@ -188,14 +188,18 @@ async def types_until(socket, last):
     return types
 
 
+async def push_two_minutes(socket, rate_hz):
+    await socket.send_json({"sample_rate": rate_hz})
+    for _ in range(4):
+        await socket.send_bytes(to_pcm16(beeps(30, rate_hz)).tobytes())
+
+
 async def test_an_interrupt_overtakes_the_speech_before_it_and_what_follows_is_said(serving):
     session, url, http = serving
     screen = Screen()
     session.attach(screen)
     async with http.ws_connect(f"{url}/ws/audio") as socket:
-        await socket.send_json({"sample_rate": 8000})
-        for _ in range(4):  # two minutes
-            await socket.send_bytes(to_pcm16(beeps(30, 8000)).tobytes())
+        await push_two_minutes(socket, 8000)
         await types_until(socket, "bot-started-speaking")
         began = time.monotonic()
         await socket.send_json({"type": "interrupt"})
@@ -222,9 +226,7 @@ async def test_a_sender_is_held_back_when_minutes_of_speech_wait(serving, monkey
     session, url, http = serving
     session.attach(Screen())
     async with http.ws_connect(f"{url}/ws/audio") as socket:
-        await socket.send_json({"sample_rate": 16000})
-        for _ in range(4):
-            await socket.send_bytes(to_pcm16(beeps(30)).tobytes())
+        await push_two_minutes(socket, 16000)
         await socket.send_json({"type": "nonsense"})
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2):
