@@ -1,5 +1,6 @@
 """An engine for tests: the portrait with a mouth that opens as far as the sound is loud. No networks, no torch."""
 
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -112,12 +113,15 @@ def make_hanging(config: Config) -> WarpEngine:
 
 
 def make_slow_eyed(config: Config) -> WarpEngine:
-    """Looks at a portrait for longer than the process may be silent."""
+    """Looks at a portrait until there is a file `enough` in the folder `LOOKING`, where it leaves a file `begun`."""
     engine = WarpEngine(config)
     identify = engine.identify
+    folder = Path(os.environ["LOOKING"])
 
     def slowly(portrait: Path, face: int = 0) -> tuple[str, Picture]:
-        time.sleep(2)
+        (folder / "begun").touch()
+        while not (folder / "enough").exists():
+            time.sleep(0.05)
         return identify(portrait, face)
 
     engine.identify = slowly  # type: ignore[method-assign]
