@@ -149,24 +149,23 @@ async def test_a_process_that_cannot_be_replaced_at_once_is_replaced_later(start
 
 
 async def test_pictures_go_on_while_a_portrait_is_looked_at(start, portrait, monkeypatch, tmp_path):
-    monkeypatch.setenv("LOOKING", str(tmp_path))
+    held = tmp_path / "held"
+    monkeypatch.setenv("LOOK_WHILE", str(held))
     supervisor, log = await start("make_slow_eyed")
     monkeypatch.setattr(module, "SILENT_SECONDS", 2.0)
-    checks = [asyncio.create_task(supervisor.identify(portrait))]
-    async with asyncio.timeout(20):
-        while not (tmp_path / "begun").exists():
-            await asyncio.sleep(0.05)
-    checks += [asyncio.create_task(supervisor.identify(portrait)) for _ in range(6)]
-    for refused in checks[5:]:  # one is looked at, four wait
+    held.touch()
+    checks = [asyncio.create_task(supervisor.identify(portrait)) for _ in range(7)]
+    for refused in checks[5:]:  # at most one is looked at while four wait
         with pytest.raises(PortraitError, match="other portraits are being checked"):
             await refused
     supervisor.begin(1, 0)
     supervisor.hear(1, np.zeros(12 * 640, np.float32))
     await log.until(lambda: log.frames)
     await asyncio.sleep(2.5)  # longer than the process may be silent
-    assert not log.lost and not any(check.done() for check in checks[:5])
-    (tmp_path / "enough").touch()
-    assert all(digest for digest, _ in await asyncio.gather(*checks[:5]))
+    assert not log.lost and not any(check.done() for check in checks[:4])
+    held.unlink()
+    assert all(digest for digest, _ in await asyncio.gather(*checks[:4]))
+    await asyncio.wait(checks)
 
 
 async def test_a_portrait_is_checked_before_it_is_used(start, portrait, tmp_path):

@@ -113,14 +113,13 @@ def make_hanging(config: Config) -> WarpEngine:
 
 
 def make_slow_eyed(config: Config) -> WarpEngine:
-    """Looks at a portrait until there is a file `enough` in the folder `LOOKING`, where it leaves a file `begun`."""
+    """Looks at a portrait for as long as the file named by `LOOK_WHILE` is there."""
     engine = WarpEngine(config)
     identify = engine.identify
-    folder = Path(os.environ["LOOKING"])
+    held = Path(os.environ["LOOK_WHILE"])
 
     def slowly(portrait: Path, face: int = 0) -> tuple[str, Picture]:
-        (folder / "begun").touch()
-        while not (folder / "enough").exists():
+        while held.exists():
             time.sleep(0.05)
         return identify(portrait, face)
 
