@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from avatard.config import Config
+from avatard.config import Config, Zmq
 
 #: `missing` is what `serve` needs and lacks; `note` is what only an option needs, or what only makes it slower.
 State = Literal["ok", "note", "missing"]
@@ -31,10 +31,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield from _codecs(config.webrtc.codec)
     yield _portaudio(needed=config.audio.source == "mic")
     yield _port("HTTP port", config.server.host, config.server.port)
-    for name, endpoint in (("ZeroMQ publisher", config.zmq.publish), ("ZeroMQ audio in", config.zmq.audio)):
-        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-        if endpoint.startswith("tcp://") and port.isdecimal():
-            yield _port(name, host, int(port))
+    yield from _zeromq(config.zmq)
     yield from _weights(config)
 
 
@@ -131,6 +128,22 @@ def _port(what: str, host: str, port: int) -> Check:
         reason = error.strerror if isinstance(error, OSError) else "it is no host name"
         return Check(what, "missing", f"{host}:{port}: {reason}: choose another")
     return Check(what, "ok", f"{host}:{port} is free")
+
+
+def _zeromq(config: Zmq) -> Iterator[Check]:
+    from avatard.protocols.curve import KeysError
+    from avatard.protocols.endpoint import EndpointError
+    from avatard.zeromq import checked_keys
+
+    try:
+        checked_keys(config)
+    except (EndpointError, KeysError) as error:
+        yield Check("ZeroMQ", "missing", str(error))
+        return
+    for name, endpoint in (("ZeroMQ publisher", config.publish), ("ZeroMQ audio in", config.audio)):
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        if endpoint.startswith("tcp://") and port.isdecimal():
+            yield _port(name, host.strip("[]"), int(port))
 
 
 def _weights(config: Config) -> Iterator[Check]:

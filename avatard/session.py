@@ -141,9 +141,12 @@ class Session:
         return lambda: self._listeners.remove(listener)
 
     def emit(self, kind: str, **data: Any) -> None:
-        """Tell every listener."""
+        """Tell every listener; one that fails keeps nothing from the others."""
         for listener in list(self._listeners):
-            listener(kind, data)
+            try:
+                listener(kind, data)
+            except Exception:
+                logger.exception("an event was not told", extra={"event": kind})
 
     # -- speech -------------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from avatard.models.face.arkit import ARKIT_NAMES
 from avatard.pipeline.scheduler import PlayOut
 from avatard.pipeline.supervisor import Portrait, PortraitError, WorkerError
 from avatard.protocols import messages
-from avatard.protocols.curve import load_server_keys
+from avatard.protocols.curve import ServerKeys, load_server_keys
 from avatard.protocols.endpoint import check_endpoint
 from avatard.protocols.image import ImageFormat
 from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Speech, State, Topic
@@ -47,6 +47,22 @@ _EVENTS: Final[
 }
 
 
+def checked_keys(config: Zmq) -> ServerKeys | None:
+    """The daemon's CURVE keys if it has any, once both endpoints are known to be allowed with them.
+
+    Raises:
+        EndpointError: an endpoint is malformed, or reachable from other machines without keys.
+        KeysError: a key file cannot be used.
+    """
+    keys = None
+    if config.secret_key_file:
+        clients = Path(config.allowed_clients_file) if config.allowed_clients_file else None
+        keys = load_server_keys(Path(config.secret_key_file), clients)
+    for endpoint in filter(None, (config.publish, config.audio)):
+        check_endpoint(endpoint, keys)
+    return keys
+
+
 class ZmqGateway:
     """Publishes a session and speaks what is sent; each of the two sockets is there if the configuration names it.
 
@@ -54,18 +70,12 @@ class ZmqGateway:
         config: the section `zmq`.
 
     Raises:
-        EndpointError: an endpoint is malformed, or reachable from other machines without keys.
-        KeysError: a key file cannot be used.
+        EndpointError, KeysError: as of `checked_keys`.
     """
 
     def __init__(self, config: Zmq) -> None:
         self._config = config
-        self._keys = None
-        if config.secret_key_file:
-            clients = Path(config.allowed_clients_file) if config.allowed_clients_file else None
-            self._keys = load_server_keys(Path(config.secret_key_file), clients)
-        for endpoint in filter(None, (config.publish, config.audio)):
-            check_endpoint(endpoint, self._keys)
+        self._keys = checked_keys(config)
         self.publisher: Publisher | None = None
         self.receiver: Receiver | None = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -67,9 +67,22 @@ def test_a_port_in_use_is_missing(weights):
         assert f"127.0.0.1:{port}" in checks[what].found
     checks = found(configured(server=Server(host="a..b", port=port)))
     assert checks["HTTP port"] == Check("HTTP port", "missing", f"a..b:{port}: it is no host name: choose another")
-    checks = found(configured(server=Server(port=port), zmq=Zmq(publish=f"tcp://*:{port}", audio="ipc:///somewhere")))
+    checks = found(configured(server=Server(port=port), zmq=Zmq(publish=f"tcp://[::1]:{port}", audio="ipc:///a")))
     assert checks["HTTP port"].state == checks["ZeroMQ publisher"].state == "ok"
     assert "ZeroMQ audio in" not in checks
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        (Zmq(publish="localhost:5556"), "'localhost:5556' is no ZeroMQ endpoint"),
+        (Zmq(audio="tcp://*:5557"), "reachable from other machines"),
+        (Zmq(publish="tcp://127.0.0.1:5556", secret_key_file="none.key_secret"), "none.key_secret"),
+    ],
+)
+def test_zeromq_that_serve_would_refuse_is_missing(weights, section, why):
+    check = found(configured(zmq=section))["ZeroMQ"]
+    assert check.state == "missing" and why in check.found
 
 
 def test_what_an_option_needs_is_missing_only_with_the_option(weights, monkeypatch):

@@ -16,7 +16,7 @@ from avatard.pipeline.ipc import Made
 from avatard.pipeline.scheduler import PlayOut
 from avatard.pipeline.supervisor import Portrait, PortraitError
 from avatard.session import Session
-from tests.serving import ROOT, Screen, beeps, config, portrait, running_session, until
+from tests.serving import ROOT, Screen, beeps, config, portrait, running_session, said, until
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +155,19 @@ async def test_a_frame_that_takes_longer_than_it_lasts_stops_nothing_else():
             await asyncio.sleep(0.05)
         assert len(slow.entries) >= 10
         session.detach(slow)
+
+
+async def test_a_listener_that_fails_keeps_nothing_from_the_others(caplog):
+    def broken(kind: str, data: Mapping[str, Any]) -> None:
+        raise RuntimeError("a closed door")
+
+    async with running_session() as session:
+        told = []
+        session.listen(broken)
+        session.listen(lambda kind, data: told.append((kind, data)))
+        session.emit("test", answer=42)
+    assert told[0] == ("test", {"answer": 42})
+    assert said(caplog)[0] == "an event was not told"
 
 
 async def test_a_killed_worker_does_not_stop_the_sound():

@@ -59,7 +59,7 @@ class MotionStream:
         lookahead_ms: sound that is waited for after the last new frame; rounded up to frames.
         steps: denoising steps; may be changed between pushes.
         noise: scale of the start noise; 0 is the calmest, 1 what the diffusion was trained with.
-        gain: how much larger than the network's motion, which is a mean of what the sound allows and therefore small.
+        gain: size of the motion; 1 is the network's own, which is a mean of what the sound allows and therefore small.
         idle: blinks and brows on top of what the network makes.
         from_portrait: whether what is shown begins with the portrait's own expression; otherwise it begins at rest.
     """
@@ -76,7 +76,7 @@ class MotionStream:
         lookahead_ms: int = 80,
         steps: int = 4,
         noise: float = 0.0,
-        gain: float = 1.2,
+        gain: float = 1.0,
         idle: bool = True,
         from_portrait: bool = False,
     ) -> None:
