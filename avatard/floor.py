@@ -19,7 +19,7 @@ class Floor:
     def __init__(self) -> None:
         self.interrupts = 0
         self._holder: object | None = None
-        self._pushed = False  # the holder pushes its speech, and is no microphone, which is always on
+        self.pushed = False  # who had the floor last pushes the speech, and is no microphone, which is always on
         self._spoken_at = -math.inf
         self._cut_off: object | None = None
         self._cut_off_at = 0.0
@@ -47,10 +47,10 @@ class Floor:
         """
         before = self._holder
         if before is not speaker:
-            idle = self.silent_seconds > FLOOR_SECONDS and not (waiting and self._pushed)
-            if before is not None and not (loud and (idle or (pushed and not self._pushed))):
+            idle = self.silent_seconds > FLOOR_SECONDS and not (waiting and self.pushed)
+            if before is not None and not (loud and (idle or (pushed and not self.pushed))):
                 raise FloorError("another speaker has the floor; try again when they have stopped")
-            self._holder, self._pushed = speaker, pushed
+            self._holder, self.pushed = speaker, pushed
         if loud:
             self._spoken_at = monotonic()
         return before is not None and before is not speaker
@@ -67,7 +67,7 @@ class Floor:
     def interrupt(self) -> None:
         """Take the floor from whoever has it; the rest of a pushed utterance, still on its way, is not wanted."""
         self.interrupts += 1
-        if self._pushed and self._holder is not None:
+        if self.pushed and self._holder is not None:
             self._cut_off, self._cut_off_at = self._holder, monotonic()
         self._holder = None
 

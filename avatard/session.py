@@ -347,7 +347,9 @@ class Session:
             if epoch == self.scheduler.epoch:
                 self.metrics.interrupt.observe(monotonic() - since)
             self._interrupted_at = None
-        if self._activity.hear(entry.samples, entry.speech):
+        # What a microphone gathers is no promise: it is always on.
+        more = self._floor.pushed and self.scheduler.has_speech
+        if self._activity.hear(entry.samples, entry.speech, more):
             self.emit("bot-started-speaking" if self.speaking else "bot-stopped-speaking", frame=entry.index)
 
     # -- figures ------------------------------------------------------------------------------------------------------

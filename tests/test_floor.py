@@ -71,7 +71,14 @@ def test_a_microphone_is_not_cut_off(clock):
 
 def test_speech_ends_after_half_a_second_of_quiet():
     activity, loud, quiet = Activity(), np.full(640, 0.1, np.float32), np.zeros(640, np.float32)
-    assert not activity.hear(loud, speech=False) and not activity.speaking
-    assert activity.hear(loud, speech=True) and activity.speaking
-    assert not any(activity.hear(quiet, speech=True) for _ in range(QUIET_FRAMES - 1))
-    assert activity.hear(quiet, speech=False) and not activity.speaking
+    assert not activity.hear(loud, speech=False, more=False) and not activity.speaking
+    assert activity.hear(loud, speech=True, more=False) and activity.speaking
+    assert not any(activity.hear(quiet, speech=True, more=False) for _ in range(QUIET_FRAMES - 1))
+    assert activity.hear(quiet, speech=False, more=False) and not activity.speaking
+
+
+def test_quiet_before_more_speech_is_a_pause():
+    activity, loud, quiet = Activity(), np.full(640, 0.1, np.float32), np.zeros(640, np.float32)
+    activity.hear(loud, speech=True, more=True)
+    assert not any(activity.hear(quiet, speech=True, more=True) for _ in range(5 * QUIET_FRAMES))
+    assert activity.hear(quiet, speech=True, more=False) and not activity.speaking

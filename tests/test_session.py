@@ -103,6 +103,18 @@ async def test_speech_is_said_to_its_end_also_when_nobody_watches(monkeypatch):
         assert "bot-interrupted" not in events
 
 
+async def test_a_pause_within_pushed_speech_is_not_its_end():
+    async with running_session() as session:
+        screen, events = Screen(), []
+        session.listen(lambda kind, data: events.append((kind, data)))
+        session.attach(screen)
+        await session.speak(np.concatenate([beeps(0.4), np.zeros(24_000, np.float32), beeps(0.4)]), "test")
+        session.end_of_utterance("test")
+        await until(lambda: any(kind == "bot-stopped-speaking" for kind, _ in events))
+        (_, started), (_, stopped) = [event for event in events if event[0].endswith("-speaking")]
+        assert stopped["frame"] - started["frame"] >= 50
+
+
 async def test_a_full_buffer_makes_the_speaker_wait():
     async with running_session() as session:
         screen = Screen()

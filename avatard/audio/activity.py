@@ -17,16 +17,22 @@ def rms(samples: Samples) -> float:
 
 
 class Activity:
-    """Speech begins with a loud frame and ends after half a second without one."""
+    """Speech begins with a loud frame and ends after half a second without one, unless more is known to follow."""
 
     def __init__(self) -> None:
         self.speaking = False
         self._quiet = 0  # frames
 
-    def hear(self, samples: Samples, speech: bool) -> bool:
-        """The next frame, and whether it is speech that may be loud; whether `speaking` changed with it."""
+    def hear(self, samples: Samples, speech: bool, more: bool) -> bool:
+        """The next frame; whether `speaking` changed with it.
+
+        Args:
+            samples: its sound.
+            speech: whether that is speech that may be loud.
+            more: whether more is waiting to be said, so that quiet is a pause.
+        """
         loud = speech and rms(samples) > SPEAKING_RMS
         self._quiet = 0 if loud else self._quiet + 1
         before = self.speaking
-        self.speaking = loud or (before and self._quiet < QUIET_FRAMES)
+        self.speaking = loud or (before and (more or self._quiet < QUIET_FRAMES))
         return self.speaking != before
