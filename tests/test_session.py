@@ -179,7 +179,7 @@ async def test_a_listener_that_fails_keeps_nothing_from_the_others(caplog):
         session.listen(lambda kind, data: told.append((kind, data)))
         session.emit("test", answer=42)
     assert told[0] == ("test", {"answer": 42})
-    assert said(caplog)[0] == "an event was not told"
+    assert "an event was not told" in said(caplog)
 
 
 async def test_a_killed_worker_does_not_stop_the_sound():
