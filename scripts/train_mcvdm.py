@@ -7,8 +7,7 @@
 
 `cache` encodes clips with the trained autoencoder; `latents` trains the UNet and the landmark encoder on them; `pixels`
 goes on through the decoder, on the network's own samples, which is what the decoder will see; `export` writes the
-averaged weights, and with `--average` the mean of several runs that went on from the same one. Every command but the
-first resumes `RUN_DIR/state.safetensors` if it is there.
+averaged weights. Every command but the first resumes `RUN_DIR/state.safetensors` if it is there.
 """
 
 from __future__ import annotations
@@ -65,9 +64,6 @@ def main() -> int:
     parser.add_argument("--autoencoder", type=Path, help="state of scripts/train_autoencoder.py (cache; first latents)")
     parser.add_argument("--perceptual", type=Path, help="trunk of the perceptual loss (pixels)")
     parser.add_argument("--out", type=Path, help="file to write (export)")
-    parser.add_argument(
-        "--average", type=Path, nargs="*", default=[], metavar="RUN_DIR", help="with these runs (export)"
-    )
     parser.add_argument("--note", default="", help="goes into the exported file's metadata")
     parser.add_argument("--objective", choices=["x0", "epsilon"], default="x0", help="epsilon is the paper's")
     parser.add_argument("--size", default="{}", help='JSON of the UNet\'s sizes, for example {"width": 64}')
@@ -394,17 +390,11 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the averaged weights as a shipped file."""
     if arguments.out is None:
         raise ValueError("--out: give the file to write")
-    runs = [arguments.run, *arguments.average]
-    for run in runs:
-        if not (run / "state.safetensors").exists():
-            raise FileNotFoundError(f"no state in {run}: run the stage `latents` first")
-    saved, metadata = load_state(arguments.run / "state.safetensors")
+    state = arguments.run / "state.safetensors"
+    if not state.exists():
+        raise FileNotFoundError(f"no state in {arguments.run}: run the stage `latents` first")
+    saved, metadata = load_state(state)
     model = load_model(saved, metadata, "ema")
-    others = [load_state(run / "state.safetensors")[0]["ema"] for run in arguments.average]
-    for name, tensor in model.state_dict().items():
-        for other in others:
-            tensor.add_(other[name].to(tensor.dtype))
-        tensor.div_(len(runs))
     model.save(arguments.out, {"stage": metadata["stage"], "step": metadata["step"], "note": arguments.note})
     print(f"wrote {arguments.out}, {arguments.out.stat().st_size:,} bytes")
 
