@@ -16,9 +16,9 @@ from typing import Annotated
 
 import typer
 
-from avatard import __version__, settings
+from avatard import __version__, config_loader
+from avatard.config_loader import ConfigError, Settings
 from avatard.log import setup
-from avatard.settings import ConfigError, Settings
 
 app = typer.Typer(
     help="One portrait and a live voice in, a live talking head out.",
@@ -64,9 +64,9 @@ def configure(config: str, overrides: list[str] | None, flags: Mapping[str, obje
         flags: the verb's own flags by the key they set; `None` was not given.
 
     Raises:
-        ConfigError: see `settings.load`.
+        ConfigError: see `config_loader.load`.
     """
-    effective = settings.load(config, overrides or (), flags, os.environ)
+    effective = config_loader.load(config, overrides or (), flags, os.environ)
     setup(effective.config.log, effective.secrets)
     return effective
 
@@ -105,7 +105,7 @@ def config_verb(
 
     The output is a TOML file that gives the same configuration again; secrets are left out.
     """
-    for line in settings.load(config, set_ or (), environ=os.environ).toml():
+    for line in config_loader.load(config, set_ or (), environ=os.environ).toml():
         print(line)
 
 
@@ -121,7 +121,7 @@ def doctor(
     The exit code is 1 if something that `serve` needs is missing.
     """
     effective = configure(config, set_, {"log.level": log_level, "log.format": log_format})
-    from avatard.doctor import examine, table
+    from avatard.commands.doctor import examine, table
 
     checks = list(examine(effective.config))
     print(table(checks))
@@ -192,7 +192,7 @@ def serve(
         "log.format": log_format,
     }
     effective = configure(config, set_, flags)
-    from avatard.serve import MISTAKES, run
+    from avatard.commands.serve import MISTAKES, run
 
     with complain(*MISTAKES):
         run(effective.config, identity)
@@ -205,8 +205,8 @@ def inspect(
     face: FaceOption = None,
 ) -> None:
     """Show what avatard sees in a portrait: size and pose of the face, and on request its 68 points."""
-    from avatard.identity import Identity, IdentityError
-    from avatard.inspection import OverlayError, table, write_overlay
+    from avatard.commands.inspect import OverlayError, table, write_overlay
+    from avatard.engine.identity import Identity, IdentityError
 
     with complain(IdentityError, OverlayError):
         identity = Identity.load(picture, face)
@@ -239,14 +239,14 @@ def render(
         "log.format": log_format,
     }
     effective = configure(config, set_, flags)
-    from avatard.render import MISTAKES
-    from avatard.render import render as render_file
+    from avatard.commands.render import MISTAKES
+    from avatard.commands.render import render as render_file
 
     # A service manager's stop must clean up like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with complain(*MISTAKES):
-            from avatard.pipeline.engine import make_engine
+            from avatard.engine.engine import make_engine
 
             render_file(effective.config, make_engine, identity, audio, output, size=size, badge=badge)
     except KeyboardInterrupt:
@@ -284,12 +284,12 @@ def bench(
         "log.format": log_format,
     }
     effective = configure(config, set_, flags)
-    from avatard.bench import bench as measure
-    from avatard.bench import table
-    from avatard.pipeline.interfaces import EngineError
+    from avatard.commands.bench import bench as measure
+    from avatard.commands.bench import table
+    from avatard.inference.engine_api import EngineError
 
     with complain(EngineError, OSError):
-        from avatard.pipeline.engine import make_engine
+        from avatard.engine.engine import make_engine
 
         report = measure(effective.config, make_engine, identity, seconds)
         print(table(report))
@@ -311,10 +311,10 @@ def bench_serve(
     import asyncio
 
     flags = [f"--set={override}" for override in set_ or []] + ([f"--profile={profile}"] if profile else [])
-    from avatard.audio.sources import SourceError, read_file
-    from avatard.bench import voice
-    from avatard.bench_serve import BenchError, Report, daemon, measure, table
-    from avatard.live_client import ClientError
+    from avatard.commands.bench import voice
+    from avatard.commands.bench_client import ClientError
+    from avatard.commands.bench_live import BenchError, Report, daemon, measure, table
+    from avatard.gateways.local import SourceError, read_file
 
     async def run() -> Report:
         import numpy as np

@@ -1,6 +1,6 @@
 """The configuration: typed, frozen, read once and passed down.
 
-Each section of the TOML file is one Struct below; `avatard.settings` reads files, environment and flags into them.
+Each section of the TOML file is one Struct below; `avatard.config_loader` reads files, environment and flags into them.
 An empty string means "not set".
 """
 

@@ -57,7 +57,7 @@ class _OneLine(logging.Formatter):
 
 
 class _Human(_OneLine):
-    """`12:34:56.789 INFO    avatard.server: listening url=http://127.0.0.1:8080`."""
+    """`12:34:56.789 INFO    avatard.gateways.http: listening url=http://127.0.0.1:8080`."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]

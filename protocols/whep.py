@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from aiohttp import hdrs, web
 
-from avatard.protocols.webrtc import IceServers, OfferError, Peer
+from avatard.protocols.peer import IceServers, OfferError, Peer
 
 MAX_SDP_BYTES = 256 * 1024
 TRICKLE_TYPE = "application/trickle-ice-sdpfrag"

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from tqdm import tqdm
 
-from avatard.models.dataset import Clip, Entry, is_validation, read_index, write_index
 from avatard.models.face.mesh import FaceMesh, region_of
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, OUTER_LIP, mouth_opening
-from avatard.models.mcvdm.factory import Performance, Take, Variation, animate
-from avatard.models.mcvdm.mouth import Teeth
-from avatard.models.mcvdm.rig import Portrait, Rig
+from avatard.models.training.clips import Clip, Entry, is_validation, read_index, write_index
+from avatard.models.training.synthesis.animate import Performance, Take, Variation, animate
+from avatard.models.training.synthesis.mesh_warp import Portrait, Rig
+from avatard.models.training.synthesis.mouth_interior import Teeth
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 #: Tracked again, the outer lips may lie this far (pixels, root mean square) from where they were drawn. It is generous:

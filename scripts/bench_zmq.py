@@ -27,7 +27,7 @@ import zmq
 from avatard.clock import FRAME_US, MediaClock, wall_us
 from avatard.protocols.image import Encoding, ImageFormat
 from avatard.protocols.messages import Face, Head, Meta, Topic, decode, split
-from avatard.protocols.zmq import Publisher, Stamp
+from avatard.protocols.zmq_sockets import Publisher, Stamp
 
 
 def subscribe(endpoint: str, results: Connection) -> None:

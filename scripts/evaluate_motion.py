@@ -37,16 +37,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatard.config import Motion
+from avatard.engine.motion_stream import MotionStream
 from avatard.models.atom import Atom, reference_of
-from avatard.models.dataset import Clip, Entry, unseen_people
+from avatard.models.evaluation.motion_baselines import Linear, loudness, streamed_features
+from avatard.models.evaluation.motion_metrics import best_lag, closures, correlation, drift, jerk, lip_error
+from avatard.models.evaluation.motion_plot import draw
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
-from avatard.models.motion_baselines import Linear, loudness, streamed_features
-from avatard.models.motion_data import clips_with_sound
-from avatard.models.motion_metrics import best_lag, closures, correlation, drift, jerk, lip_error
-from avatard.models.motion_plot import draw
 from avatard.models.speech import FRAME_SAMPLES, HubertFeatures, SpeechEncoder, WhisperFeatures
-from avatard.pipeline.motion import MotionStream
+from avatard.models.training.atom.dataset import clips_with_sound
+from avatard.models.training.clips import Clip, Entry, unseen_people
 
 Array = NDArray[np.floating]
 SHIPPED = "atom_nano"

@@ -31,16 +31,16 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from avatard.config import Stream
-from avatard.identity import Identity
-from avatard.models.dataset import read_index, unseen_people
-from avatard.models.evaluation import Figures, Judge, Pictures, Real, sheet, side_by_side, unseen
+from avatard.engine.identity import Identity
+from avatard.media.mp4 import Mp4Writer
+from avatard.models.evaluation.judge import Figures, Judge, Pictures, Real, sheet, side_by_side, unseen
+from avatard.models.face import warp
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
-from avatard.models.mcvdm import warp
 from avatard.models.mcvdm.autoencoder import Autoencoder, Planes
-from avatard.models.mcvdm.landmarks import Geometry
+from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.model import Mcvdm
-from avatard.mp4 import Mp4Writer
+from avatard.models.training.clips import read_index, unseen_people
 
 VARIANTS = ("real", "still", "warp", "plain_decoder", "reconstruction", "steps_1", "steps_2", "steps_4")
 KEYS = (
@@ -148,7 +148,7 @@ class Reconstruction:
 
 def generated(model: Mcvdm, scene: Scene, steps: int, stream: Stream) -> Pictures:
     """The streamed generation from real landmarks and poses."""
-    from avatard.pipeline.video import VideoStream
+    from avatard.engine.video_stream import VideoStream
 
     clip = scene.real.clip
     video = VideoStream(

@@ -1,4 +1,4 @@
-"""Measure how people blink, raise their brows and move their heads: the defaults of avatard.pipeline.idle.
+"""Measure how people blink, raise their brows and move their heads: the defaults of avatard.engine.idle_motion.
 
     python scripts/measure_idle.py DATA_DIR
 
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.models.dataset import Clip
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import LEFT_BROW, RIGHT_BROW, eye_opening
-from avatard.models.motion_data import clips_with_sound
+from avatard.models.training.atom.dataset import clips_with_sound
+from avatard.models.training.clips import Clip
 
 Array = NDArray[np.floating]
 

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avatard.models.dataset import Clip, read_index
+from avatard.models.evaluation.motion_metrics import jerk
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MOUTH
-from avatard.models.motion_metrics import jerk
+from avatard.models.training.clips import Clip, read_index
 
 Array = NDArray[np.floating]
 

@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatard.models import checkpoint
-from avatard.models.av_sync import MAX_LAG, Offset, SyncClip, estimate
-from avatard.models.dataset import Clip, Entry
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, mouth_opening
-from avatard.models.motion_data import clips_with_sound
-from avatard.models.motion_tracks import (
+from avatard.models.speech import FRAME_SAMPLES, HubertFeatures, SpeechEncoder, WhisperFeatures
+from avatard.models.training.atom.audio_augmentation import (
     SILENT_TAIL_FRAMES,
     Samples,
     Track,
@@ -33,7 +31,9 @@ from avatard.models.motion_tracks import (
     at_tempo,
     no_speech,
 )
-from avatard.models.speech import FRAME_SAMPLES, HubertFeatures, SpeechEncoder, WhisperFeatures
+from avatard.models.training.atom.dataset import clips_with_sound
+from avatard.models.training.av_sync import MAX_LAG, Offset, SyncClip, estimate
+from avatard.models.training.clips import Clip, Entry
 
 #: Windows are cached every second frame; the random look-ahead gives training the phases between.
 WINDOW_STRIDE = 2

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from avatard.models import checkpoint
 from avatard.models.atom import CONFIGS, Atom, AtomConfig
-from avatard.models.atom_loss import Recipe, training_loss
-from avatard.models.motion_data import MotionData
-from avatard.models.motion_metrics import halves, validate
-from avatard.models.training import CsvLog, Ema, cosine, load_state, restore_optimizer, save_state
+from avatard.models.evaluation.motion_metrics import halves, validate
+from avatard.models.training.atom.dataset import MotionData
+from avatard.models.training.atom.loss import Recipe, training_loss
+from avatard.models.training.loop import CsvLog, Ema, cosine, load_state, restore_optimizer, save_state
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -22,16 +22,25 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from avatard.models.dataset import Entry, read_index
+from avatard.models.face import warp
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.losses import Perceptual
-from avatard.models.mcvdm import warp
 from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
-from avatard.models.mcvdm.batches import Examples, Sampling, mouth_mask, validation_examples
 from avatard.models.mcvdm.decoder import FRAME, WHOLE, Window
-from avatard.models.mcvdm.landmarks import Geometry
-from avatard.models.mcvdm.objective import choose_window, flow_loss, picture_losses, psnr, to_pictures
-from avatard.models.training import CsvLog, Ema, cosine, load_state, parse_mix, restore_optimizer, save_state, sheet
+from avatard.models.mcvdm.landmark_encoder import Geometry
+from avatard.models.training.clips import Entry, read_index
+from avatard.models.training.loop import (
+    CsvLog,
+    Ema,
+    cosine,
+    load_state,
+    parse_mix,
+    restore_optimizer,
+    save_state,
+    sheet,
+)
+from avatard.models.training.mcvdm.dataset import Examples, Sampling, mouth_mask, validation_examples
+from avatard.models.training.mcvdm.loss import choose_window, flow_loss, picture_losses, psnr, to_pictures
+from avatard.models.training.perceptual import Perceptual
 
 Batch = dict[str, Tensor]
 

@@ -23,7 +23,7 @@ def restore_logging():
 def logged(config: Log, emit, secrets=()) -> list[str]:
     stream = io.StringIO()
     log.setup(config, secrets, stream)
-    emit(logging.getLogger("avatard.server"))
+    emit(logging.getLogger("avatard.gateways.http"))
     return stream.getvalue().splitlines()
 
 
@@ -31,14 +31,14 @@ def test_human_lines_carry_the_values():
     (line,) = logged(Log(), lambda logger: logger.info("listening", extra={"url": "http://localhost", "port": 80}))
     time, level, rest = line.split(maxsplit=2)
     assert len(time) == len("12:34:56.789")
-    assert (level, rest) == ("INFO", "avatard.server: listening url=http://localhost port=80")
+    assert (level, rest) == ("INFO", "avatard.gateways.http: listening url=http://localhost port=80")
 
 
 def test_json_lines_are_objects():
     (line,) = logged(Log(format="json"), lambda logger: logger.warning("late", extra={"frame": 7, "level": "high"}))
     event = json.loads(line)
     assert event.pop("time").endswith("+00:00")
-    assert event == {"level": "warning", "logger": "avatard.server", "event": "late", "frame": 7}
+    assert event == {"level": "warning", "logger": "avatard.gateways.http", "event": "late", "frame": 7}
 
 
 @given(st.text(), st.text(), st.sampled_from(["human", "json"]))
@@ -67,7 +67,7 @@ def test_secrets_never_leave(form):
         lambda logger: logger.info("got %s", secret, extra={"headers": {"Authorization": f"Bearer {secret}"}}),
         secrets=(secret, ""),
     )
-    assert "ter" not in lines[0].replace("avatard.server", "")
+    assert "ter" not in lines[0].replace("avatard.gateways.http", "")
     assert "***" in lines[0]
 
 

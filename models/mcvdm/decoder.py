@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avatard.models.mcvdm import warp
+from avatard.models.face import warp
 from avatard.models.mcvdm.layers import SLOPE, ResBlock, activate, clips_of, conv, upsample
 
 Pictures = NDArray[np.uint8]

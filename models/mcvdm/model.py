@@ -15,7 +15,7 @@ from avatard.models import checkpoint
 from avatard.models.diffusion import cosine_alpha_bar, ddim, sqrt_linear_alpha_bar
 from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
 from avatard.models.mcvdm.decoder import Portrait
-from avatard.models.mcvdm.landmarks import Geometry, LandmarkEncoder, maps, thumbnail
+from avatard.models.mcvdm.landmark_encoder import Geometry, LandmarkEncoder, maps, thumbnail
 from avatard.models.mcvdm.unet import UNet, UNetConfig
 
 #: Length of the diffusion in training; few steps of it are taken when generating.

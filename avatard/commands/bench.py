@@ -1,0 +1,220 @@
+"""How fast this machine is: what each stage of the pipeline costs, and whether it keeps up with speech."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from avatard.clock import FPS, SAMPLE_RATE_HZ, monotonic, process_cpu, thread_cpu
+from avatard.commands.render import play_out
+from avatard.config import Config
+from avatard.inference.engine_api import Engine, MakeEngine
+from avatard.media.mp4 import Mp4Writer
+from avatard.playout.ring import Samples
+
+#: The paper's time for 5 s of video at 256², on an RTX 3090 Ti.
+PAPER_SECONDS: Final = 125
+PAPER_VIDEO_SECONDS: Final = 5
+#: Frames at the start whose cost is not counted: caches are cold.
+WARM_UP_FRAMES: Final = 32
+#: Networks that are timed inside a stage, by the name of their class.
+NETWORKS: Final = {
+    "WhisperFeatures": "speech features",
+    "HubertFeatures": "speech features",
+    "Atom": "AToM-Net",
+    "LandmarkEncoder": "landmark encoder",
+    "UNet": "diffusion UNet",
+    "Trunk": "decoder trunk",
+    "ReferenceDecoder": "decoder",
+    "PlainDecoder": "decoder",
+}
+
+Report = dict[str, Any]
+
+
+def voice(seconds: float, seed: int = 0) -> Samples:
+    """Something like speech, 16 kHz: syllables of a buzzing pitch and noise. What it says costs nothing."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    pitch = 2 * np.pi * 120 * t
+    buzz = sum(np.sin(k * pitch) / k for k in range(1, 20))
+    syllables = np.clip(np.sin(2 * np.pi * 3.5 * t), 0, None)
+    samples: Samples = (0.15 * syllables * (buzz + 0.3 * rng.normal(size=len(t)))).astype(np.float32)
+    return samples
+
+
+@contextmanager
+def timed_networks(engine: Engine, spent: dict[str, float]) -> Iterator[None]:
+    """Add up in `spent` the CPU seconds that each of `NETWORKS` takes, wherever the engine keeps it."""
+    from torch import nn
+
+    handles = []
+    began: dict[str, float] = {}
+    for root in [value for value in vars(engine).values() if isinstance(value, nn.Module)]:
+        for module in root.modules():
+            name = NETWORKS.get(type(module).__name__)
+            if name is None:
+                continue
+
+            # The landmark encoder is called in two parts, so that overlapping clips share the first.
+            parts = (
+                [module]
+                if name != "landmark encoder"
+                else [m for m in module.modules() if isinstance(m, nn.Sequential)]
+            )
+
+            def start(*_: Any, name: str = name) -> None:
+                began[name] = thread_cpu()
+
+            def stop(*_: Any, name: str = name) -> None:
+                spent[name] += thread_cpu() - began[name]
+
+            for part in parts:
+                handles += [part.register_forward_pre_hook(start), part.register_forward_hook(stop)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stages(engine: Engine, seconds: float) -> dict[str, float]:
+    """CPU milliseconds per frame of both stages and of the networks in them, on this thread, one hop at a time."""
+    take = engine.begin(0)
+    spent: dict[str, float] = defaultdict(float)
+    frames = counted = 0
+    with timed_networks(engine, spent):
+        for chunk in np.array_split(voice(seconds + WARM_UP_FRAMES / FPS), round(seconds * 10)):
+            if frames < WARM_UP_FRAMES:
+                spent.clear()
+                counted = 0
+            began = thread_cpu()
+            motions = list(take.move(chunk))
+            moved = thread_cpu()
+            pictures = [picture for motion in motions for _, made in take.draw(motion) for picture in made]
+            spent["motion"] += moved - began
+            spent["video"] += thread_cpu() - moved
+            frames, counted = frames + len(pictures), counted + len(pictures)
+    return {name: 1000 * value / max(counted, 1) for name, value in spent.items()}
+
+
+def throughput(engine: Engine, config: Config, seconds: float) -> Report:
+    """Both stages at once, as they run live, and the video encoder beside them."""
+    with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
+        began, used = monotonic(), process_cpu()
+        frames = 0
+        waited = None
+        with Mp4Writer(Path(folder) / "bench.mp4", (256, 256)) as writer:
+            for played in play_out(engine, np.array_split(voice(seconds), round(seconds * FPS)), config):
+                assert played.picture is not None
+                writer.write(played.picture.pixels)
+                waited = monotonic() - began if waited is None else waited
+                frames += 1
+        wall = monotonic() - began
+    return {
+        "frames": frames,
+        "wall_seconds": wall,
+        "first_frame_seconds": waited,
+        "rtf": wall / (frames / FPS),
+        "cores_used": (process_cpu() - used) / wall,
+    }
+
+
+def bench(config: Config, make_engine: MakeEngine, identity: Path, seconds: float = 10.0) -> Report:
+    """Measure; see `table` for what is in it.
+
+    Raises:
+        EngineError: the portrait, the weights or the configuration cannot be used, in one line.
+    """
+    began = monotonic()
+    engine = make_engine(config)
+    _, portrait = engine.identify(identity, config.portrait.face)
+    list(play_out(engine, [voice(0.2)], config))
+    start_seconds = monotonic() - began
+    height, width, _ = portrait.pixels.shape
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": _version("torch"),
+            "load_before": load,
+        },
+        "stream": {
+            key: getattr(config.stream, key)
+            for key in ("clip_frames", "hop_frames", "fade_frames", "lookahead_ms", "motion_steps", "video_steps")
+        },
+        "size": [height, width],
+        "seconds": seconds,
+        "start_seconds": start_seconds,
+        "core_ms_per_frame": stages(engine, seconds),
+        "render": throughput(engine, config, seconds),
+        "peak_memory_mb": None if (peak := _peak_bytes()) is None else peak / 1e6,
+        "paper_rtf": PAPER_SECONDS / PAPER_VIDEO_SECONDS,
+    }
+
+
+def table(report: Report) -> str:
+    """The report for people."""
+    machine, stream, render, costs = (report[key] for key in ("machine", "stream", "render", "core_ms_per_frame"))
+    hop = stream["hop_frames"]
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, load {_number(machine['load_before'])} before",
+        "  ".join(f"{key} {value}" for key, value in stream.items()),
+        "",
+        f"{'stage':<20}{'core-ms a frame':>16}{'core-ms a hop':>16}{'of a core':>11}",
+    ]
+    for name in [*("motion", "video"), *(name for name in costs if name not in ("motion", "video"))]:
+        indent = "" if name in ("motion", "video") else "  "
+        share = costs[name] * FPS / 1000
+        lines.append(f"{indent + name:<20}{costs[name]:>16.2f}{costs[name] * hop:>16.1f}{share:>10.0%} ")
+    made, memory = render["frames"] / FPS, report["peak_memory_mb"]
+    rows = {
+        "start to first frame": f"{report['start_seconds']:.1f} s",
+        f"{made:.0f} s of video": f"{render['wall_seconds']:.1f} s, {render['cores_used']:.2f} cores, H.264 included",
+        "real-time factor": f"{render['rtf']:.2f} (the paper's: {report['paper_rtf']:.0f}, on an RTX 3090 Ti)",
+        f"{PAPER_VIDEO_SECONDS} s of video at that rate": f"{PAPER_VIDEO_SECONDS * render['rtf']:.1f} s "
+        f"(the paper's: {PAPER_SECONDS} s)",
+        "peak memory": "unknown" if memory is None else f"{memory:.0f} MB",
+    }
+    lines += ["", *(f"{name:<28}{value}" for name, value in rows.items())]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f}"
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def _peak_bytes() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not Unix
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

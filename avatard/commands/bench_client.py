@@ -1,0 +1,181 @@
+"""A client of the daemon's page connection, as a browser is one, for measuring and testing what arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import aiohttp
+import av
+import numpy as np
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
+from numpy.typing import NDArray
+
+from avatard.clock import SAMPLE_RATE_HZ, monotonic
+from avatard.media.resample import to_pcm16
+from avatard.playout.ring import Samples
+
+VOICE_RATE_HZ = 48_000
+VOICE_PACKET_SECONDS = 0.02
+
+
+class ClientError(RuntimeError):
+    """The daemon refused the connection; one line."""
+
+
+@dataclass
+class Arrivals:
+    """What came over one track: for each RTP timestamp, when its last packet came."""
+
+    at: dict[int, float] = field(default_factory=dict)  # RTP timestamp -> seconds
+    bytes: int = 0
+
+
+class Voice(MediaStreamTrack):
+    """Speech at the pace of a microphone, silence after it; a packet leaves when its last sample would be captured."""
+
+    kind = "audio"
+
+    def __init__(self, speech: Samples) -> None:
+        super().__init__()
+        self._speech = speech
+        self._sent = 0
+        self.started_at = 0.0  # when sample 0 was captured
+
+    async def recv(self) -> av.AudioFrame:
+        """The next 20 ms."""
+        if not self._sent:
+            self.started_at = monotonic()
+        count = round(VOICE_PACKET_SECONDS * SAMPLE_RATE_HZ)
+        due = self.started_at + (self._sent + count) / SAMPLE_RATE_HZ
+        await asyncio.sleep(max(0.0, due - monotonic()))
+        chunk = self._speech[self._sent : self._sent + count]
+        chunk = np.pad(chunk, (0, count - len(chunk)))
+        frame = av.AudioFrame.from_ndarray(to_pcm16(chunk)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE_HZ, self._sent, Fraction(1, SAMPLE_RATE_HZ)
+        self._sent += count
+        return frame
+
+
+class LiveClient:
+    """Connects to `url`, sends `speech` (16 kHz) and keeps what comes back.
+
+    Args:
+        url: of the page, without a slash at its end.
+        speech: what the microphone hears; None sends nothing.
+        token: of the daemon.
+        on_picture: gets every decoded picture [H, W, 3] with its position in the stream, in 90 kHz ticks.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        speech: Samples | None = None,
+        token: str = "",
+        on_picture: Callable[[int, NDArray[np.uint8]], None] | None = None,
+    ) -> None:
+        self.video, self.audio = Arrivals(), Arrivals()
+        self.sound: dict[int, NDArray[np.int16]] = {}  # by position in the stream, in 48 kHz ticks; mono
+        self.events: list[tuple[float, str, dict[str, Any]]] = []
+        self.pictures = 0
+        self.first_frame_seconds = 0.0
+        self.pc_id = ""
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._on_picture = on_picture
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._voice = Voice(speech) if speech is not None else None
+        self._channel = self._pc.createDataChannel("events")
+        self._channel.on("message", self._on_message)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._first = asyncio.Event()
+        self._pc.addTransceiver(self._voice or "audio", direction="sendrecv" if self._voice else "recvonly")
+        self._pc.addTransceiver("video", direction="recvonly")
+        self._pc.on("track", self._on_track)
+        for receiver in self._pc.getReceivers():
+            self._tap(receiver)
+
+    async def connect(self) -> float:
+        """Connect and wait for the first picture; seconds from the offer to it.
+
+        Raises:
+            ClientError: the daemon refused.
+        """
+        since = monotonic()
+        await self._pc.setLocalDescription(await self._pc.createOffer())
+        body = {"sdp": self._pc.localDescription.sdp, "type": "offer"}
+        async with (
+            aiohttp.ClientSession(headers=self._headers) as http,
+            http.post(f"{self._url}/api/offer", json=body) as response,
+        ):
+            answer = await response.json()
+            if response.status != 200:
+                await self.close()
+                raise ClientError(f"{response.status}: {answer['error']}")
+        self.pc_id = answer["pc_id"]
+        await self._pc.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
+        await asyncio.wait_for(self._first.wait(), 20)
+        self.first_frame_seconds = monotonic() - since
+        return self.first_frame_seconds
+
+    @property
+    def voice_started_at(self) -> float:
+        """When the first sample of the speech was captured."""
+        return self._voice.started_at if self._voice is not None else 0.0
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message over the data channel."""
+        self._channel.send(json.dumps(message))
+
+    async def close(self) -> None:
+        """Hang up."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pc.close()
+
+    def _tap(self, receiver: Any) -> None:
+        """Note when RTP packets arrive: aiortc's jitter buffers hold frames back until later ones are there."""
+        handle = receiver._handle_rtp_packet
+        arrivals = self.video if receiver._RTCRtpReceiver__kind == "video" else self.audio
+
+        async def tapped(packet: Any, arrival_time_ms: int) -> None:
+            arrivals.at[packet.timestamp] = monotonic()
+            arrivals.bytes += len(packet.payload)
+            await handle(packet, arrival_time_ms)
+
+        receiver._handle_rtp_packet = tapped
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        read = self._read_video if track.kind == "video" else self._read_audio
+        self._tasks.append(asyncio.ensure_future(read(track)))
+
+    async def _read_video(self, track: MediaStreamTrack) -> None:
+        try:
+            while True:
+                frame = await track.recv()
+                assert isinstance(frame, av.VideoFrame) and frame.pts is not None
+                self._first.set()
+                self.pictures += 1
+                if self._on_picture is not None:
+                    self._on_picture(frame.pts, frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
+        except MediaStreamError:
+            pass
+
+    async def _read_audio(self, track: MediaStreamTrack) -> None:
+        try:
+            while True:
+                frame = await track.recv()
+                assert isinstance(frame, av.AudioFrame) and frame.pts is not None
+                self.sound[frame.pts] = frame.to_ndarray().reshape(-1, 2)[:, 0].astype(np.int16)
+        except MediaStreamError:
+            pass
+
+    def _on_message(self, text: str) -> None:
+        event = json.loads(text)
+        self.events.append((monotonic(), event["type"], event["data"]))

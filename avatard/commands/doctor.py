@@ -1,0 +1,174 @@
+"""What this machine and this installation can do, one line each, for `avatard doctor`."""
+
+import os
+import platform
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from avatard.config import Config, Zmq
+
+#: `missing` is what `serve` needs and lacks; `note` is what only an option needs, or what only makes it slower.
+State = Literal["ok", "note", "missing"]
+
+
+class Check(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    state: State
+    found: str
+
+
+def examine(config: Config) -> Iterator[Check]:
+    """Every check, for what `serve` with this configuration would need."""
+    yield _python()
+    yield from _cpu()
+    yield _torch()
+    yield from _codecs(config.webrtc.codec)
+    yield _portaudio(needed=config.audio.source == "mic")
+    yield _port("HTTP port", config.server.host, config.server.port)
+    yield from _zeromq(config.zmq)
+    yield from _weights(config)
+
+
+def table(checks: Iterable[Check]) -> str:
+    """The checks in aligned columns."""
+    rows = list(checks)
+    width = max(len(row.what) for row in rows)
+    return "\n".join(f"{row.state:<7}  {row.what:<{width}}  {row.found}" for row in rows)
+
+
+def _python() -> Check:
+    return Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _cpu() -> Iterator[Check]:
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    few = cores < 2
+    yield Check("CPU cores", "note" if few else "ok", f"{cores}" + (", real time was measured with 2" if few else ""))
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        yield Check("CPU features", "note", "not known on this system")
+        return
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    # x86 says "flags", Arm says "Features"; all cores are taken to be alike.
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
+    found = [flag for flag in wanted if flag in flags]
+    fast = any("bf16" in flag for flag in found)
+    slow = "" if fast else "; no bf16 arithmetic: the networks run in float32, slower"
+    yield Check("CPU features", "ok" if fast else "note", (", ".join(found) or "none of interest") + slow)
+
+
+def _torch() -> Check:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Check("torch", "missing", f"{_first_line(error)}: reinstall avatard")
+    return Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _codecs(codec: str) -> Iterator[Check]:
+    try:
+        import av
+        from av.codec.codec import UnknownCodecError
+
+        present = []
+        for name in ("libvpx", "libx264", "libopus"):
+            try:
+                av.Codec(name, "w")
+                present.append(name)
+            except UnknownCodecError:
+                continue
+    except (ImportError, OSError) as error:
+        yield Check("codecs", "missing", f"PyAV: {_first_line(error)}: reinstall avatard")
+        return
+    encoder = {"vp8": "libvpx", "h264": "libx264"}[codec]
+    lacking = [name for name in (encoder, "libopus") if name not in present]
+    cure = f"; without {' and '.join(lacking)}: reinstall PyAV from its wheel" if lacking else ""
+    yield Check("codecs", "missing" if lacking else "ok", f"PyAV {av.__version__} with {', '.join(present)}{cure}")
+    for package in ("aiortc", "pyzmq", "soxr", "ai-edge-litert"):
+        try:
+            yield Check(package, "ok", version(package))
+        except PackageNotFoundError:
+            yield Check(package, "missing", "not installed: reinstall avatard")
+
+
+def _portaudio(needed: bool) -> Check:
+    lacking: State = "missing" if needed else "note"
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:
+        return Check(
+            "PortAudio", lacking, f"{_first_line(error)}; only the local microphone needs it: install libportaudio2"
+        )
+    microphones = sum(device["max_input_channels"] > 0 for device in sounddevice.query_devices())
+    if not microphones:
+        return Check("PortAudio", lacking, "no microphone here: connect one, or use the page's, which is the browser's")
+    return Check("PortAudio", "ok", f"{microphones} microphones")
+
+
+def _port(what: str, host: str, port: int) -> Check:
+    if port == 0:
+        return Check(what, "ok", "a free one is taken")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            None if host == "*" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            if os.name == "posix":
+                # As the server does: a port whose last connection has just closed is free.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        return Check(what, "missing", f"{host}:{port}: {reason}: choose another")
+    return Check(what, "ok", f"{host}:{port} is free")
+
+
+def _zeromq(config: Zmq) -> Iterator[Check]:
+    from avatard.gateways.zeromq import checked_keys
+    from avatard.protocols.curve import KeysError
+    from avatard.protocols.endpoint import EndpointError
+
+    try:
+        checked_keys(config)
+    except (EndpointError, KeysError) as error:
+        yield Check("ZeroMQ", "missing", str(error))
+        return
+    for name, endpoint in (("ZeroMQ publisher", config.publish), ("ZeroMQ audio in", config.audio)):
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        if endpoint.startswith("tcp://") and port.isdecimal():
+            yield _port(name, host.strip("[]"), int(port))
+
+
+def _weights(config: Config) -> Iterator[Check]:
+    from avatard.models.checkpoint import CheckpointError, locate, shipped, verified
+
+    try:
+        names = sorted(shipped())
+    except CheckpointError as error:
+        yield Check("weights", "missing", str(error))
+        return
+    for name in names:
+        try:
+            yield Check("shipped weights", "ok", f"{name}, {verified(name).stat().st_size / 1e6:.1f} MB, intact")
+        except CheckpointError as error:
+            yield Check("shipped weights", "missing", str(error))
+    configured = {"motion.weights": config.motion.weights, "video.weights": config.video.weights}
+    if config.speech.encoder == "whisper":
+        # HuBERT comes from a folder or the hub, which transformers looks up itself.
+        configured["speech.weights"] = config.speech.weights
+    for key, value in configured.items():
+        try:
+            yield Check(key, "ok", locate(value).name)
+        except CheckpointError as error:
+            yield Check(key, "missing", str(error))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

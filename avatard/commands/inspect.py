@@ -1,0 +1,71 @@
+"""`avatard inspect`: show what avatard sees in a portrait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from avatard.engine.identity import Identity
+from avatard.models.face.crop import CROP_SIDE
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.raster import PARTS, raster
+from avatard.models.face.topology import MESH_TO_68, eye_opening, mouth_opening
+
+#: The overlay shows the portrait this many times as large.
+ZOOM = 3
+#: Length of the pose axes in interocular distances, and their colours: to the right, up, towards the viewer.
+AXIS, AXIS_COLOURS = 0.8, ((255, 64, 64), (64, 255, 64), (96, 160, 255))
+
+
+class OverlayError(ValueError):
+    """An overlay that cannot be written, in one line."""
+
+
+def overlay(identity: Identity) -> NDArray[np.uint8]:
+    """The portrait with its 68 points and pose axes, beside its raster: `[768, 1536, 3]` RGB."""
+    side = CROP_SIDE * ZOOM
+    portrait = cv2.resize(identity.portrait, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+    points = identity.points[MESH_TO_68]
+
+    def pixel(xy: NDArray[np.floating]) -> tuple[int, int]:
+        x, y = np.rint((xy[:2] + 0.5) * ZOOM - 0.5)
+        return int(x), int(y)
+
+    for part in PARTS:
+        for chosen in part.points:
+            for point in points[chosen]:
+                cv2.circle(portrait, pixel(point), 4, (0, 0, 0), -1, cv2.LINE_AA)
+                cv2.circle(portrait, pixel(point), 3, part.colour, -1, cv2.LINE_AA)
+    tips = identity.pose.project(np.array([[0, 0, 0], [AXIS, 0, 0], [0, -AXIS, 0], [0, 0, -AXIS]]))
+    for tip, colour in zip(tips[1:], AXIS_COLOURS, strict=True):
+        cv2.arrowedLine(portrait, pixel(tips[0]), pixel(tip), colour, 3, cv2.LINE_AA, tipLength=0.15)
+    return np.concatenate([portrait, raster(points, side, side=CROP_SIDE)], axis=1)
+
+
+def table(identity: Identity) -> str:
+    """What is known of the face, one line each."""
+    yaw, pitch, _ = identity.pose.yaw_pitch_roll
+    face = MorphableModel.load().mean_68 + identity.landmarks
+    right, left = eye_opening(face)
+    rows = {
+        "face": f"{identity.face_px:.0f} px from forehead to chin",
+        "yaw": f"{yaw:+.1f}° (positive: the nose points to the right of the picture)",
+        "pitch": f"{pitch:+.1f}° (positive: up)",
+        "mouth": f"open by {100 * mouth_opening(face):.1f} % of the distance between the eyes",
+        "eyes": f"open by {100 * right:.1f} % (right) and {100 * left:.1f} % (left)",
+        "digest": identity.digest,
+    }
+    return "\n".join(f"{name:<7} {value}" for name, value in rows.items())
+
+
+def write_overlay(identity: Identity, path: Path) -> None:
+    """Write the overlay; the suffix says which format. Raises `OverlayError`."""
+    try:
+        Image.fromarray(overlay(identity)).save(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise OverlayError(f"cannot write {path}: {reason}") from None

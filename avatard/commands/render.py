@@ -1,0 +1,243 @@
+"""The streaming pipeline offline: a portrait and a sound file become a video file, as fast as the networks go.
+
+The scheduler and the engine are those of `serve`; only the clock is missing. A frame waits for its picture instead of
+being shown without it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard import __version__
+from avatard.clock import FPS, SAMPLES_PER_FRAME
+from avatard.config import Config
+from avatard.gateways.local import SourceError, read_file
+from avatard.inference.engine_api import Engine, EngineError, MakeEngine, Picture, Take
+from avatard.media.mp4 import Mp4Error, Mp4Writer, open_sound
+from avatard.media.video_file import MediaError, read_frames
+from avatard.playout.audio_timeline import Timing
+from avatard.playout.ring import Samples
+from avatard.playout.scheduler import PlayOut, Scheduler
+
+VIDEOS: Final = {".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"}
+SIZES: Final = (64, 2048)
+WAIT_SECONDS: Final = 1.0
+BADGE: Final = "AI-generated"
+#: Read by people and by programs; the XMP beside it is for programs.
+COMMENT: Final = "Synthetic media: a still portrait animated by trained networks from a recorded voice."
+
+
+class RenderError(ValueError):
+    """Something that cannot be rendered, in one line."""
+
+
+#: What the user can cure; the text of each is one line.
+MISTAKES: Final = (RenderError, SourceError, MediaError, Mp4Error, EngineError)
+
+
+class _Stages:
+    """Both networks of a take, each on a thread of its own, as in the inference process."""
+
+    def __init__(self, take: Take) -> None:
+        self._take = take
+        # Neither needs a bound: what is in flight was ordered by a scheduler that stays close to what was played.
+        self._made: SimpleQueue[tuple[int, list[Picture]] | BaseException] = SimpleQueue()
+        self._motion, self._video = ThreadPoolExecutor(1, "motion"), ThreadPoolExecutor(1, "video")
+        self._jobs: deque[Future[None]] = deque()
+        self._closed = False
+
+    def hear(self, samples: Samples) -> None:
+        """Give the take its next samples."""
+        while self._jobs and self._jobs[0].done():
+            self._jobs.popleft()
+        self._jobs.append(self._motion.submit(self._move, samples))
+
+    def made(self) -> tuple[int, list[Picture]]:
+        """Wait for the next pictures; raises what a stage raised."""
+        while True:
+            # A job that is done has put what it made, so with all of them done nothing more will come.
+            idle = all(job.done() for job in list(self._jobs))
+            try:
+                made = self._made.get_nowait() if idle else self._made.get(timeout=WAIT_SECONDS)
+            except Empty:
+                if idle:
+                    raise RuntimeError("the networks made fewer frames than they heard speech for") from None
+                continue
+            if isinstance(made, BaseException):
+                raise made
+            return made
+
+    def close(self) -> None:
+        """Drop what is queued, and wait for what is in work."""
+        self._closed = True
+        for pool in (self._motion, self._video):
+            pool.shutdown(cancel_futures=True)
+
+    def _move(self, samples: Samples) -> None:
+        try:
+            for motion in self._take.move(samples):
+                if self._closed:
+                    return
+                self._jobs.append(self._video.submit(self._draw, motion))
+        except BaseException as error:  # whatever it was, the one who waits must know
+            self._made.put(error)
+
+    def _draw(self, motion: Any) -> None:
+        try:
+            for made in self._take.draw(motion):
+                self._made.put(made)
+        except BaseException as error:
+            self._made.put(error)
+
+
+def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Iterator[PlayOut]:
+    """What `serve` would send if speech came in `chunks` (float32, 16 kHz): every frame with its picture and sound.
+
+    The speech begins with frame 0; the last frame is the one that its last sample falls into.
+    """
+    timing = replace(Timing.of(config.stream, compute_frames=0, held_frames=engine.delay_frames), margin_samples=0)
+    scheduler = Scheduler(timing)
+    lead = round(timing.delay_frames + timing.ahead_frames + 1) * SAMPLES_PER_FRAME
+    sound = iter(chunks)
+    waiting: Samples = np.zeros(0, np.float32)
+    total: int | None = None  # samples, known when they were all pushed
+    pushed = 0
+    # The speech that is there at this moment is heard from frame 0 on.
+    now = -timing.delay_frames
+    stages = _Stages(engine.begin(0))
+    try:
+        while total is None or scheduler.next_frame * SAMPLES_PER_FRAME < total:
+            while total is None and scheduler.buffered_samples < lead:
+                chunk = waiting if len(waiting) else next(sound, None)
+                if chunk is None:
+                    scheduler.end_of_utterance(now)
+                    total = pushed
+                    break
+                accepted = scheduler.push(chunk, now)
+                pushed, waiting = pushed + accepted, chunk[accepted:]
+            for order in scheduler.advance(now):
+                stages.hear(order.samples)
+            if now < 0:
+                now = 0.0
+                continue
+            while not scheduler.ahead_frames:
+                scheduler.add(scheduler.epoch, *stages.made())
+            yield scheduler.play(now)
+            now = float(scheduler.next_frame)
+    finally:
+        stages.close()
+
+
+def render(
+    config: Config,
+    make_engine: MakeEngine,
+    identity: Path,
+    audio: Path,
+    output: Path,
+    *,
+    size: int | None = None,
+    badge: bool = False,
+    progress: bool = True,
+) -> int:
+    """Write the video; returns its number of frames.
+
+    Args:
+        config: as for `serve`; the same configuration gives the same file.
+        make_engine: loads the networks.
+        identity: a portrait, or a video: its first picture is the portrait, its head pose drives the avatar's.
+        audio: any file with sound in it.
+        output: an .mp4 file; it appears whole or not at all.
+        size: side of the pictures; those of the network without one.
+        badge: write "AI-generated" into the corner of each frame.
+        progress: show a bar on standard error, where that is a terminal.
+
+    Raises:
+        RenderError, SourceError, MediaError, Mp4Error, EngineError: what the user can cure, in one line.
+    """
+    _check(output, size, (identity, audio))
+    total = _frames_of(audio)
+    with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
+        if identity.suffix.lower() in VIDEOS:
+            config = msgspec.structs.replace(
+                config, idle=msgspec.structs.replace(config.idle, pose_video=str(identity))
+            )
+            identity = _first_picture(identity, Path(folder))
+        engine = make_engine(config)
+        _, portrait = engine.identify(identity, config.portrait.face)
+    side = size or portrait.pixels.shape[0]
+    metadata = {"title": f"{BADGE} video", "comment": f"{COMMENT} Made with avatard {__version__}."}
+    from tqdm import tqdm
+
+    frames = 0
+    with (
+        Mp4Writer(output, (side, side), audio, metadata) as writer,
+        tqdm(total=total, unit="frame", disable=None if progress else True) as bar,
+    ):
+        for played in play_out(engine, read_file(audio), config):
+            assert played.picture is not None
+            writer.write(_finish(played.picture.pixels, side, badge))
+            frames += 1
+            bar.update()
+        if not frames:
+            raise RenderError(f"{audio} has no sound in it")
+    return frames
+
+
+def _check(output: Path, size: int | None, sources: Sequence[Path]) -> None:
+    """Refuse what would fail after the work is done. Raises `RenderError`."""
+    if output.suffix.lower() != ".mp4":
+        raise RenderError(f"{output}: expected a name that ends in .mp4")
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise RenderError(
+            f"{output} cannot be written: {'it' if output.is_dir() else output.parent} is not a "
+            f"{'file' if output.is_dir() else 'folder'}"
+        )
+    if any(output.absolute() == source.absolute() for source in sources):
+        raise RenderError(f"{output} would be overwritten: give another name")
+    low, high = SIZES
+    if size is not None and (size % 2 or not low <= size <= high):
+        raise RenderError(f"a size of {size} pixels: expected an even number from {low} to {high}")
+
+
+def _frames_of(audio: Path) -> int | None:
+    """How many frames the sound will give, for the progress bar, if the file says so. Raises `Mp4Error`."""
+    from av import time_base
+
+    with open_sound(audio) as container:
+        return round(container.duration / time_base * FPS) if container.duration else None
+
+
+def _first_picture(video: Path, folder: Path) -> Path:
+    """The video's first picture as a file. Raises `MediaError`."""
+    picture = next(read_frames(video), None)
+    if picture is None:
+        raise RenderError(f"{video} has no pictures in it")
+    path = folder / "portrait.png"
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return path
+
+
+def _finish(pixels: NDArray[np.uint8], size: int, badge: bool) -> NDArray[np.uint8]:
+    """A frame at its final size, with the badge if one is asked for."""
+    if size != pixels.shape[0]:
+        method = cv2.INTER_AREA if size < pixels.shape[0] else cv2.INTER_LANCZOS4
+        pixels = np.asarray(cv2.resize(pixels, (size, size), interpolation=method), np.uint8)
+    if badge:
+        pixels = pixels.copy()
+        scale, at = size / 640, (size // 40, size - size // 32)
+        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            thickness = max(1, round(width * scale * 1.5))
+            cv2.putText(pixels, BADGE, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+    return pixels

@@ -1,0 +1,126 @@
+"""`avatard serve`: the session, the server and the local sources of speech, from start to a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from avatard.config import Config
+from avatard.gateways.http import Server, ServerError
+from avatard.gateways.local import SourceError, file_source, microphone_source
+from avatard.gateways.zeromq import ZmqGateway
+from avatard.inference.supervisor import Portrait, PortraitError, WorkerError
+from avatard.playout.ring import Samples
+from avatard.protocols.curve import KeysError
+from avatard.protocols.endpoint import EndpointError
+from avatard.session.floor_control import FLOOR_SECONDS, FloorError
+from avatard.session.session import ENGINE, Session
+
+logger = logging.getLogger(__name__)
+
+MICROPHONE = "mic"
+#: What the user can cure; the text of each is one line.
+MISTAKES = (PortraitError, WorkerError, ServerError, EndpointError, KeysError, SourceError)
+
+
+def run(config: Config, portrait: Path, engine: str = ENGINE) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        PortraitError: the portrait cannot be read.
+        WorkerError: the inference process cannot be started, or the portrait cannot be used.
+        ServerError: the HTTP address or the TLS files cannot be used.
+        EndpointError, KeysError: a ZeroMQ endpoint or key file cannot be used.
+        SourceError: there is no such sound file, or no microphone.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(config, Portrait.read(portrait, config.portrait.face), engine))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's where it exists."""
+    if sys.platform == "win32":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> None:
+    """Serve until a signal comes; see `run` for the errors."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels the runner's task
+            loop.add_signal_handler(number, stopped.set)
+    gateway = ZmqGateway(config.zmq) if config.zmq.publish or config.zmq.audio else None
+    session = Session(config, portrait, engine)
+    server = Server(config, session)
+    _check_source(config.audio.source)
+    await server.check_host()
+    stopping = asyncio.create_task(stopped.wait(), name="signal")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(session.stop)
+        starting = asyncio.create_task(session.start(), name="start")
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return
+        await starting
+        stack.push_async_callback(server.stop)
+        url = await server.start()
+        if gateway is not None:
+            stack.push_async_callback(gateway.stop)
+            await gateway.start(session)
+        print(f"avatard: open {url}{'?token=...' if config.server.token else ''}", file=sys.stderr, flush=True)
+        logger.info("listening", extra={"url": url, "profile": config.stream.profile})
+        speech = asyncio.create_task(_speak(config.audio.source, session), name="speech")
+        waiting = {stopping, speech}
+        while not stopping.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a source that broke ends the daemon, with its reason
+        speech.cancel()
+        logger.info("shutting down")
+
+
+def _check_source(source: str) -> None:
+    """Refuse a file that is not there before the networks are loaded."""
+    if source and source != MICROPHONE and not Path(source).is_file():
+        reason = "it is a folder" if Path(source).is_dir() else "there is no such file"
+        raise SourceError(f"{source} cannot be read as sound: {reason}")
+
+
+async def _speak(source: str, session: Session) -> None:
+    """Speak the configured local source, if there is one."""
+    if source == MICROPHONE:
+        await _hear(session, microphone_source())
+    elif source:
+        await _read(session, file_source(Path(source)))
+
+
+async def _hear(session: Session, source: AsyncIterator[Samples]) -> None:
+    """A microphone: what it hears now, or nothing."""
+    speaker = object()
+    async for chunk in source:
+        session.speak_live(chunk, speaker)
+
+
+async def _read(session: Session, source: AsyncIterator[Samples]) -> None:
+    """A file: all of it, as fast as the session takes it; whoever has the floor is heard first."""
+    speaker = object()
+    async for chunk in source:
+        while True:
+            try:
+                await session.speak(chunk, speaker)
+                break
+            except FloorError:
+                await asyncio.sleep(FLOOR_SECONDS)
+    session.end_of_utterance(speaker)

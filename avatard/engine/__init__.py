@@ -1,0 +1,1 @@
+"""The streaming pipeline on the two networks; runs in the inference process."""

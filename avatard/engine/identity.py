@@ -1,0 +1,102 @@
+"""A person to animate: one portrait, checked, upright, cropped and aligned, with landmarks and pose."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard.media.image_file import PictureError, read_picture
+from avatard.models.face.crop import FACE_HEIGHT, Crop
+from avatard.models.face.mesh import FaceMesh
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.pose import Pose
+from avatard.models.face.search import find_faces
+
+#: Forehead to chin in pixels of the given picture; the crop shows it 154 pixels high.
+MIN_FACE: Final = 96.0
+#: Degrees of yaw or pitch: further round, half of the face is a guess.
+MAX_TURN: Final = 45.0
+
+
+class IdentityError(ValueError):
+    """A portrait that cannot be used, and why, in one line."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One person's portrait and what is known of the face in it."""
+
+    portrait: NDArray[np.uint8]  # [256, 256, 3], RGB
+    points: NDArray[np.float32]  # [468, 3], mesh in portrait pixels (z: relative depth)
+    landmarks: NDArray[np.float32]  # [68, 3], frontal offsets from the mean face, in its interocular distances
+    neutral: NDArray[np.float32]  # [68, 3], the same without expression
+    pose: Pose  # in portrait pixels
+    digest: str  # sha256 of the portrait's pixels, hexadecimal
+    face_px: float  # forehead to chin in pixels of the picture it came from
+
+    @classmethod
+    def load(cls, path: str | Path, face: int | None = None, *, mesh: FaceMesh | None = None) -> Identity:
+        """Read a picture and find the person in it.
+
+        Args:
+            path: a picture file; see `avatard.media.image_file`.
+            face: which face, counted from the left and from 1; needed where there are several.
+            mesh: networks to use; loaded for this call (20 ms) where not given.
+
+        Raises:
+            IdentityError: no usable picture, no face, several faces and none chosen, a face too small or turned away.
+        """
+        try:
+            image = read_picture(path)
+        except PictureError as error:
+            raise IdentityError(str(error)) from None
+        faces = find_faces(mesh or FaceMesh(), image)
+        return cls._of(path, image, faces[_choose(path, len(faces), face)])
+
+    @classmethod
+    def _of(cls, path: str | Path, image: NDArray[np.uint8], mesh: NDArray[np.float32]) -> Identity:
+        """From the mesh of the chosen face, in image pixels."""
+        morphable = MorphableModel.load()
+        rough = morphable.pose(mesh.astype(np.float64))
+        height = FACE_HEIGHT * float(rough.scale)
+        if height < MIN_FACE:
+            raise IdentityError(
+                f"{path}: the face is {height:.0f} pixels high, expected at least {MIN_FACE:.0f}: use a larger picture"
+            )
+        yaw, pitch, _ = rough.yaw_pitch_roll
+        if max(abs(yaw), abs(pitch)) > MAX_TURN:
+            where = f"{abs(yaw):.0f}° to the side" if abs(yaw) >= abs(pitch) else f"{abs(pitch):.0f}° up or down"
+            raise IdentityError(
+                f"{path}: the head is turned {where}, expected at most {MAX_TURN:.0f}°: use one that faces the camera"
+            )
+        crop = Crop.of(rough)
+        portrait = crop.image(image)
+        points = crop.points(mesh.astype(np.float64))
+        canonical, poses = morphable.frontal(points[None])
+        landmarks = morphable.landmarks(canonical)[0]
+        return cls(
+            portrait=portrait,
+            points=points.astype(np.float32),
+            landmarks=landmarks.astype(np.float32),
+            neutral=morphable.neutral(landmarks).astype(np.float32),
+            pose=poses[0],
+            digest=hashlib.sha256(portrait.tobytes()).hexdigest(),
+            face_px=height,
+        )
+
+
+def _choose(path: str | Path, count: int, face: int | None) -> int:
+    """Index of the chosen face among `count`. Raises `IdentityError`."""
+    if count == 0:
+        raise IdentityError(f"{path}: no face found; expected an upright head, seen from the front")
+    if face is None and count > 1:
+        raise IdentityError(f"{path} has {count} faces: choose face 1 to {count}, counted from the left")
+    if face is not None and not 1 <= face <= count:
+        faces = "1 face" if count == 1 else f"{count} faces"
+        raise IdentityError(f"{path} has {faces}, got face {face}")
+    return 0 if face is None else face - 1

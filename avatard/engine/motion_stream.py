@@ -1,0 +1,176 @@
+"""Live motion: push samples as they come, get landmarks by absolute frame (25 fps, 640 samples a frame at 16 kHz)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avatard.engine.idle_motion import Idle
+from avatard.models.atom import Atom, reference_of
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.speech import FRAME_SAMPLES, SpeechEncoder
+
+FRAME_MS = 40
+#: A stream that begins with the portrait as it is leaves it within so many frames.
+LEAVING_FRAMES = 6
+
+Samples = NDArray[np.floating]
+
+
+class Face(Protocol):
+    """What motion needs of an `avatard.engine.identity.Identity`."""
+
+    @property
+    def landmarks(self) -> NDArray[np.floating]:
+        """The face in the portrait: offsets from the 3DMM's mean `[68, 3]`, interocular distances."""
+        ...
+
+    @property
+    def neutral(self) -> NDArray[np.floating]:
+        """The same without expression."""
+        ...
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Landmarks of consecutive frames."""
+
+    first: int  # absolute frame number
+    landmarks: NDArray[np.float32]  # [k, 68, 3], offsets from the 3DMM's mean, interocular distances
+
+
+class MotionStream:
+    """Speech encoder and AToM-Net on a sliding window.
+
+    Every hop depends on absolute frame numbers alone, so the same samples give the same landmarks bit for bit however
+    they are cut into pushes. Before the first frame the world is silent and the face at rest.
+
+    Args:
+        atom: the network.
+        speech: the encoder it was trained with.
+        identity: whose face.
+        seed: of the noise and of blinks and brows.
+        first_frame: absolute number of the frame that the first sample belongs to.
+        hop_frames: frames made at a time.
+        lookahead_ms: sound that is waited for after the last new frame; rounded up to frames.
+        steps: denoising steps; may be changed between pushes.
+        noise: scale of the start noise; 0 is the calmest, 1 what the diffusion was trained with.
+        gain: size of the motion; 1 is the network's own, which is a mean of what the sound allows and therefore small.
+        idle: blinks and brows on top of what the network makes.
+        from_portrait: whether what is shown begins with the portrait's own expression; otherwise it begins at rest.
+    """
+
+    def __init__(
+        self,
+        atom: Atom,
+        speech: SpeechEncoder,
+        identity: Face,
+        *,
+        seed: int = 0,
+        first_frame: int = 0,
+        hop_frames: int = 4,
+        lookahead_ms: int = 80,
+        steps: int = 4,
+        noise: float = 0.0,
+        gain: float = 1.0,
+        idle: bool = True,
+        from_portrait: bool = False,
+    ) -> None:
+        config = atom.config
+        if speech.dim != config.speech_dim:
+            raise ValueError(
+                f"got speech features of {speech.dim} numbers, expected {config.speech_dim}: wrong encoder"
+            )
+        if not 1 <= hop_frames < config.frames:
+            raise ValueError(f"got a hop of {hop_frames} frames, expected 1 to {config.frames - 1}")
+        self._lookahead = -(-lookahead_ms // FRAME_MS)
+        if not 0 <= self._lookahead <= config.max_lookahead:
+            raise ValueError(f"got a look-ahead of {lookahead_ms} ms, expected 0 to {config.max_lookahead * FRAME_MS}")
+        self._atom, self._speech, self._seed = atom, speech, seed
+        self._noise, self._gain = noise, gain
+        self._hop, self.steps = hop_frames, steps
+        neutral = np.asarray(identity.neutral, np.float32)
+        self._portrait = torch.from_numpy(np.asarray(identity.landmarks, np.float32))
+        self._reference = reference_of(self._portrait, torch.from_numpy(neutral))[None]
+        self._resting = atom.resting(self._reference)[0]
+        self._from_portrait = from_portrait
+        self._idle = Idle(MorphableModel.load().mean_68 + neutral, seed) if idle else None
+        self._prefix = torch.zeros(1, config.frames - hop_frames, 68, 3)
+        self._received = 0  # samples
+        self._first = self._next = first_frame
+        # The window of the next hop begins here; silence stands for what was before the stream.
+        self._audio = np.zeros((config.audio_frames - hop_frames - self._lookahead) * FRAME_SAMPLES, np.float32)
+        self._finished = False
+
+    @property
+    def window_samples(self) -> int:
+        """Samples that one hop listens to."""
+        return self._atom.config.audio_frames * FRAME_SAMPLES
+
+    def push(self, samples: Samples) -> list[Motion]:
+        """Take samples `[T]` and give the motion that they complete.
+
+        Samples are in [-1, 1]: what is not finite counts as silence, what is louder is clipped. Raises `ValueError`
+        unless `samples` is mono.
+        """
+        if self._finished:
+            raise RuntimeError("push after finish")
+        if samples.ndim != 1:
+            raise ValueError(f"got samples {list(samples.shape)}, expected mono [T]")
+        clean = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(-1, 1)
+        self._received += len(clean)
+        self._audio = np.concatenate([self._audio, clean])
+        made = []
+        while len(self._audio) >= self.window_samples:
+            made.append(self._make())
+        return made
+
+    def finish(self) -> list[Motion]:
+        """The motion of the frames whose sound has begun, with silence after it. The stream takes no more."""
+        last = self._first - (-self._received // FRAME_SAMPLES)  # one after the last frame
+        hops = max(0, -(-(last - self._next) // self._hop))
+        missing = max(0, self.window_samples + (hops - 1) * self._hop * FRAME_SAMPLES - len(self._audio)) if hops else 0
+        received = self._received
+        made = self.push(np.zeros(missing, np.float32))
+        self._received, self._finished = received, True
+        if made and made[-1].first + self._hop > last:
+            made[-1] = Motion(made[-1].first, made[-1].landmarks[: last - made[-1].first])
+        return made
+
+    @torch.inference_mode()
+    def _make(self) -> Motion:
+        """One hop from the samples at the front of the buffer."""
+        window = torch.from_numpy(self._audio[: self.window_samples])[None]
+        new = self._atom.sample(
+            self._speech(window),
+            self._reference,
+            self._prefix,
+            torch.from_numpy(self._start_noise())[None],
+            steps=self.steps,
+            lookahead=self._lookahead,
+        )
+        self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
+        self._audio = self._audio[self._hop * FRAME_SAMPLES :]
+        face = self._gain * new[0] + self._resting
+        shown = self._next - self._first
+        if self._from_portrait and shown < LEAVING_FRAMES:
+            frame = torch.arange(shown, shown + self._hop)
+            left = (1 - torch.cos(torch.pi * (frame / LEAVING_FRAMES).clamp(max=1))) / 2
+            face = torch.lerp(self._portrait, face, left[:, None, None])
+        landmarks = face.numpy()
+        if self._idle is not None:
+            landmarks = landmarks + self._idle.face(self._next, self._hop)
+        self._next += self._hop
+        return Motion(self._next - self._hop, landmarks)
+
+    def _start_noise(self) -> NDArray[np.float32]:
+        """Noise `[hop, 68, 3]` by counter: frame n's depends on the seed and n alone."""
+        if not self._noise:
+            return np.zeros((self._hop, 68, 3), np.float32)
+        frames = range(self._next, self._next + self._hop)
+        drawn = [np.random.Generator(np.random.Philox(key=(self._seed, n))).standard_normal((68, 3)) for n in frames]
+        return (self._noise * np.stack(drawn)).astype(np.float32)

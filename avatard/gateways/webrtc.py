@@ -1,0 +1,179 @@
+"""The WebRTC clients of the daemon: who is let in, what they see and hear, and what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from aiohttp import hdrs, web
+from numpy.typing import NDArray
+
+from avatard.clock import monotonic
+from avatard.config import Webrtc
+from avatard.media.resample import Resampler, to_pcm16
+from avatard.playout.scheduler import PlayOut
+from avatard.protocols.broadcast import Encoding, Hub
+from avatard.protocols.peer import IceServers, Peer
+from avatard.session.session import Session
+
+logger = logging.getLogger(__name__)
+
+MAX_VIEWERS = 64
+RETRY_SECONDS = 10
+LEAVING_SECONDS, LEAVING_TRIES = 1.0, 20
+PANEL_SECONDS = 1.0
+KINDS = ("page", "whep", "whip")
+
+
+class Client:
+    """What its peer tells goes to the session, the session's events go to it."""
+
+    def __init__(self, clients: Clients, kind: str, watches: bool, listens: bool) -> None:
+        self.kind = kind
+        self.name = secrets.token_urlsafe(12)
+        self._clients = clients
+        self._session = clients.session
+        self._resampler: Resampler | None = None
+        self._rate_hz = 0
+        self.peer = Peer(clients.hub if watches else None, clients.ice_servers, self, listens)
+        self._unlisten = self._session.listen(self.on_event)
+
+    def on_audio(self, samples: NDArray[np.float32], rate_hz: int) -> None:
+        """Its microphone."""
+        if self._resampler is None or rate_hz != self._rate_hz:
+            self._resampler, self._rate_hz = Resampler(rate_hz), rate_hz
+        self._session.speak_live(self._resampler.push(samples), self)
+
+    def on_message(self, message: dict[str, Any]) -> None:
+        """A request over the data channel."""
+        if message.get("type") == "interrupt":
+            self._session.interrupt()
+        else:
+            text = "unknown message; expected type interrupt"
+            self.peer.send_event("error", {"message": text, "fatal": False}, str(message.get("id", "")))
+
+    def on_event(self, kind: str, data: Mapping[str, Any]) -> None:
+        """An event of the session."""
+        self.peer.send_event(kind, dict(data))
+
+    def on_first_frame(self, seconds: float) -> None:
+        """It saw its first picture."""
+        self._session.metrics.first_frame.observe(seconds)
+
+    def on_closed(self) -> None:
+        """It is gone."""
+        self._unlisten()
+        self._session.end_of_utterance(self)
+        self._clients.forget(self)
+
+
+class Clients:
+    """All of them; they share one stream, generated and encoded once.
+
+    Args:
+        session: the avatar.
+        config: the section `webrtc`.
+        max_sessions: how many may talk.
+    """
+
+    def __init__(self, session: Session, config: Webrtc, max_sessions: int) -> None:
+        self.session = session
+        self.ice_servers = IceServers(config.ice_servers, config.ice_username, config.ice_credential)
+        self.hub = Hub(Encoding(config.codec, config.bitrate_kbps * 1000), monotonic, session.metrics.skewed)
+        self.closing = False
+        self._max_sessions = max_sessions
+        self._clients: dict[str, Client] = {}
+        self._panel: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def find(self, name: object) -> Client | None:
+        """The client of this name."""
+        return self._clients.get(name) if isinstance(name, str) else None
+
+    async def admit(self, kind: str) -> Client:
+        """Let one more in: `page` watches and talks, `whep` watches, `whip` talks.
+
+        Raises:
+            web.HTTPServiceUnavailable: there is no room, or no avatar yet.
+        """
+        watches, talks = kind != "whip", kind != "whep"
+        kinds, most = (("page", "whip"), self._max_sessions) if talks else (("whep",), MAX_VIEWERS)
+        await self._wait_for_room(kinds, most)
+        # No await from here on: the place that is free now must not be given to two.
+        self._check_room(kinds, most)
+        client = Client(self, kind, watches, listens=talks)
+        self._clients[client.name] = client
+        self._count()
+        if self._panel is None:
+            self._panel = asyncio.create_task(self._tell_figures(), name="panel")
+        return client
+
+    def forget(self, client: Client) -> None:
+        """The client is gone."""
+        self._clients.pop(client.name, None)
+        self._count()
+
+    def play(self, entry: PlayOut) -> None:
+        """Send a frame to all: the session calls it when the frame is due."""
+        if entry.picture is not None:
+            self.hub.send(entry.index, entry.picture.pixels, to_pcm16(entry.samples))
+
+    def collect(self) -> None:
+        """Bring the metrics of what is sent up to date."""
+        metrics, hub = self.session.metrics, self.hub
+        metrics.total(metrics.frames.labels("encoded"), "encoded", hub.encoded)
+        metrics.total(metrics.frames.labels("sent"), "sent", hub.sent)
+        metrics.total(metrics.frames.labels("dropped"), "dropped", hub.dropped)
+        metrics.total(metrics.stage.labels("encoder"), "encoder", hub.encoding_seconds)
+        metrics.queue.labels("encoder").set(hub.queued)
+
+    async def close(self) -> None:
+        """Say good-bye to everyone."""
+        self.closing = True
+        if self._panel is not None:
+            self._panel.cancel()
+            await asyncio.gather(self._panel, return_exceptions=True)
+        await asyncio.gather(*(client.peer.close() for client in list(self._clients.values())))
+        await self.hub.close()
+
+    def _count(self) -> None:
+        kinds = [client.kind for client in self._clients.values()]
+        for kind in KINDS:
+            self.session.metrics.sessions.labels(kind).set(kinds.count(kind))
+        self.session.detach(self)
+        if any(kind != "whip" for kind in kinds):
+            self.session.attach(self)
+
+    async def _tell_figures(self) -> None:
+        while True:
+            await asyncio.sleep(PANEL_SECONDS)
+            try:
+                if self._clients:
+                    self.session.emit("metrics", **self.session.figures())
+            except Exception:
+                logger.exception("the figures were not told")
+
+    def _full(self, kinds: tuple[str, ...], most: int) -> bool:
+        return sum(client.kind in kinds for client in self._clients.values()) >= most
+
+    async def _wait_for_room(self, kinds: tuple[str, ...], most: int) -> None:
+        """Whoever is just leaving, as before a reload, is given a moment."""
+        for _ in range(LEAVING_TRIES):
+            if not self._full(kinds, most):
+                break
+            await asyncio.sleep(LEAVING_SECONDS / LEAVING_TRIES)
+
+    def _check_room(self, kinds: tuple[str, ...], most: int) -> None:
+        """Raise 503 where there is no room."""
+        if self.closing or not self.session.ready:
+            why = "shutting down" if self.closing else "the avatar is starting"
+            raise web.HTTPServiceUnavailable(text=why, headers={hdrs.RETRY_AFTER: "2"})
+        if self._full(kinds, most):
+            headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
+            raise web.HTTPServiceUnavailable(text=f"all {most} sessions are in use; try again later", headers=headers)

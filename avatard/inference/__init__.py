@@ -1,0 +1,1 @@
+"""The inference process and the daemon's side of it."""

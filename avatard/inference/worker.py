@@ -1,0 +1,269 @@
+"""The inference process: speech in, pictures out, on two threads that never touch the daemon's event loop.
+
+    python -m avatard.inference.worker COMMANDS EVENTS ENGINE
+
+Four threads: this one moves messages and says several times a second that it is alive, one runs the motion network,
+one the video network, and one looks at new portraits. The networks have one torch thread each: two OpenMP threads per
+stage were measured slower than one. The process leaves when its standard input closes, which happens however the daemon
+dies.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import zmq
+
+from avatard.clock import SAMPLES_PER_FRAME, monotonic
+from avatard.config import Config
+from avatard.inference import ipc
+from avatard.inference.engine_api import Engine, EngineError, MakeEngine, Picture, Take
+from avatard.log import setup
+from avatard.playout.ring import Samples
+
+BEAT_SECONDS = 0.25
+QUEUE_ORDERS = 256  # small: the daemon orders at most 100 times a second
+QUEUE_CLIPS = 4  # motion may not run further ahead of video than this
+QUEUE_PORTRAITS = 4  # more at once are refused
+NICENESS = 2  # the event loop, which must send every 40 ms, goes first
+WARM_UP_HOPS = 8
+PIECE_SAMPLES = 1_280
+FLUSH_SECONDS = 0.1
+
+
+@dataclass
+class _Run:
+    """An epoch and its take."""
+
+    epoch: int
+    take: Take
+
+
+class _Stage:
+    """A thread that works through a bounded queue, and says how long it has been at its current job."""
+
+    def __init__(self, name: str, size: int, fail: Callable[[BaseException], None]) -> None:
+        self.queue: queue.Queue[Callable[[], None]] = queue.Queue(size)
+        self._since = 0.0
+        self._fail = fail
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    @property
+    def busy_seconds(self) -> float:
+        since = self._since
+        return monotonic() - since if since else 0.0
+
+    def _work(self) -> None:
+        while True:
+            job = self.queue.get()
+            self._since = monotonic()
+            try:
+                job()
+            except BaseException as error:  # whatever it was, the daemon must know and start a new process
+                self._fail(error)
+                return
+            self._since = 0.0
+
+
+class Worker:
+    """Moves commands to the two stages and their pictures to the daemon."""
+
+    def __init__(self, commands: str, events: str, make_engine: MakeEngine) -> None:
+        self._commands: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
+        self._commands.connect(commands)
+        self._events = events
+        self._local = threading.local()  # a socket for each thread: they may not be shared
+        self._make_engine = make_engine
+        self._run: _Run | None = None
+        self._failure: BaseException | None = None
+        self._motion = _Stage("motion", QUEUE_ORDERS, self._fail)
+        self._video = _Stage("video", QUEUE_CLIPS, self._fail)
+        self._portraits = _Stage("portraits", QUEUE_PORTRAITS, self._fail)
+        self._engine: Engine | None = None
+
+    def serve(self) -> None:
+        """Obey commands until `Stop`."""
+        decoder = msgspec.msgpack.Decoder(ipc.AnyCommand)
+        beat_due = 0.0
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if monotonic() >= beat_due:
+                busy = max(self._motion.busy_seconds, self._video.busy_seconds)
+                self._send(ipc.Beat(busy, self._motion.queue.qsize() + self._video.queue.qsize(), _resident_bytes()))
+                beat_due = monotonic() + BEAT_SECONDS
+            if not self._commands.poll(int(BEAT_SECONDS * 1000)):
+                continue
+            head, *parts = self._commands.recv_multipart()
+            command = decoder.decode(head)
+            if isinstance(command, ipc.Stop):
+                return
+            self._obey(command, parts)
+
+    def _obey(self, command: ipc.AnyCommand, parts: list[bytes]) -> None:
+        match command:
+            case ipc.Start():
+                config = msgspec.json.decode(command.config, type=Config)
+                setup(config.log)
+                self._engine = self._make_engine(config)
+                digest, picture = self._identify(parts[0], command.suffix, command.face)
+                hop_seconds = self._warm_up(self._engine, config.stream.hop_frames * SAMPLES_PER_FRAME)
+                height, width, _ = picture.pixels.shape
+                ready = ipc.Ready(digest, height, width, hop_seconds, self._engine.delay_frames)
+                self._send(ready, ipc.pack_faces([picture]), picture.pixels.tobytes())
+            case ipc.Begin():
+                assert self._engine is not None
+                self._run = _Run(command.epoch, self._engine.begin(command.first_frame))
+            case ipc.Hear():
+                run = self._run
+                if run is not None and run.epoch == command.epoch:
+                    samples = np.frombuffer(parts[0], np.float32)
+                    self._motion.queue.put_nowait(lambda: self._move(run, samples))
+            case ipc.Identify():
+                try:
+                    self._portraits.queue.put_nowait(lambda: self._send(*self._answer(command, parts[0])))
+                except queue.Full:
+                    self._send(ipc.Identified(command.request, error="other portraits are being checked; try again"))
+            case ipc.Effort():
+                assert self._engine is not None
+                self._engine.effort(command.motion_steps, command.video_steps, command.stride)
+
+    def _identify(self, portrait: bytes, suffix: str, face: int) -> tuple[str, Picture]:
+        assert self._engine is not None
+        with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
+            path = Path(folder) / f"portrait{suffix}"
+            path.write_bytes(portrait)
+            try:
+                return self._engine.identify(path, face)
+            except EngineError as error:
+                # Nobody knows the file by the name it has here.
+                raise EngineError(str(error).replace(str(path), "the portrait")) from None
+
+    def _answer(self, command: ipc.Identify, portrait: bytes) -> tuple[ipc.Identified, bytes, bytes]:
+        try:
+            digest, picture = self._identify(portrait, command.suffix, command.face)
+        except EngineError as error:
+            return ipc.Identified(command.request, error=str(error)), b"", b""
+        height, width, _ = picture.pixels.shape
+        identified = ipc.Identified(command.request, digest, height, width)
+        return identified, ipc.pack_faces([picture]), picture.pixels.tobytes()
+
+    def _warm_up(self, engine: Engine, hop_samples: int) -> float:
+        """Run silence through both networks until it is known how long the first pictures of a hop take."""
+        take = engine.begin(0, rehearsal=True)
+        seconds: list[float] = []
+        done = threading.Event()
+
+        def move() -> None:
+            # A hop at a time; a take that makes nothing of a hundred is broken.
+            for _ in range(100):
+                since = monotonic()
+                for motion in take.move(np.zeros(hop_samples, np.float32)):
+                    for n, _ in enumerate(take.draw(motion)):
+                        if n == 0:
+                            seconds.append(monotonic() - since)
+                    since = monotonic()
+                if len(seconds) >= WARM_UP_HOPS:
+                    break
+            done.set()
+
+        self._video.queue.put(move)
+        while not done.wait(BEAT_SECONDS):
+            if self._failure is not None:
+                raise self._failure
+            self._send(ipc.Beat(0, 0, _resident_bytes()))
+        # The first hop pays for allocations and caches.
+        return float(np.median(seconds[1:] or [1.0]))
+
+    def _move(self, run: _Run, samples: Samples) -> None:
+        """Motion thread."""
+        if run is not self._run:
+            return
+        since = monotonic()
+        # Piece by piece, so that video can begin with the first hop of several.
+        for start in range(0, len(samples), PIECE_SAMPLES):
+            for motion in run.take.move(samples[start : start + PIECE_SAMPLES]):
+                spent = monotonic() - since
+                self._video.queue.put(lambda motion=motion, spent=spent: self._draw(run, motion, spent))  # type: ignore[misc]
+                since = monotonic()
+
+    def _draw(self, run: _Run, motion: Any, motion_seconds: float) -> None:
+        """Video thread."""
+        if run is not self._run:
+            return
+        since = monotonic()
+        for first, pictures in run.take.draw(motion):
+            height, width, _ = pictures[0].pixels.shape
+            pixels = np.stack([picture.pixels for picture in pictures])
+            spent = monotonic() - since
+            made = ipc.Made(run.epoch, first, len(pictures), height, width, motion_seconds, spent)
+            self._send(made, ipc.pack_faces(pictures), pixels)
+            # The motion of a clip is accounted for once.
+            since, motion_seconds = monotonic(), 0.0
+
+    def _send(self, event: ipc.AnyEvent, *parts: Any) -> None:
+        socket: zmq.Socket[bytes] | None = getattr(self._local, "socket", None)
+        if socket is None:
+            socket = self._local.socket = zmq.Context.instance().socket(zmq.PUSH)
+            socket.connect(self._events)
+        socket.send_multipart([msgspec.msgpack.encode(event), *parts])
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the daemon why this process ends."""
+        user = isinstance(error, EngineError)
+        message = " ".join(str(error).split()) if user else f"{type(error).__name__}: {error}"
+        self._send(ipc.Failed(message, user))
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # not Linux
+        return 0
+
+
+def _leave_with_the_daemon() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(0)
+
+
+def main(commands: str, events: str, engine: str) -> None:
+    """Run until told to stop; `engine` is `module:function` that makes one from a `Config`."""
+    threading.Thread(target=_leave_with_the_daemon, name="parent", daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    module, _, function = engine.partition(":")
+    worker = Worker(commands, events, getattr(importlib.import_module(module), function))
+    code = 0
+    try:
+        worker.serve()
+    except BaseException as error:
+        code = 1
+        worker.fail(error)
+        if not isinstance(error, EngineError):
+            traceback.print_exc()
+    # The stages may be deep in a network, and nothing they hold needs an orderly end; only the last word must get out.
+    time.sleep(FLUSH_SECONDS)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Image, video and sound files, and resampling."""

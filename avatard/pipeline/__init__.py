@@ -1,1 +1,0 @@
-"""The streaming pipeline: audio by sample index in, frames by absolute frame number out."""

@@ -1,0 +1,1 @@
+"""What is played when: pure, without I/O and without a clock."""

@@ -1,0 +1,1 @@
+"""One avatar: speakers, play-out loop, events, turn-taking and load control."""

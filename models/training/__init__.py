@@ -1,0 +1,1 @@
+"""Training: prepared clips, losses, loops. Serving imports nothing of it."""

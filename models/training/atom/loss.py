@@ -1,0 +1,142 @@
+"""What AToM-Net is trained to do: continue imperfect motion (paper eq. 4, with velocity and mouth opening)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avatard.models.atom import Atom, openings
+from avatard.models.diffusion import add_noise
+from avatard.models.face.topology import MOUTH
+from avatard.models.training.atom.dataset import Batch
+
+VELOCITY_WEIGHT = 2.0
+OPENING_WEIGHT = 1.0
+#: An average of the motions that a sound may mean moves too little. So the network is also asked how much the lips vary
+#: within a few frames, whichever way: their positions in windows of four, velocities of three, accelerations of two.
+LIVELINESS_WEIGHT = 3.0
+LIVELINESS = ((0, 4), (1, 3), (2, 2))
+#: Closed lips are seen at once when they are not: frames whose mouth is at most this much more open than at rest
+#: (interocular distances) weigh `CLOSED_WEIGHT` times as much in the opening term.
+CLOSED_OPENING, CLOSED_WEIGHT = 0.02, 4.0
+
+
+def point_weights() -> Tensor:
+    """Weight of each coordinate `[68, 3]`: the mouth is what is looked at, depth is what is measured worst."""
+    weight = torch.full((68, 3), 0.3)
+    weight[4:13] = 0.5
+    weight[48:60] = 2.0
+    weight[60:68] = 3.0
+    weight[:, 2] *= 0.5
+    return weight / weight.mean()
+
+
+def weighted_mean(value: Tensor, weight: Tensor) -> Tensor:
+    """Mean of `[B, S]` values by weight."""
+    return (value * weight).sum() / weight.sum().clamp(min=1)
+
+
+def local_deviation(x: Tensor, size: int) -> Tensor:
+    """Standard deviations `[B, N - size + 1, C]` of signals `[B, N, C]` within `size` frames."""
+    return (x.unfold(1, size, 1).var(-1, unbiased=False) + 1e-4).sqrt()  # the square root has no slope at 0
+
+
+def liveliness_loss(x0: Tensor, target: Tensor, here: Tensor) -> Tensor:
+    """How differently lips vary within a few frames; windows count where `here` `[B, S]` is 1 in all their frames."""
+    made, real = (torch.cat([x[:, :, MOUTH, :2].flatten(2), 2 * openings(x)], dim=-1) for x in (x0, target))
+    loss = x0.new_zeros(())
+    for order, size in LIVELINESS:
+        deviations = [local_deviation(x.diff(n=order, dim=1), size) for x in (made, real)]
+        gap = (deviations[0] - deviations[1]).square().mean(-1)
+        loss = loss + weighted_mean(gap, here.unfold(1, size + order, 1).amin(-1))
+    return loss
+
+
+def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, shut: Tensor) -> Tensor:
+    """Scalar: L2 of positions, velocities and opening, and of how much they vary.
+
+    `x0` and `target` `[B, S, 68, 3]`, scaled; `predicted` `[B, S]` is 1 for frames the network had to find (the others
+    take part as the neighbours of a velocity), `known` `[B, S]` 0 where the target is unknown, `shut` `[B, S]` true
+    where the mouth is.
+    """
+    weight = point_weights().to(x0)
+    x0 = torch.where(predicted[..., None, None] > 0, x0, target)
+    position = ((x0 - target).square() * weight).mean((2, 3))
+    velocity = ((x0.diff(dim=1) - target.diff(dim=1)).square() * weight).mean((2, 3))
+    gap = (1 + (CLOSED_WEIGHT - 1) * shut) * (openings(x0) - openings(target)).square().mean(-1)
+    here = predicted * known
+    moved = here[:, 1:] * known[:, :-1]
+    return (
+        weighted_mean(position, here)
+        + VELOCITY_WEIGHT * weighted_mean(velocity, moved)
+        + OPENING_WEIGHT * weighted_mean(gap, here)
+        + LIVELINESS_WEIGHT * liveliness_loss(x0, target, here)
+    )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How training windows are made hard. Noise is in the network's scaled units."""
+
+    hop: int = 4  # frames that are new at serving
+    serving_share: float = 0.6  # of windows, with the prefix of serving
+    no_prefix_share: float = 0.15
+    jitter: float = 0.05  # per coordinate and frame of the prefix
+    drift: float = 0.25  # per coordinate, constant over the prefix: what slow drift looks like
+    drift_share: float = 0.5
+    start_share: float = 0.35  # of windows at the sampler's first step: nothing but zeros to denoise
+    path_share: float = 0.25  # of windows at a later step of a sampler that began with zeros
+
+
+def prefix_lengths(batch: int, frames: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
+    """How many frames are given, `[B]`."""
+    draw = torch.rand(batch, generator=rng)
+    length = torch.randint(0, frames - recipe.hop + 1, (batch,), generator=rng)
+    length[draw < recipe.serving_share + recipe.no_prefix_share] = 0
+    length[draw < recipe.serving_share] = frames - recipe.hop
+    return length
+
+
+def training_loss(
+    model: torch.nn.Module, atom: Atom, batch: Batch, lookahead: int, recipe: Recipe, rng: torch.Generator
+) -> Tensor:
+    """Loss of one batch. `model` is what is called (perhaps wrapped for several processes), `atom` the network.
+
+    The prefix is what the network itself makes of the sound. A real one would tell where this clip's face really is,
+    which no stream ever knows, and the network would come to rely on it.
+    """
+    device = batch.target.device
+    size, frames = batch.target.shape[:2]
+    x0 = (batch.target - atom.resting(batch.face)[:, None]) / atom.scale
+    own = own_frames(atom, batch, lookahead)
+    length = prefix_lengths(size, frames, recipe, rng).to(device)
+    clean = (torch.arange(frames, device=device) < length[:, None]).float()
+    drifts = (torch.rand(size, 1, 1, 1, generator=rng) < recipe.drift_share).float() * recipe.drift
+    given = own + drifts.to(device) * torch.randn(size, 1, 68, 3, generator=rng).to(device)
+    given = given + recipe.jitter * torch.randn(x0.shape, generator=rng).to(device)
+    t = torch.randint(0, atom.config.timesteps, (size,), generator=rng).to(device)
+    draw = torch.rand(size, generator=rng).to(device)
+    start, path = draw < recipe.start_share, draw > 1 - recipe.path_share
+    t = torch.where(start, atom.config.timesteps - 1, t)
+    noise = torch.randn(x0.shape, generator=rng).to(device)
+    noisy = add_noise(x0 * batch.weight[..., None, None], noise, atom.alpha_bar[t])
+    calm = add_noise(own, torch.zeros_like(own), atom.alpha_bar[t])
+    x = torch.where(path[:, None, None, None], calm, torch.where(start[:, None, None, None], 0.0, noisy))
+    x = torch.where(clean[..., None, None] > 0, given, x)
+    predicted = model(x, clean, t, batch.audio, batch.reference, lookahead).float()
+    shut = openings(x0 * atom.scale).mean(-1) < CLOSED_OPENING
+    return motion_loss(predicted, x0, 1 - clean, batch.weight, shut)
+
+
+@torch.no_grad()
+def own_frames(atom: Atom, batch: Batch, lookahead: int) -> Tensor:
+    """What the network serves of the windows in one step and without a prefix, `[B, S, 68, 3]`, scaled."""
+    x = torch.zeros_like(batch.target)
+    t = torch.full((len(x),), atom.config.timesteps - 1, device=x.device)
+    training = atom.training
+    atom.eval()  # without dropout
+    own: Tensor = atom(x, x[..., 0, 0], t, batch.audio, batch.reference, lookahead)
+    atom.train(training)
+    return own.float()

@@ -1,0 +1,105 @@
+"""What both stages of MC-VDM minimise in pixels, and where they look."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from avatard.models.face.topology import MOUTH
+from avatard.models.mcvdm.decoder import CELLS, FRAME, Rendering, Window
+from avatard.models.mcvdm.layers import clips_of
+from avatard.models.training.mcvdm.dataset import INNER_WEIGHT, MOUTH_WEIGHT
+from avatard.models.training.perceptual import Perceptual, l1, local_contrast
+
+#: Cells of a training window (96 pixels), and pixels of the perceptual loss inside it.
+WINDOW, PERCEPTUAL = 12, 64
+#: Pixels at a window's border that its zero padding spoils.
+MARGIN = 8
+#: Weight of the mouth's contrast in squares of these sizes: it asks for teeth and a dark mouth where an average of all
+#: mouths is grey, and does not ask where their edges are, which nobody can know.
+CONTRAST, SQUARES = 8.0, (5, 11)
+#: Weight of the mouth's squared error, beside the absolute one.
+SQUARE = 8.0
+
+
+def to_pictures(frames: Tensor) -> Tensor:
+    """Bytes → [-1, 1]."""
+    return frames.float() / 127.5 - 1
+
+
+def choose_window(target: Tensor, rng: torch.Generator | None) -> Window:
+    """A window per clip: on the mouth (75 %), the eyes (10 %) or anywhere."""
+    draw = torch.rand(len(target), 1, generator=rng)
+    mouth, eyes = target[:, :, MOUTH].mean((1, 2)), target[:, :, 36:48].mean((1, 2))
+    anywhere = torch.rand(len(target), 2, generator=rng) * FRAME
+    centre = torch.where(draw < 0.75, mouth, torch.where(draw < 0.85, eyes, anywhere))
+    centre = centre + 6 * torch.randn(centre.shape, generator=rng)
+    corners = (centre / (FRAME // CELLS) - WINDOW / 2).round().long().clamp(0, CELLS - WINDOW)
+    return Window([(y, x) for x, y in corners.tolist()], WINDOW)
+
+
+def picture_losses(
+    rendering: Rendering, frames: Tensor, weight: Tensor, window: Window, perceptual: Perceptual | None
+) -> dict[str, Tensor]:
+    """Losses of a rendered window against whole frames `[B, S, 3, 256, 256]`; `pictures` is their weighted sum."""
+    frames, weight = window.crop(frames), window.crop(weight)
+    if window.size < CELLS:
+        weight = weight * border(weight.shape[-1])
+    # Inside the open mouth nothing of the portrait is right: said outright, because the network is slow to find out.
+    inside = (weight >= INNER_WEIGHT).float()
+    losses = {
+        "frames": l1(rendering.frames, frames, weight),
+        "painted": l1(rendering.painted, frames, weight * (0.1 + inside)),
+        "warped": l1(rendering.warped, frames, weight),
+    }
+    paint = (1 - rendering.keep).clamp(1e-4, 1 - 1e-4)
+    losses["inside"] = -((inside * paint.log() + (1 - inside) * (1 - paint).log()) * weight).mean() / weight.mean()
+    losses["pictures"] = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"]
+    losses["pictures"] = losses["pictures"] + 0.03 * losses["inside"]
+    mouth = weight * (weight >= MOUTH_WEIGHT)
+    losses["square"] = ((rendering.frames.float() - frames).square() * mouth).mean() / weight.mean()
+    losses["pictures"] = losses["pictures"] + SQUARE * losses["square"]
+    mouth, made, real = mouth.flatten(0, 1), rendering.frames.float().flatten(0, 1), frames.flatten(0, 1)
+    contrasts = [l1(local_contrast(made, size), local_contrast(real, size), mouth) for size in SQUARES]
+    losses["contrast"] = torch.stack(contrasts).mean()
+    losses["pictures"] = losses["pictures"] + CONTRAST * losses["contrast"]
+    losses["perceptual"] = frames.new_zeros(())
+    if perceptual is not None:
+        losses["perceptual"] = perceptual(*patches(rendering.frames, frames))
+        losses["pictures"] = losses["pictures"] + 0.25 * losses["perceptual"]
+    return losses
+
+
+def flow_loss(flow: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """How far a flow `[B, S, 2, 32, 32]` is from the landmarks', most of all on the face; `weight` is the pictures'."""
+    where = clips_of(avg_pool2d(weight.flatten(0, 1), FRAME // CELLS), teacher)
+    return l1(flow, teacher, where.clamp(max=MOUTH_WEIGHT).square())
+
+
+def border(size: int) -> Tensor:
+    """1 inside, 0 along the border of a window `[size, size]`."""
+    mask = torch.zeros(size, size)
+    mask[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
+    return mask
+
+
+def patches(picture: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """One patch about the middle of one frame of each clip, `[B, 3, 64, 64]` of both."""
+    size, half = picture.shape[-1], PERCEPTUAL // 2
+    reach = min(size // 2 - half - MARGIN, 16 if size < FRAME else size)
+    pairs = []
+    for b in range(len(picture)):
+        s = int(torch.randint(picture.shape[1], ()))
+        top, left = (size // 2 - half + int(torch.randint(-reach, reach + 1, ())) for _ in range(2))
+        cut = (b, s, slice(None), slice(top, top + PERCEPTUAL), slice(left, left + PERCEPTUAL))
+        pairs.append((picture[cut], target[cut]))
+    return torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs])
+
+
+def psnr(picture: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """PSNR per frame `[...]` of pictures `[..., 3, H, W]` in [-1, 1], inside a mask `[..., 1, H, W]`."""
+    error = ((picture.clamp(-1, 1) - target) / 2).square().mean(-3, keepdim=True)
+    mask = torch.ones_like(error) if mask is None else mask.float()
+    mean = (error * mask).sum((-1, -2, -3)) / mask.sum((-1, -2, -3)).clamp_min(1)
+    return -10 * torch.log10(mean.clamp_min(1e-8))

@@ -1,0 +1,1 @@
+"""Synthesis of training clips from still portraits."""

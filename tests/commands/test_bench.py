@@ -1,0 +1,97 @@
+import json
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from avatard.cli import app
+from avatard.commands.bench import bench, stages, table, timed_networks, voice
+from avatard.config import Config, Stream
+from tests.support.warp_engine import WarpEngine
+
+CONFIG = Config(stream=Stream(clip_frames=8, hop_frames=5, fade_frames=2))
+
+
+class Quick(WarpEngine):
+    seconds_per_frame = 0.0
+
+
+class UNet(nn.Module):
+    """Named like one of the networks that are timed."""
+
+    def forward(self, x):
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        return x
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    portrait = tmp_path_factory.mktemp("bench") / "me.png"
+    cv2.imwrite(str(portrait), np.full((256, 256, 3), 180, np.uint8))
+    return bench(CONFIG, Quick, portrait, seconds=2)
+
+
+def test_the_report_is_json_and_counts_every_frame(report):
+    assert json.loads(json.dumps(report)) == report
+    assert report["render"]["frames"] == 50
+    assert report["render"]["rtf"] == pytest.approx(report["render"]["wall_seconds"] / 2)
+    assert report["stream"]["hop_frames"] == 5
+    assert report["paper_rtf"] == 25
+    assert 10 < report["peak_memory_mb"] < 20_000
+
+
+def test_the_table_names_every_stage_and_figure(report):
+    text = table(report)
+    for word in (
+        "motion",
+        "video",
+        "core-ms a hop",
+        "real-time factor",
+        "peak memory",
+        "2 s of video",
+        "the paper's: 25",
+        "5 s of video at that rate",
+        "the paper's: 125 s",
+    ):
+        assert word in text
+
+
+def test_an_unknown_memory_and_load_are_said_to_be_unknown(report):
+    other = {**report, "peak_memory_mb": None, "machine": {**report["machine"], "load_before": None}}
+    assert table(other).count("unknown") == 2
+
+
+def test_networks_inside_an_engine_are_timed_by_name():
+    engine = Quick(CONFIG)
+    engine.networks = nn.Sequential(UNet(), nn.ReLU())  # type: ignore[attr-defined]
+    spent = {"diffusion UNet": 0.0}
+    with timed_networks(engine, spent):
+        engine.networks(torch.zeros(1))  # type: ignore[attr-defined]
+    engine.networks(torch.zeros(1))  # type: ignore[attr-defined]
+    assert set(spent) == {"diffusion UNet"}
+    assert 0.02 <= spent["diffusion UNet"] < 0.04
+
+
+def test_stages_count_steady_frames_only():
+    costs = stages(Quick(CONFIG), 2)
+    assert set(costs) == {"motion", "video"}
+    assert all(cost > 0 for cost in costs.values())
+
+
+def test_the_voice_is_reproducible_and_in_range():
+    said = voice(1.5)
+    assert len(said) == 24_000 and said.dtype == np.float32
+    assert 0.1 < np.abs(said).max() <= 1
+    np.testing.assert_array_equal(said, voice(1.5))
+
+
+def test_bench_asks_for_a_portrait():
+    ran = CliRunner().invoke(app, ["bench"])
+    assert ran.exit_code == 2
+    assert "--identity" in ran.output

@@ -1,0 +1,123 @@
+"""`avatard serve` as a process: it says where it is, and ends cleanly on a signal."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+
+import aiohttp
+import cv2
+import numpy as np
+import pytest
+
+from avatard.media.resample import to_pcm16
+from tests.support.paths import ROOT
+from tests.support.serving import beeps
+
+RUN = """
+import sys
+from pathlib import Path
+from avatard import config_loader
+from avatard.cli import complain
+from avatard.log import setup
+from avatard.commands.serve import MISTAKES, run
+config = config_loader.load("nano", ["server.port=0", *sys.argv[3:]]).config
+setup(config.log)
+with complain(*MISTAKES):
+    run(config, Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.fixture
+def portrait(tmp_path):
+    path = tmp_path / "me.png"
+    cv2.imwrite(str(path), np.full((256, 256, 3), 90, np.uint8))
+    return path
+
+
+async def start(portrait, *settings, engine="tests.support.warp_engine:make"):
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", RUN, str(portrait), engine, *settings),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    async with asyncio.timeout(60):
+        while line := (await process.stderr.readline()).decode():
+            lines.append(line)
+            found = re.search(r"avatard: open (\S+)/", line)
+            if found:
+                return process, found.group(1), lines
+    await process.wait()
+    return process, "", lines
+
+
+async def test_a_signal_ends_it_cleanly_with_clients_connected(portrait):
+    process, url, _ = await start(portrait)
+    async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_json({"sample_rate": 16000})
+        await socket.send_bytes(to_pcm16(beeps(2)).tobytes())
+        assert (await socket.receive_json(timeout=10))["type"] == "bot-started-speaking"
+        process.send_signal(signal.SIGTERM)
+        message = await socket.receive(timeout=10)
+        while message.type is aiohttp.WSMsgType.TEXT:
+            message = await socket.receive(timeout=10)
+        assert message.type is aiohttp.WSMsgType.CLOSE and message.data == 1001
+    rest = (await process.stderr.read()).decode()
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert "Traceback" not in rest and "shutting down" in rest
+
+
+async def test_ctrl_c_of_a_terminal_leaves_no_traceback(portrait):
+    process, _, _ = await start(portrait)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal signals every process that was started in it
+    rest = (await process.stderr.read()).decode()
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert "Traceback" not in rest and "shutting down" in rest
+
+
+async def test_a_sound_file_is_spoken_from_the_start(portrait, tmp_path):
+    import wave
+
+    with wave.open(str(tmp_path / "voice.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(to_pcm16(beeps(3)).tobytes())
+    process, url, _ = await start(portrait, f"audio.source={tmp_path / 'voice.wav'}")
+    async with aiohttp.ClientSession() as http:
+        async with asyncio.timeout(20):
+            speaking = False
+            while not speaking:
+                async with http.get(f"{url}/api/status") as response:
+                    speaking = (await response.json())["speaking"]
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine", "said"),
+    [
+        (
+            ["audio.source=none.wav"],
+            "tests.support.warp_engine:make",
+            "none.wav cannot be read as sound: there is no such file",
+        ),
+        ([], "tests.support.warp_engine:make_broken", "weights are missing: run the trainer"),
+        (["server.host=a..b"], "tests.support.warp_engine:make_broken", "cannot listen on a..b:0: it is no host name"),
+        (["server.host=203.0.113.1"], "tests.support.warp_engine:make", "cannot listen on 203.0.113.1:0"),
+        (
+            ["server.tls_certificate_file=a.pem", "server.tls_key_file=b.pem"],
+            "tests.support.warp_engine:make",
+            "cannot use the TLS files a.pem and b.pem",
+        ),
+    ],
+)
+async def test_what_cannot_be_served_is_one_line(portrait, settings, engine, said):
+    process, url, lines = await start(portrait, *settings, engine=engine)
+    assert not url and process.returncode == 1
+    assert lines[-1].startswith(f"avatard: {said}")
+    assert "Traceback" not in "".join(lines)

@@ -1,0 +1,230 @@
+"""The engine with tiny networks of random weights: what the scheduler counts on, whatever the networks draw."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from avatard.clock import SAMPLES_PER_FRAME
+from avatard.commands.render import play_out
+from avatard.config import Config, Motion, Stream, Video
+from avatard.engine.engine import make_engine
+from avatard.engine.head_pose import quaternion
+from avatard.inference.engine_api import EngineError
+from avatard.models import checkpoint
+from avatard.models.atom import AtomConfig
+from avatard.models.face.pose import rotation_matrix
+from avatard.models.face.topology import mouth_opening
+from avatard.playout.audio_timeline import Timing
+from avatard.playout.scheduler import PlayOut, Scheduler
+from tests.support.faces import PORTRAIT
+from tests.support.tiny_atom import awake
+from tests.support.tiny_mcvdm import tiny
+
+STREAM = Stream(clip_frames=8, hop_frames=3, fade_frames=2, lookahead_ms=80, motion_steps=1, video_steps=1, seed=4)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Config:
+    folder: Path = tmp_path_factory.mktemp("weights")
+    atom = awake(AtomConfig(width=24, depth=1, rest_depth=1, heads=2), 0.3)
+    atom.to_rest[1, [3 * point + 1 for point in (65, 66, 67)]] = -1  # at rest the lower lip is up by the opening
+    checkpoint.save(folder / "atom.safetensors", dict(atom.state_dict()), {"config": atom.config.to_json()})
+    tiny().save(folder / "mcvdm.safetensors", {})
+    motion, video = Motion(weights=str(folder / "atom.safetensors")), Video(weights=str(folder / "mcvdm.safetensors"))
+    return Config(stream=STREAM, motion=motion, video=video)
+
+
+@pytest.fixture(scope="module")
+def engine(config):
+    engine = make_engine(config)
+    engine.identify(PORTRAIT)
+    engine.begin(0)  # the first take begins with the portrait's own expression; these tests are of any take
+    return engine
+
+
+def speech(frames: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return (0.1 * rng.normal(size=frames * SAMPLES_PER_FRAME)).astype(np.float32)
+
+
+def run(engine, sound, cuts=(), first=0):
+    take = engine.begin(first)
+    edges = [0, *cuts, len(sound)]
+    made = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        for motion in take.move(sound[start:end]):
+            for at, pictures in take.draw(motion):
+                made += [(at + k, picture) for k, picture in enumerate(pictures)]
+    return made
+
+
+def test_any_chunking_gives_the_same_pictures(engine):
+    sound = speech(14)
+    whole, cut = run(engine, sound), run(engine, sound, (1, 700, 701, 5000))
+    assert [index for index, _ in whole] == [index for index, _ in cut] == list(range(len(whole)))
+    for (_, one), (_, other) in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)
+        np.testing.assert_array_equal(one.head, other.head)
+
+
+def test_only_the_first_take_of_a_face_begins_with_the_portrait(engine):
+    engine.identify(PORTRAIT)
+    first, second = (run(engine, speech(14))[0][1].landmarks for _ in range(2))
+    assert mouth_opening(first) > mouth_opening(second) + 0.02  # she smiles; an interrupt is to close the mouth
+    engine.identify(PORTRAIT)
+    np.testing.assert_array_equal(run(engine, speech(14))[0][1].landmarks, first)
+
+
+def spoken(config, **motion):
+    """The lips of a fresh take `[k, 20, 3]` with keys of `[motion]` replaced."""
+    changed = msgspec.structs.replace(config.motion, **motion)
+    engine = make_engine(msgspec.structs.replace(config, motion=changed))
+    engine.identify(PORTRAIT)
+    engine.begin(0)
+    return np.stack([picture.landmarks[48:] for _, picture in run(engine, speech(14))])
+
+
+def test_takes_differ_by_the_noise(config):
+    calm, usual, lively = (spoken(config, noise=noise) for noise in (0.0, 0.5, 1.0))
+    assert not np.array_equal(calm, usual)
+    assert np.abs(lively - calm).mean() > np.abs(usual - calm).mean()
+
+
+def test_the_gain_is_the_size_of_what_speech_moves(config):
+    def lips(gain):
+        return spoken(config, gain=gain, noise=0.0)
+
+    still, usual, wide = (lips(gain) for gain in (0.0, 1.0, 2.0))
+    assert np.abs(usual - still).max() > 0.01
+    np.testing.assert_allclose(wide - still, 2 * (usual - still), atol=1e-5)
+
+
+def test_pictures_come_when_the_scheduler_counts_on_them(engine):
+    """Frames up to hop end - cross-fade, as soon as the hop and the look-ahead were heard, and not a sample before."""
+    needed = 2 * 3 * SAMPLES_PER_FRAME + 2 * SAMPLES_PER_FRAME
+    assert len(run(engine, speech(20)[: needed - 1])) == 1
+    assert len(run(engine, speech(20)[:needed])) == 4
+
+
+def live(engine, said, packet, frames):
+    """What a session plays out if speech comes in packets of so many samples, in simulated time."""
+    timing = Timing(STREAM.hop_frames, STREAM.fade_frames, 2 * SAMPLES_PER_FRAME, compute_frames=1)
+    scheduler, take = Scheduler(timing), engine.begin(0)
+    played: list[PlayOut] = []
+    pushed, now = 0, -timing.delay_frames - timing.tick_frames
+    while len(played) < frames:
+        if pushed < len(said) and (now - 2) * SAMPLES_PER_FRAME >= pushed + packet:
+            pushed += scheduler.push(said[pushed : pushed + packet], now)
+        for order in scheduler.advance(now):
+            for motion in take.move(order.samples):
+                for first, pictures in take.draw(motion):
+                    scheduler.add(0, first, pictures)
+        while len(played) <= now:
+            played.append(scheduler.play(now))
+        now += timing.tick_frames
+    return played
+
+
+@pytest.mark.parametrize("packet", [320, 1111])
+def test_streamed_is_what_is_rendered_from_the_same_sound(engine, config, packet):
+    said = speech(12)
+    streamed = live(engine, said, packet, 30)
+    sound = np.concatenate([entry.samples for entry in streamed])
+    assert np.count_nonzero(sound) == len(said)
+    rendered = list(play_out(engine, [sound], config))
+    assert len(rendered) == len(streamed)
+    for one, other in zip(streamed, rendered, strict=True):
+        np.testing.assert_array_equal(one.samples, other.samples)
+        assert one.picture is not None and other.picture is not None
+        np.testing.assert_array_equal(one.picture.landmarks, other.picture.landmarks)
+        np.testing.assert_array_equal(one.picture.pixels, other.picture.pixels)
+
+
+def test_a_take_begins_anywhere(engine):
+    made = run(engine, speech(12), first=1000)
+    assert made[0][0] == 1000
+    pixels = made[0][1].pixels
+    assert pixels.shape == (256, 256, 3) and pixels.dtype == np.uint8
+    face = made[0][1]
+    assert face.landmarks.shape == (68, 3) and face.blendshapes.shape == (52,) and face.head.shape == (8,)
+    assert np.linalg.norm(face.head[:4]) == pytest.approx(1)
+    assert 20 < face.head[7] < 200, "pixels per interocular distance"
+
+
+def test_steps_change_while_it_runs(engine):
+    take = engine.begin(0)
+    list(take.move(speech(6)))
+    engine.effort(2, 2, 1)
+    assert list(take.move(speech(6)))
+    engine.effort(1, 1, 1)
+
+
+def test_a_stream_begins_with_the_portrait_whatever_was_rehearsed(config):
+    engine = make_engine(config)
+    engine.identify(PORTRAIT)
+    first = [next(iter(engine.begin(0, rehearsal).move(speech(30)))) for rehearsal in (True, False, False)]
+    np.testing.assert_array_equal(first[0].landmarks, first[1].landmarks)
+    assert not np.array_equal(first[1].landmarks, first[2].landmarks)
+
+
+def test_at_half_the_frame_rate_faces_are_still_those_of_every_frame(config):
+    import msgspec
+
+    stream = msgspec.structs.replace(STREAM, hop_frames=4)
+    engine = make_engine(msgspec.structs.replace(config, stream=stream))
+    engine.identify(PORTRAIT)
+    engine.begin(0)
+    sound = speech(18)
+    full = run(engine, sound, first=7)
+    engine.effort(1, 1, 2)
+    half = run(engine, sound, (1500,), first=7)
+    assert [index for index, _ in half] == [index for index, _ in full]
+    for (_, one), (_, other) in zip(full, half, strict=True):
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)
+        np.testing.assert_array_equal(one.head, other.head)
+    pixels = [picture.pixels for _, picture in half]
+    assert all((a == b).all() for a, b in zip(pixels[::2], pixels[1::2], strict=True))
+    assert not any((a == b).all() for a, b in zip(pixels[1::2], pixels[2::2], strict=False))
+
+
+def test_what_is_no_face_is_one_line(engine, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"nothing")
+    with pytest.raises(EngineError, match="x.png"):
+        engine.identify(path)
+
+
+def test_missing_weights_are_one_line(config):
+    import msgspec
+
+    broken = msgspec.structs.replace(config, video=Video(weights="none.safetensors"))
+    with pytest.raises(EngineError, match=r"none\.safetensors"):
+        make_engine(broken)
+
+
+def test_a_configuration_that_does_not_fit_the_networks_is_one_line(config):
+    import msgspec
+
+    stream = msgspec.structs.replace(STREAM, clip_frames=10)
+    engine = make_engine(msgspec.structs.replace(config, stream=stream))
+    engine.identify(PORTRAIT)
+    with pytest.raises(EngineError, match="got a clip of 10 frames, expected a multiple of 4"):
+        engine.begin(0)
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (30, -20, 10), (-90, 10, 170), (0, 0, 180), (170, 0, 0)])
+def test_quaternions_are_the_rotation(angles):
+    rotation = rotation_matrix(*angles)
+    x, y, z, w = quaternion(rotation).astype(float)
+    back = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    np.testing.assert_allclose(back, rotation, atol=1e-6)
+    assert w >= 0

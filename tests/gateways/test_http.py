@@ -1,0 +1,335 @@
+"""The HTTP side, with the test engine: signalling, control, speech over a WebSocket, and everything that is wrong."""
+
+import asyncio
+import io
+import os
+import re
+import signal
+import time
+from typing import Any
+
+import aiohttp
+import cv2
+import numpy as np
+import pytest
+
+from avatard.commands.bench_client import ClientError, LiveClient
+from avatard.config import Server, Webrtc
+from avatard.media.resample import to_pcm16
+from tests.support.paths import ROOT
+from tests.support.serving import Screen, beeps, config, running_server, until
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+async def serving():
+    async with running_server() as (session, url), aiohttp.ClientSession() as http:
+        yield session, url, http
+
+
+async def answer_of(response: Any) -> tuple[int, str]:
+    async with response as got:
+        return got.status, (await got.json())["error"]
+
+
+async def test_a_client_sees_and_hears_what_it_says(serving):
+    session, url, http = serving
+    said = beeps(4)
+    brightness: list[float] = []
+    client = LiveClient(url, said, on_picture=lambda pts, rgb: brightness.append(float(rgb[192, 128].mean())))
+    try:
+        assert await client.connect() < 5
+        await until(lambda: any(kind == "bot-started-speaking" for _, kind, _ in client.events))
+        await until(lambda: any(kind == "metrics" for _, kind, _ in client.events))
+        await until(lambda: any(kind == "bot-stopped-speaking" for _, kind, _ in client.events))
+        heard = np.concatenate([client.sound[at] for at in sorted(client.sound)]).astype(np.float32)[::3]
+        spectrum = np.fft.irfft(np.fft.rfft(heard, 1 << 18) * np.conj(np.fft.rfft(said[:32000], 1 << 18)))
+        lag = int(np.argmax(spectrum[: len(heard)]))
+        window = heard[lag : lag + 32000]
+        assert np.corrcoef(window, said[: len(window)])[0, 1] > 0.9, "Opus and resampling keep the speech"
+        assert min(brightness) < 60 < max(brightness), "the mouth opened and closed"
+        assert abs(session.figures()["av_skew_ms"]) < 40
+        async with http.get(f"{url}/metrics") as response:
+            text = await response.text()
+        fates = {fate: float(n) for fate, n in re.findall(r'avatard_frames_total{fate="(\w+)"} ([\d.]+)', text)}
+        assert 0 < fates["sent"] <= fates["encoded"] <= fates["played"] + fates.get("repeated", 0)
+        assert fates["dropped"] == 0 and 'avatard_stage_seconds_total{stage="encoder"}' in text
+        client.send({"type": "interrupt"})
+        await until(lambda: any(kind == "bot-interrupted" for _, kind, _ in client.events))
+        client._channel.send("[" * 60_000)
+        await until(lambda: any(data.get("message") == "expected JSON" for _, _, data in client.events))
+        client.send({"type": "dance", "id": "7"})
+        await until(lambda: any("unknown message" in data.get("message", "") for _, _, data in client.events))
+    finally:
+        await client.close()
+    await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.collect())
+
+
+async def test_twenty_clients_in_a_row_leave_nothing_behind(serving):
+    session, url, _ = serving
+
+    async def visit() -> None:
+        client = LiveClient(url)
+        await client.connect()
+        await client.close()
+        await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.collect())
+
+    await visit()
+    before = len(asyncio.all_tasks())
+    for _ in range(20):
+        await visit()
+    await until(lambda: len(asyncio.all_tasks()) <= before)
+
+
+async def test_a_full_server_says_when_to_come_back(serving):
+    _, url, http = serving
+    client = LiveClient(url)
+    try:
+        await client.connect()
+        with pytest.raises(ClientError, match="503: all 1 sessions are in use"):
+            await LiveClient(url).connect()
+        async with http.get(f"{url}/api/status") as response:
+            assert (await response.json())["clients"] == 1
+    finally:
+        await client.close()
+
+
+async def test_garbage_is_answered_not_obeyed(serving):
+    session, url, http = serving
+    offer = {"type": "offer"}
+    assert await answer_of(http.post(f"{url}/api/offer", data=b"x")) == (
+        415,
+        "got application/octet-stream, expected application/json",
+    )
+    as_json = {"headers": {"Content-Type": "application/json"}}
+    for body, said in (
+        (b"{", "expected JSON"),
+        (b"[" * 200_000, "expected JSON"),
+        (b"\xff", "the body is not UTF-8"),
+        (b"[]", "expected a JSON object"),
+        (b"{}", 'expected {"sdp"'),
+    ):
+        status, text = await answer_of(http.post(f"{url}/api/offer", data=body, **as_json))
+        assert status == 400 and text.startswith(said)
+    for sdp in ("", "v=0", "m=\r\n", "v=0\r\nm=video 9 x 1\r\n", "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n" * 3):
+        status, text = await answer_of(http.post(f"{url}/api/offer", json={**offer, "sdp": sdp}))
+        assert status == 400 and text.startswith("the offer ") and "\n" not in text
+    assert (await answer_of(http.post(f"{url}/api/offer", json={**offer, "sdp": "m=" + "x" * 300_000})))[0] == 413
+    assert (await answer_of(http.patch(f"{url}/api/offer", json={})))[0] == 400
+    assert (await answer_of(http.patch(f"{url}/api/offer", json={"pc_id": "1", "candidates": []})))[0] == 404
+    assert (await answer_of(http.get(f"{url}/nothing")))[0] == 404
+    assert (await answer_of(http.delete(f"{url}/api/offer")))[0] == 405
+    async with http.get(f"{url}/readyz") as response:
+        assert response.status == 200
+    assert b'avatard_sessions{kind="page"} 0.0' in session.collect()
+
+
+async def test_a_portrait_is_swapped_by_http(serving):
+    session, url, http = serving
+    before = session.digest
+    data = cv2.imencode(".png", np.full((64, 64, 3), 9, np.uint8))[1].tobytes()
+    async with http.post(f"{url}/api/identity", data=data, headers={"Content-Type": "image/png"}) as response:
+        assert response.status == 200 and (await response.json())["identity"] == session.digest != before
+    async with http.get(f"{url}/api/portrait") as response:
+        pixels = cv2.imdecode(np.frombuffer(await response.read(), np.uint8), cv2.IMREAD_COLOR)
+        assert response.content_type == "image/jpeg" and pixels is not None and abs(int(pixels[0, 0, 0]) - 9) < 3
+    status, text = await answer_of(http.post(f"{url}/api/identity", data=b"x", headers={"Content-Type": "image/png"}))
+    assert (status, text) == (422, "the portrait is not a picture that can be read")
+    assert (await answer_of(http.post(f"{url}/api/identity", data=b"x")))[0] == 415
+    image = {"Content-Type": "image/png"}
+    status, text = await answer_of(http.post(f"{url}/api/identity?face=2", data=data, headers=image))
+    assert (status, text) == (422, "the portrait has 1 face, got face 2")
+    status, text = await answer_of(http.post(f"{url}/api/identity?face=two", data=data, headers=image))
+    assert (status, text) == (400, "got face=two, expected 1 to 64, counted from the left")
+    status, text = await answer_of(http.post(f"{url}/api/identity?face={'0' * 5000}", data=data, headers=image))
+    assert status == 400 and text.startswith("got face=000") and len(text) < 100
+    huge = http.post(f"{url}/api/identity", data=io.BytesIO(bytes(9 << 20)), headers={"Content-Type": "image/png"})
+    assert (await answer_of(huge))[0] == 413
+
+
+async def test_a_voice_agent_speaks_and_interrupts_over_a_websocket(serving):
+    session, url, http = serving
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_bytes(b"\0\0")
+        assert "expected the hello" in (await socket.receive_json())["data"]["message"]
+        for garbage in ("{", "[" * 200_000):
+            await socket.send_str(garbage)
+            assert (await socket.receive_json())["type"] == "error"
+        await socket.send_json({"sample_rate": 5})
+        assert "sample rate is 5 Hz" in (await socket.receive_json())["data"]["message"]
+        await socket.send_json({"sample_rate": 24000})
+        await socket.send_bytes(b"odd")
+        assert "expected a multiple of 2" in (await socket.receive_json())["data"]["message"]
+        await socket.send_bytes(to_pcm16(beeps(4, 24000)).tobytes())  # faster than real time
+        assert (await socket.receive_json(timeout=10))["type"] == "bot-started-speaking"
+        async with http.post(f"{url}/api/interrupt") as response:
+            cut = await response.json()
+        assert 0 < cut["played_ms"] < 4000 and cut["played_ms"] + cut["dropped_ms"] == pytest.approx(4000, abs=30)
+        event = await socket.receive_json(timeout=10)
+        assert event["label"] == "rtvi-ai" and event["type"] == "bot-interrupted"
+        assert event["data"]["played_ms"] == cut["played_ms"]
+        await socket.send_json({"type": "end_of_utterance"})
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_bytes(bytes(2 << 20))
+        message = await socket.receive(timeout=10)
+        assert message.type is aiohttp.WSMsgType.CLOSE and message.data == 1009
+    assert session.ready
+
+
+async def types_until(socket, last):
+    """The events that come up to the one that is waited for."""
+    types: list[str] = []
+    async with asyncio.timeout(20):
+        while not types or types[-1] != last:
+            types.append((await socket.receive_json())["type"])
+    return types
+
+
+async def push_two_minutes(socket, rate_hz):
+    await socket.send_json({"sample_rate": rate_hz})
+    for _ in range(4):
+        await socket.send_bytes(to_pcm16(beeps(30, rate_hz)).tobytes())
+
+
+async def test_an_interrupt_overtakes_the_speech_before_it_and_what_follows_is_said(serving):
+    session, url, http = serving
+    screen = Screen()
+    session.attach(screen)
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await push_two_minutes(socket, 8000)
+        await types_until(socket, "bot-started-speaking")
+        began = time.monotonic()
+        await socket.send_json({"type": "interrupt"})
+        await socket.send_bytes(to_pcm16(beeps(1, 8000)).tobytes())
+        await types_until(socket, "bot-interrupted")
+        assert time.monotonic() - began < 5
+        seen = len(screen.entries)
+        await until(lambda: sum(np.abs(entry.samples).max() > 0.1 for entry in screen.entries[seen:]) >= 6)
+        await until(lambda: not session.scheduler.buffered_samples, 2)
+
+
+async def test_what_was_said_before_the_connection_ended_is_said(serving):
+    session, url, http = serving
+    screen = Screen()
+    session.attach(screen)
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_json({"sample_rate": 16000})
+        await socket.send_bytes(to_pcm16(beeps(2)).tobytes())
+    await until(lambda: sum(np.abs(entry.samples).max() > 0.1 for entry in screen.entries) >= 15)
+
+
+async def test_a_sender_is_held_back_when_minutes_of_speech_wait(serving, monkeypatch):
+    monkeypatch.setattr("avatard.gateways.websocket.MAX_WAITING_SAMPLES", 16000)
+    session, url, http = serving
+    session.attach(Screen())
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await push_two_minutes(socket, 16000)
+        await socket.send_json({"type": "nonsense"})
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                while (await socket.receive_json())["type"] != "error":
+                    pass
+        session.interrupt()
+        await types_until(socket, "error")
+
+
+async def test_a_page_of_another_site_is_refused(serving):
+    _, url, http = serving
+    elsewhere = {"headers": {"Origin": "https://evil.example"}}
+    status, text = await answer_of(http.post(f"{url}/api/interrupt", **elsewhere))
+    assert (status, text) == (403, "requests from pages of https://evil.example are not taken")
+    async with http.options(f"{url}/whep", **elsewhere) as response:
+        assert response.status == 403 and "Access-Control-Allow-Origin" not in response.headers
+    rebound = {"headers": {"Origin": "http://evil.example", "Host": "evil.example"}}
+    assert (await answer_of(http.post(f"{url}/api/interrupt", **rebound)))[0] == 403
+    async with http.post(f"{url}/api/interrupt", headers={"Origin": url}) as response:
+        assert response.status == 200
+
+
+async def test_the_page_comes_whole_from_this_server(serving):
+    _, url, http = serving
+    async with http.get(f"{url}/") as response:
+        page = await response.text()
+        assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+    assert "http://" not in page and "https://" not in page
+    for name in ("app.js", "connection.js", "speech.js", "style.css", "icon.svg"):
+        async with http.get(f"{url}/web/{name}") as response:
+            assert response.status == 200
+
+
+async def test_with_a_token_only_health_is_open():
+    settings = config(server=Server(port=0, token="s3cret"))
+    async with running_server(settings) as (_, url), aiohttp.ClientSession() as http:
+        for path in ("/", "/metrics", "/readyz", "/web/app.js", "/ws/audio"):
+            async with http.get(f"{url}{path}") as response:
+                assert response.status == 401 and response.headers["WWW-Authenticate"] == "Bearer"
+        async with http.get(f"{url}/healthz") as response:
+            assert response.status == 200
+        assert (await answer_of(http.post(f"{url}/whep", data=b"")))[0] == 401
+        async with http.options(f"{url}/whep", headers={"Origin": "https://viewer.example"}) as response:
+            assert response.status == 204 and response.headers["Access-Control-Allow-Origin"] == "*"
+        async with http.get(f"{url}/readyz", headers={"Authorization": "Bearer s3cret"}) as response:
+            assert response.status == 200
+        async with http.get(f"{url}/?token=wrong") as response:
+            assert response.status == 401
+        async with http.get(f"{url}/?token=s3cret") as response:
+            cookie = response.cookies["avatard_token"]
+            assert response.status == 200 and cookie["httponly"] and cookie["samesite"] == "Strict"
+        client = LiveClient(url, token="s3cret")
+        await client.connect()
+        await client.close()
+
+
+async def test_while_the_worker_restarts_new_clients_are_asked_to_wait(serving):
+    session, url, http = serving
+    assert session.worker_pid is not None
+    os.kill(session.worker_pid, signal.SIGKILL)
+    await until(lambda: not session.ready)
+    async with http.get(f"{url}/readyz") as response:
+        assert response.status == 503 and response.headers["Retry-After"] == "2"
+    with pytest.raises(ClientError, match="503: the avatar is starting"):
+        await LiveClient(url).connect()
+    await until(lambda: session.ready)
+    client = LiveClient(url)
+    await client.connect()
+    await client.close()
+
+
+async def test_metrics_are_prometheus_text(serving):
+    _, url, http = serving
+    async with http.get(f"{url}/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        text = await response.text()
+    for name in ("avatard_rtf", "avatard_first_frame_seconds", "avatard_interrupt_seconds", "avatard_queue_depth"):
+        assert f"# HELP {name}" in text
+
+
+async def test_the_bit_rate_is_the_one_asked_for():
+    """Noise cannot be compressed, so the encoder spends what it is allowed."""
+    from avatard.protocols.broadcast import Encoder, Encoding
+
+    rng = np.random.default_rng(0)
+    silence = np.zeros(640, np.int16)
+    for codec in ("vp8", "h264"):
+        spent = []
+        for bitrate_bps in (300_000, 1_200_000):
+            encoder = Encoder(Encoding(codec, bitrate_bps))
+            size = 0
+            for n in range(100):
+                noise = rng.integers(0, 255, (256, 256, 3), np.uint8)
+                size += len(encoder.encode(n, noise // 4 + 90, silence, n == 0).video) if n >= 25 else 0
+            spent.append(size * 8 * 25 / 75)
+        assert spent[1] > 2.2 * spent[0], (codec, spent)
+        assert spent[1] == pytest.approx(1_200_000, rel=0.5)
+
+
+async def test_h264_is_an_option():
+    async with running_server(config(webrtc=Webrtc(codec="h264"))) as (_, url):
+        client = LiveClient(url)
+        await client.connect()
+        await until(lambda: client.pictures > 25)
+        await client.close()

@@ -1,0 +1,236 @@
+"""A real session with the test engine behind the two sockets."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import zmq
+import zmq.asyncio
+
+from avatard.config import Config, Stream, Zmq
+from avatard.gateways.zeromq import ZmqGateway
+from avatard.inference.supervisor import Portrait
+from avatard.models.face.arkit import ARKIT_NAMES
+from avatard.protocols import messages
+from avatard.protocols.curve import KeysError, create_keys
+from avatard.protocols.endpoint import EndpointError
+from avatard.protocols.messages import EndOfUtterance, Interrupt, Speech, State, Topic, decode, encode, floats, split
+from avatard.session.session import Session
+from tests.support.paths import ROOT
+
+CONFIG = Config(
+    stream=Stream(hop_frames=4, fade_frames=1, clip_frames=8),
+    # A machine that stalls for a second publishes 25 frames at once; here none may be lost.
+    zmq=Zmq(publish="tcp://127.0.0.1:*", audio="tcp://127.0.0.1:*", send_queue_messages=1000),
+)
+
+
+@pytest.fixture
+async def avatar(tmp_path, monkeypatch):
+    """The session, its gateway, a subscriber to everything and a sender."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    face = tmp_path / "face.png"
+    cv2.imwrite(str(face), np.full((300, 200, 3), (10, 120, 230), np.uint8))
+    session = Session(CONFIG, Portrait.read(face), "tests.support.warp_engine:make")
+    await session.start()
+    gateway = ZmqGateway(CONFIG.zmq)
+    await gateway.start(session)
+    assert gateway.publisher and gateway.receiver
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.asyncio.Context())
+        subscriber = stack.enter_context(context.socket(zmq.SUB))
+        subscriber.connect(gateway.publisher.endpoint)
+        sender = stack.enter_context(context.socket(zmq.PUSH))
+        sender.linger = 0
+        sender.connect(gateway.receiver.endpoint)
+        yield session, subscriber, sender
+    await gateway.stop()
+    await session.stop()
+
+
+class Fresh:
+    """A sink that knows which frames were there in time: on a busy machine a picture may be shown twice."""
+
+    def __init__(self) -> None:
+        self.pts: set[int] = set()
+
+    def play(self, entry):
+        if not entry.repeated:
+            self.pts.add(entry.index * 40_000)
+
+
+async def read(subscriber, enough):
+    """Messages by topic until `enough` says so."""
+    seen: dict[str, list[Any]] = {topic: [] for topic in Topic}
+    async with asyncio.timeout(60):
+        while not enough(seen):
+            topic, payload = split(await subscriber.recv_multipart())
+            seen[topic].append(decode(payload))
+    return seen
+
+
+def events(seen):
+    return [state.event for state in seen[Topic.STATE] if state.event != "snapshot"]
+
+
+def tone(seconds, rate=16_000, encoding="pcm_s16le", channels=1):
+    wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate).repeat(channels)
+    data = (wave * 32767).astype("<i2").tobytes() if encoding == "pcm_s16le" else wave.astype("<f4").tobytes()
+    return Speech(enc=encoding, sr=rate, ch=channels, data=data, id="t")
+
+
+async def say(sender, speech, chunk=1920):
+    for start in range(0, len(speech.data), chunk):
+        part = Speech(enc=speech.enc, sr=speech.sr, ch=speech.ch, data=speech.data[start : start + chunk], id=speech.id)
+        await sender.send(encode(part))
+
+
+@pytest.mark.parametrize("speech", [tone(1), tone(1, 48_000, "f32le", 2), tone(1, 8_000)], ids=["16k", "48k-f32", "8k"])
+async def test_what_is_sent_is_spoken_and_published_in_step(avatar, speech):
+    session, subscriber, sender = avatar
+    fresh = Fresh()
+    session.attach(fresh)
+    subscriber.subscribe("")
+    await read(subscriber, lambda seen: seen[Topic.FACE])
+    await say(sender, speech)
+    await sender.send(encode(EndOfUtterance()))
+    seen = await read(subscriber, lambda seen: "stopped-speaking" in events(seen) and seen[Topic.STATS])
+
+    assert events(seen) == ["started-speaking", "stopped-speaking"]
+    for kind in (Topic.FACE, Topic.AUDIO, Topic.VIDEO):
+        pts = [message.pts_us for message in seen[kind]]
+        assert np.diff(pts).tolist() == [40_000] * (len(pts) - 1)
+    faces = {face.pts_us: face for face in seen[Topic.FACE]}
+    sound = {audio.pts_us: np.frombuffer(audio.data, "<i2") / 32768 for audio in seen[Topic.AUDIO]}
+    both = sorted(faces.keys() & sound.keys())
+    spoken = sum(np.sqrt(np.mean(sound[pts] ** 2)) > 0.1 for pts in both)
+    assert 0.9 < spoken / 25 < 1.1
+    assert any(faces[pts].speaking for pts in both)
+    both = sorted(fresh.pts & set(both))
+    jaw = np.array([floats(faces[pts].bs)[ARKIT_NAMES.index("jawOpen")] for pts in both])
+    loud = np.array([np.sqrt(np.mean(sound[pts] ** 2)) for pts in both])
+    # The test engine's mouth opens as far as that very frame's sound is loud. (Pictures made again by a session that
+    # had to catch up are blended with those before.)
+    assert np.mean(np.abs(jaw - np.minimum(4 * loud, 1)) < 0.02) > 0.9
+    assert seen[Topic.STATS][-1].values["zmq_received_speech"] > 5
+
+
+async def test_nothing_is_generated_for_nobody(avatar):
+    session, subscriber, _ = avatar
+    subscriber.subscribe(Topic.META)
+    meta = (await read(subscriber, lambda seen: seen[Topic.META]))[Topic.META][0]
+    assert (meta.arkit, meta.w, meta.h, meta.identity) == (list(ARKIT_NAMES), 256, 256, session.digest)
+    await asyncio.sleep(0.2)
+    assert session.scheduler.counters.played == 0
+    subscriber.subscribe(Topic.FACE)
+    await read(subscriber, lambda seen: len(seen[Topic.FACE]) > 5)
+    subscriber.unsubscribe(Topic.FACE)
+    await asyncio.sleep(0.3)
+    played = session.scheduler.counters.played
+    await asyncio.sleep(0.3)
+    assert session.scheduler.counters.played == played
+
+
+async def test_an_interrupt_stops_speech_that_still_waits_to_be_accepted(avatar):
+    session, subscriber, sender = avatar
+    subscriber.subscribe("")
+    for _ in range(6):  # a minute: more than the session's buffer takes
+        await say(sender, tone(10), chunk=32_000)
+    await read(subscriber, lambda seen: "started-speaking" in events(seen))
+    assert session.scheduler.buffered_samples > 0
+    await sender.send(encode(Interrupt(id="stop it")))
+    seen = await read(subscriber, lambda seen: "interrupted" in events(seen) and "stopped-speaking" in events(seen))
+    interrupted = next(state for state in seen[Topic.STATE] if state.event == "interrupted")
+    assert interrupted.id == "stop it" and interrupted.state == "idle"
+    assert session.scheduler.buffered_samples == 0
+    silent = [a for a in seen[Topic.AUDIO] if a.pts_us > interrupted.played_us + 40_000]
+    assert silent and not any(np.frombuffer(a.data, "<i2").any() for a in silent)
+
+    await say(sender, tone(0.5))
+    await sender.send(encode(EndOfUtterance()))
+    await read(subscriber, lambda seen: "started-speaking" in events(seen))
+
+
+async def test_an_interrupt_by_somebody_else_drops_the_rest_of_the_utterance(avatar):
+    session, subscriber, sender = avatar
+    subscriber.subscribe("")
+    for _ in range(6):
+        await say(sender, tone(10), chunk=32_000)
+    await sender.send(encode(EndOfUtterance()))
+    await read(subscriber, lambda seen: "started-speaking" in events(seen))
+    session.interrupt()
+    await read(subscriber, lambda seen: "interrupted" in events(seen) and "stopped-speaking" in events(seen))
+    assert session.scheduler.buffered_samples == 0
+
+    await say(sender, tone(0.5))
+    await sender.send(encode(EndOfUtterance()))
+    await read(subscriber, lambda seen: "started-speaking" in events(seen))
+
+
+async def test_a_portrait_is_swapped_or_refused(avatar):
+    session, subscriber, sender = avatar
+    before = session.digest
+    subscriber.subscribe("")
+    _, png = cv2.imencode(".png", np.full((256, 256, 3), (200, 30, 20), np.uint8))
+    await sender.send(encode(messages.Portrait(data=png.tobytes(), id="new")))
+    seen = await read(subscriber, lambda seen: "identity" in events(seen) and len(seen[Topic.META]) > 1)
+    answer: State = next(state for state in seen[Topic.STATE] if state.event == "identity")
+    assert answer.id == "new"
+    assert seen[Topic.META][-1].identity == session.digest != before
+    await read(subscriber, lambda seen: seen[Topic.VIDEO] and red(seen[Topic.VIDEO][-1]))
+
+    await sender.send(encode(messages.Portrait(data=b"no picture", id="bad")))
+    seen = await read(subscriber, lambda seen: "error" in events(seen))
+    refusal: State = next(state for state in seen[Topic.STATE] if state.event == "error")
+    assert refusal.id == "bad" and "not a picture" in refusal.message
+
+
+def red(video):
+    picture = np.asarray(cv2.imdecode(np.frombuffer(video.data, np.uint8), cv2.IMREAD_COLOR))
+    return np.abs(picture[10, 10].astype(int) - (200, 30, 20)).max() < 12
+
+
+async def test_another_speaker_has_the_floor(avatar):
+    session, subscriber, sender = avatar
+    subscriber.subscribe(Topic.STATE)
+    await read(subscriber, lambda seen: seen[Topic.STATE])
+    await session.speak(tone(1).samples(), "somebody else")
+    await say(sender, tone(0.5))
+    seen = await read(subscriber, lambda seen: "stopped-speaking" in events(seen))
+    assert events(seen).count("error") == 1
+    error = next(state for state in seen[Topic.STATE] if state.event == "error")
+    assert error.id == "t" and "floor" in error.message
+
+
+async def test_two_thousand_malformed_requests_leave_the_avatar_speaking(avatar):
+    session, subscriber, sender = avatar
+    subscriber.subscribe("")
+    random = np.random.default_rng(0)
+    for _ in range(2000):
+        await sender.send(random.bytes(int(random.integers(0, 100))))
+    await say(sender, tone(0.5))
+    seen = await read(subscriber, lambda seen: "started-speaking" in events(seen) and seen[Topic.STATS])
+    assert "error" in events(seen)
+    assert session.ready
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "text"),
+    [
+        (Zmq(publish="tcp://0.0.0.0:5556"), EndpointError, "reachable from other machines"),
+        (Zmq(audio="tcp://*:5557"), EndpointError, "reachable from other machines"),
+        (Zmq(publish="5556"), EndpointError, "no ZeroMQ endpoint"),
+        (Zmq(secret_key_file="/nowhere"), KeysError, "cannot read the key file"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_starts(config, error, text):
+    with pytest.raises(error, match=text):
+        ZmqGateway(config)
+
+
+def test_keys_open_other_addresses(tmp_path):
+    _, secret, _ = create_keys(tmp_path, "server")
+    ZmqGateway(Zmq(publish="tcp://0.0.0.0:5556", secret_key_file=str(secret)))

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avatard.media.resample import Resampler, from_pcm16, to_pcm16
+
+
+def convert(samples, rate_hz, cuts):
+    resampler = Resampler(rate_hz)
+    edges = sorted({0, len(samples), *(min(cut, len(samples)) for cut in np.cumsum(cuts))})
+    parts = [resampler.push(samples[first:end]) for first, end in zip(edges, edges[1:], strict=False)]
+    return np.concatenate([*parts, resampler.flush()])
+
+
+@given(st.sampled_from([8000, 16000, 24000, 44100, 48000]), st.lists(st.integers(1, 9000), max_size=20))
+@settings(deadline=None, max_examples=30)
+def test_any_chunking_gives_the_same_samples(rate_hz, cuts):
+    samples = np.random.default_rng(rate_hz).normal(0, 0.1, rate_hz // 2).astype(np.float32)
+    np.testing.assert_array_equal(convert(samples, rate_hz, cuts), convert(samples, rate_hz, []))
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 22050, 24000, 44100, 48000, 96000])
+def test_the_signal_stays_where_it_was(rate_hz):
+    samples = np.zeros(rate_hz, np.float32)
+    samples[rate_hz // 4] = 1
+    converted = convert(samples, rate_hz, [])
+    assert len(converted) == pytest.approx(16000, abs=1)
+    assert int(np.argmax(converted)) == pytest.approx(4000, abs=1)
+
+
+def test_the_delay_is_what_has_not_come_out_yet():
+    resampler = Resampler(48000)
+    given_out = sum(len(resampler.push(np.zeros(960, np.float32))) for _ in range(50))
+    assert resampler.delay_samples == 16000 - given_out
+    assert 0 < resampler.delay_samples < 400, "under 25 ms"
+
+
+@pytest.mark.parametrize("rate_hz", [22050, 24000, 44100, 48000])
+def test_packets_come_out_as_evenly_as_they_go_in(rate_hz):
+    resampler = Resampler(rate_hz)
+    given_out = [len(resampler.push(np.zeros(rate_hz // 50, np.float32))) for _ in range(50)]
+    assert min(given_out[5:]) == max(given_out[5:]) == 320
+
+
+def test_a_tone_keeps_its_frequency_and_what_would_alias_is_gone():
+    time = np.arange(48000) / 48000
+    tone = convert(np.sin(2 * np.pi * 1000 * time).astype(np.float32), 48000, [])
+    spectrum = np.abs(np.fft.rfft(tone[:16000]))
+    assert int(np.argmax(spectrum)) == 1000
+    hiss = convert(np.sin(2 * np.pi * 12000 * time).astype(np.float32), 48000, [])
+    assert np.abs(hiss[1000:-1000]).max() < 1e-3
+
+
+def test_an_impossible_rate_is_refused():
+    with pytest.raises(ValueError, match="sample rate is 100 Hz, expected 8,000 to 192,000"):
+        Resampler(100)
+
+
+def test_pcm_round_trip():
+    pcm = np.array([-32768, -1, 0, 1, 32767], "<i2")
+    np.testing.assert_array_equal(to_pcm16(from_pcm16(pcm.tobytes())), pcm)
+    assert list(to_pcm16(np.array([2, -2], np.float32))) == [32767, -32768]
+    np.testing.assert_allclose(from_pcm16(np.array([[100, 300]], "<i2").tobytes(), 2), [200 / 32768])
+    with pytest.raises(ValueError, match="got 3 bytes, expected a multiple of 2"):
+        from_pcm16(b"abc")

@@ -1,0 +1,155 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avatard.models import checkpoint
+from avatard.models.atom import CONFIGS, Atom, AtomConfig, Variant, rotary
+from avatard.models.diffusion import add_noise, cosine_alpha_bar, ddim, few_timesteps
+from avatard.models.face.topology import LIP_68, REST_68
+from tests.support.tiny_atom import awake
+
+TINY = AtomConfig(speech_dim=24, audio_frames=12, frames=8, width=24, depth=2, rest_depth=1, heads=2, dropout=0.0)
+
+
+def inputs(config: AtomConfig, batch: int = 2):
+    draw = torch.Generator().manual_seed(1)
+    return {
+        "x": torch.randn(batch, config.frames, 68, 3, generator=draw),
+        "clean": torch.zeros(batch, config.frames),
+        "t": torch.full((batch,), 500),
+        "audio": torch.randn(batch, config.audio_frames, config.speech_dim, generator=draw),
+        "reference": 0.1 * torch.randn(batch, 2, 68, 3, generator=draw),
+        "lookahead": 2,
+    }
+
+
+@pytest.mark.parametrize("variant", ["A", "B", "C"])
+def test_every_variant_predicts_landmarks(variant: Variant):
+    config = replace(TINY, variant=variant)
+    out = awake(config)(**inputs(config))
+    assert out.shape == (2, 8, 68, 3) and torch.isfinite(out).all()
+
+
+def test_an_untrained_network_predicts_the_neutral_face():
+    assert not Atom(TINY)(**inputs(TINY)).any()
+
+
+def test_only_b_and_c_see_the_reference():
+    cases: list[tuple[Variant, bool]] = [("A", False), ("B", True), ("C", True)]
+    for variant, sees in cases:
+        config = replace(TINY, variant=variant)
+        atom, given_inputs = awake(config), inputs(config)
+        before = atom(**given_inputs)
+        after = atom(**given_inputs | {"reference": given_inputs["reference"] + 0.1})
+        assert (not torch.equal(before, after)) == sees
+
+
+def test_local_attention_does_not_reach_beyond():
+    config = replace(TINY, reach=1, depth=1)
+    atom, some = awake(config), inputs(config)
+    atom.audio_pool.weight.zero_()
+    heard = some["audio"].clone()
+    heard[:, 0] += 5  # frame -6 of the landmarks' count: ahead of everything within reach
+    torch.testing.assert_close(atom(**some | {"audio": heard}), atom(**some))
+    heard = some["audio"].clone()
+    heard[:, -1] += 5  # one beyond reach of the last frame, with a look-ahead of two
+    torch.testing.assert_close(atom(**some | {"audio": heard}), atom(**some))
+
+
+def test_other_points_do_not_hear_but_follow_the_lips():
+    atom: Any = awake(TINY)
+    some = inputs(TINY)
+    heard = some | {"audio": some["audio"] + torch.randn(some["audio"].shape)}
+    moved = (atom(**heard) - atom(**some)).abs().amax(dim=(0, 1, 3))
+    assert (moved[LIP_68] > 0).all() and (moved[REST_68] > 0).all()
+    for block in atom.rest_blocks:
+        block.cross_attention.out.weight.zero_()
+    atom.audio_pool.weight.zero_()
+    moved = (atom(**heard) - atom(**some)).abs().amax(dim=(0, 1, 3))
+    assert (moved[LIP_68] > 0).all() and not moved[REST_68].any()
+
+
+def test_sampling_clamps_the_prefix_and_bounds_the_rest():
+    atom = awake(TINY)
+    atom.bound.fill_(0.01)
+    some = inputs(TINY)
+    noise = 100 * torch.randn(2, 3, 68, 3)
+    new = atom.sample(some["audio"], some["reference"], some["x"][:, :5], noise, steps=3, lookahead=1)
+    assert new.shape == (2, 3, 68, 3) and new.abs().max() <= 0.01
+    other = atom.sample(some["audio"], some["reference"], some["x"][:, :5] + 1, 0 * noise, steps=3, lookahead=1)
+    assert not torch.equal(new, other)
+
+
+def test_a_checkpoint_describes_itself(tmp_path):
+    atom = awake(TINY)
+    atom.scale.fill_(0.03)
+    checkpoint.save(tmp_path / "a.safetensors", atom.state_dict(), {"config": TINY.to_json()})
+    loaded = Atom.load(tmp_path / "a.safetensors")
+    assert loaded.config == TINY
+    assert torch.equal(loaded(**inputs(TINY)), atom(**inputs(TINY)))
+
+
+def test_paper_size():
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in Atom(CONFIGS["paper"]).parameters())
+    assert 30e6 < count < 80e6
+
+
+def test_rotary_depends_on_distance_only():
+    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+
+    def score(a, b):
+        return (rotary(q, torch.tensor([a])) * rotary(k, torch.tensor([b]))).sum()
+
+    torch.testing.assert_close(score(3.0, 5.0), score(13.0, 15.0), atol=1e-4, rtol=1e-4)
+
+
+def test_cosine_schedule_falls_from_signal_to_noise():
+    alpha_bar = cosine_alpha_bar(1000)
+    assert alpha_bar[0] > 0.999 and alpha_bar[-1] < 1e-3
+    assert (alpha_bar.diff() <= 0).all() and alpha_bar[500].item() == pytest.approx(0.49, abs=0.02)
+
+
+@given(st.integers(1, 50))
+def test_few_timesteps_start_at_the_top(steps):
+    path = few_timesteps(1000, steps)
+    assert len(path) == steps and path[0] == 999 and path == sorted(set(path), reverse=True)
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="got 0 sampling steps, expected 1 to 1000"):
+        few_timesteps(1000, 0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 2**31))
+def test_ddim_finds_what_a_perfect_network_knows(steps, seed):
+    draw = torch.Generator().manual_seed(seed)
+    truth, noise = torch.randn(2, 5, generator=draw), torch.randn(2, 5, generator=draw)
+    assert torch.equal(ddim(lambda x, t: truth, noise, cosine_alpha_bar(), steps), truth)
+
+
+def test_ddim_follows_the_forward_process():
+    """With a perfect network, each intermediate state is the clean sample with the same noise, only less of it."""
+    truth, noise, alpha_bar = torch.ones(1, 4), torch.randn(1, 4), cosine_alpha_bar()
+    seen = []
+
+    def network(x, t):
+        seen.append((x, t))
+        return truth
+
+    ddim(network, add_noise(truth, noise, alpha_bar[-1:]), alpha_bar, 4)
+    for x, t in seen:
+        torch.testing.assert_close(x, add_noise(truth, noise, alpha_bar[t : t + 1]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"config": "{}"}, {"config": '{"width": "wide"}'}])
+def test_other_weights_are_refused_in_one_line(metadata, tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors", {"weight": torch.zeros(2)}, metadata)
+    with pytest.raises(checkpoint.CheckpointError, match=r"not weights of AToM-Net") as error:
+        Atom.load(tmp_path / "a.safetensors")
+    assert "\n" not in str(error.value)

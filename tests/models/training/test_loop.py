@@ -1,0 +1,87 @@
+import csv
+
+import cv2
+import pytest
+import torch
+from torch import nn
+
+from avatard.models.training.loop import (
+    CsvLog,
+    Ema,
+    cosine,
+    load_state,
+    parse_mix,
+    restore_optimizer,
+    save_state,
+    sheet,
+)
+
+
+def step(network, optimizer):
+    network(torch.ones(2, 3)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(network.parameters())
+    step(network, optimizer)
+    save_state(tmp_path / "s", {"network": network.state_dict()}, {"optimizer": optimizer}, {"step": "1"})
+    step(network, optimizer)
+
+    saved, metadata = load_state(tmp_path / "s")
+    again = nn.Linear(3, 3)
+    again.load_state_dict(saved["network"])
+    resumed = torch.optim.AdamW(again.parameters())
+    restore_optimizer(resumed, saved["optimizer"])
+    step(again, resumed)
+    assert metadata["step"] == "1"
+    torch.testing.assert_close(again.weight, network.weight)
+
+
+def test_the_average_follows_quickly_at_first_and_slowly_later():
+    network = nn.Linear(1, 1)
+    ema = Ema(network, decay=0.9)
+    start = ema.weights["weight"].clone()
+    with torch.no_grad():
+        network.weight += 1
+    ema.update(network, step=0)
+    assert (ema.weights["weight"] - start).item() == pytest.approx(0.9)
+    before = ema.weights["weight"].clone()
+    with torch.no_grad():
+        network.weight += 1
+    ema.update(network, step=10_000)
+    assert (ema.weights["weight"] - before).item() == pytest.approx(0.1 * 1.1)
+
+
+def test_the_rate_warms_up_and_decays_to_its_floor():
+    rates = [cosine(n, 1000, warmup=100, floor=0.1) for n in range(1000)]
+    assert rates[:100] == sorted(rates[:100])
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+    assert max(rates) == 1
+    assert cosine(5000, 1000, warmup=100, floor=0.1) == pytest.approx(0.1)
+
+
+def test_rows_are_appended_under_one_header(tmp_path):
+    for n in range(2):
+        CsvLog(tmp_path / "log.csv").write({"step": n, "loss": 0.5})
+    with (tmp_path / "log.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"step": "0", "loss": "0.5"}, {"step": "1", "loss": "0.5"}]
+
+
+def test_a_sheet_has_a_row_of_pictures_per_clip(tmp_path):
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(3, 3, 8, 8)
+    sheet(tmp_path / "s.png", [red, -red])
+    picture = cv2.imread(str(tmp_path / "s.png"))
+    assert picture is not None
+    assert picture.shape == (16, 24, 3)
+    assert picture[0, 0].tolist() == [0, 0, 255]
+    assert picture[15, 23].tolist() == [255, 255, 0]
+
+
+def test_mixes_are_read_and_faults_named():
+    assert parse_mix("lrw_ar=0.6, factory=0.4") == {"lrw_ar": 0.6, "factory": 0.4}
+    with pytest.raises(ValueError, match="expected SOURCE=SHARE, got 'factory'"):
+        parse_mix("lrw_ar=1,factory")

@@ -1,0 +1,135 @@
+"""An engine for tests: the portrait with a mouth that opens as far as the sound is loud. No networks, no torch."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard.clock import SAMPLES_PER_FRAME
+from avatard.config import Config
+from avatard.inference.engine_api import EngineError, Picture
+from avatard.playout.ring import Samples
+
+SIZE = 256
+
+
+class Motion(NamedTuple):
+    first: int
+    opening: NDArray[np.float32]  # [k], 0 closed, 1 open
+
+
+class WarpTake:
+    def __init__(self, engine: "WarpEngine", first: int) -> None:
+        self.engine, self.next = engine, first
+        self.sound = np.zeros(0, np.float32)
+        self.held: list[Picture] = []
+        self.drawn = first
+
+    def move(self, samples: Samples) -> Iterable[Motion]:
+        stream = self.engine.config.stream
+        self.sound = np.concatenate([self.sound, samples])
+        hop = stream.hop_frames * SAMPLES_PER_FRAME
+        while len(self.sound) >= hop + stream.lookahead_ms * 16:
+            frames = self.sound[:hop].reshape(-1, SAMPLES_PER_FRAME)
+            loud = np.sqrt((frames**2).mean(axis=1))
+            self.sound = self.sound[hop:]
+            yield Motion(self.next, np.minimum(1, loud * 4).astype(np.float32))
+            self.next += stream.hop_frames
+
+    def draw(self, motion: Motion) -> Iterable[tuple[int, list[Picture]]]:
+        if self.engine.trap == "hang":
+            time.sleep(3600)
+        time.sleep(self.engine.seconds_per_frame * len(motion.opening))
+        self.held += [self.engine.picture(float(opening)) for opening in motion.opening]
+        ready = len(self.held) - self.engine.config.stream.fade_frames
+        if ready > 0:
+            pictures, self.held = self.held[:ready], self.held[ready:]
+            yield self.drawn, pictures
+            self.drawn += ready
+
+
+class WarpEngine:
+    delay_frames = 0
+    trap = ""
+    seconds_per_frame = 0.002
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.portrait = np.zeros((SIZE, SIZE, 3), np.uint8)
+
+    def identify(self, portrait: Path, face: int = 0) -> tuple[str, Picture]:
+        image = cv2.imdecode(np.frombuffer(portrait.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise EngineError(f"{portrait} is not a picture that can be read")
+        faces = max(1, image.shape[1] // image.shape[0])  # side by side
+        if face > faces:
+            raise EngineError(f"{portrait} has 1 face, got face {face}")
+        if faces > 1 and not face:
+            raise EngineError(f"{portrait} has {faces} faces: choose face 1 to {faces}, counted from the left")
+        image = np.array_split(image, faces, axis=1)[max(face, 1) - 1]
+        self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
+        return f"{int(self.portrait.sum()):x}", self.picture(0)
+
+    def begin(self, first_frame: int, rehearsal: bool = False) -> WarpTake:
+        return WarpTake(self, first_frame)
+
+    def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:
+        self.steps = (motion_steps, video_steps)
+
+    def picture(self, opening: float) -> Picture:
+        pixels = self.portrait.copy()
+        if opening > 0.02:
+            axes = (SIZE // 9, max(1, round(opening * SIZE / 8)))
+            cv2.ellipse(pixels, (SIZE // 2, SIZE * 3 // 4), axes, 0, 0, 360, (40, 10, 10), -1, cv2.LINE_AA)
+        landmarks = np.zeros((68, 3), np.float32)
+        landmarks[57, 1] = opening
+        blendshapes = np.zeros(52, np.float32)
+        blendshapes[17] = opening
+        head = np.array([0, 0, 0, 1, 0, 0, 0, SIZE / 4], np.float32)
+        return Picture(pixels, landmarks, blendshapes, head)
+
+
+def make(config: Config) -> WarpEngine:
+    return WarpEngine(config)
+
+
+def make_hanging(config: Config) -> WarpEngine:
+    """Hangs in its first clip after the warm-up."""
+    engine = WarpEngine(config)
+    begin, begun = engine.begin, []
+
+    def counting(first_frame: int, rehearsal: bool = False) -> WarpTake:
+        begun.append(first_frame)
+        engine.trap = "hang" if len(begun) > 1 else ""
+        return begin(first_frame, rehearsal)
+
+    engine.begin = counting  # type: ignore[method-assign]
+    return engine
+
+
+def make_slow_eyed(config: Config) -> WarpEngine:
+    """Looks at a portrait for as long as the file named by `LOOK_WHILE` is there."""
+    engine = WarpEngine(config)
+    identify = engine.identify
+    held = Path(os.environ["LOOK_WHILE"])
+
+    def slowly(portrait: Path, face: int = 0) -> tuple[str, Picture]:
+        while held.exists():
+            time.sleep(0.05)
+        return identify(portrait, face)
+
+    engine.identify = slowly  # type: ignore[method-assign]
+    return engine
+
+
+def make_broken(config: Config) -> WarpEngine:
+    raise EngineError("weights are missing: run the trainer")
+
+
+def make_buggy(config: Config) -> WarpEngine:
+    raise ValueError("shapes do not match")
