@@ -1,8 +1,7 @@
 """The command line. Each verb is one function that imports what it runs when it runs, so that `--help` is instant.
 
 A verb takes `ConfigOption`, `SetOption`, `LogLevelOption` and `LogFormatOption`, calls `configure` with its own flags
-by the keys they set, and hands the frozen configuration on. What the user got wrong is an exception that `complain`
-is told of.
+by the keys they set, and hands the frozen configuration on. What the user got wrong is a `UserError`.
 """
 
 import json
@@ -17,7 +16,8 @@ from typing import Annotated
 import typer
 
 from avatard import __version__, config_loader
-from avatard.config_loader import ConfigError, Settings
+from avatard.config_loader import Settings
+from avatard.errors import UserError
 from avatard.log import setup
 
 app = typer.Typer(
@@ -72,12 +72,12 @@ def configure(config: str, overrides: list[str] | None, flags: Mapping[str, obje
 
 
 @contextmanager
-def complain(*mistakes: type[Exception], code: int = 1) -> Iterator[None]:
-    """Turn the named exceptions, whose message is one line for the user, into that line and an exit code."""
+def report_user_errors(code: int = 1) -> Iterator[None]:
+    """Print what the user can cure as one line and exit with `code`."""
     try:
         yield
-    except mistakes as mistake:
-        print(f"avatard: {mistake}", file=sys.stderr)
+    except UserError as error:
+        print(f"avatard: {error}", file=sys.stderr)
         raise SystemExit(code) from None
 
 
@@ -192,9 +192,9 @@ def serve(
         "log.format": log_format,
     }
     effective = configure(config, set_, flags)
-    from avatard.commands.serve import MISTAKES, run
+    from avatard.commands.serve import run
 
-    with complain(*MISTAKES):
+    with report_user_errors():
         run(effective.config, identity)
 
 
@@ -205,10 +205,10 @@ def inspect(
     face: FaceOption = None,
 ) -> None:
     """Show what avatard sees in a portrait: size and pose of the face, and on request its 68 points."""
-    from avatard.commands.inspect import OverlayError, table, write_overlay
-    from avatard.engine.identity import Identity, IdentityError
+    from avatard.commands.inspect import table, write_overlay
+    from avatard.engine.identity import Identity
 
-    with complain(IdentityError, OverlayError):
+    with report_user_errors():
         identity = Identity.load(picture, face)
         if output is not None:
             write_overlay(identity, output)
@@ -239,13 +239,12 @@ def render(
         "log.format": log_format,
     }
     effective = configure(config, set_, flags)
-    from avatard.commands.render import MISTAKES
     from avatard.commands.render import render as render_file
 
     # A service manager's stop must clean up like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with complain(*MISTAKES):
+        with report_user_errors():
             from avatard.engine.engine import make_engine
 
             render_file(effective.config, make_engine, identity, audio, output, size=size, badge=badge)
@@ -286,9 +285,8 @@ def bench(
     effective = configure(config, set_, flags)
     from avatard.commands.bench import bench as measure
     from avatard.commands.bench import table
-    from avatard.inference.engine_api import EngineError
 
-    with complain(EngineError, OSError):
+    with report_user_errors():
         from avatard.engine.engine import make_engine
 
         report = measure(effective.config, make_engine, identity, seconds)
@@ -312,9 +310,8 @@ def bench_serve(
 
     flags = [f"--set={override}" for override in set_ or []] + ([f"--profile={profile}"] if profile else [])
     from avatard.commands.bench import voice
-    from avatard.commands.bench_client import ClientError
-    from avatard.commands.bench_live import BenchError, Report, daemon, measure, table
-    from avatard.gateways.local import SourceError, read_file
+    from avatard.commands.bench_live import Report, daemon, measure, table
+    from avatard.gateways.local import read_file
 
     async def run() -> Report:
         import numpy as np
@@ -323,7 +320,7 @@ def bench_serve(
         async with daemon(["--identity", str(identity), "--config", config, *flags]) as (url, pid):
             return await measure(url, pid, speech, seconds, interrupts)
 
-    with complain(BenchError, ClientError, SourceError, OSError):
+    with report_user_errors():
         report = asyncio.run(run())
         print(table(report))
         _write_json(json_file, report)
@@ -338,9 +335,9 @@ def keys(
 
     `zmq.secret_key_file` of `serve` takes the secret one; clients need the public key.
     """
-    from avatard.protocols.curve import KeysError, create_keys
+    from avatard.protocols.curve import create_keys
 
-    with complain(KeysError):
+    with report_user_errors():
         public_file, secret_file, public = create_keys(folder, name)
     print(f"{secret_file}  keep it: zmq.secret_key_file")
     print(f"{public_file}  hand it out: {public}")
@@ -348,5 +345,5 @@ def keys(
 
 def main() -> None:
     """Run the command line; a mistake in the configuration exits with code 2, like a wrong option."""
-    with complain(ConfigError, code=2):
+    with report_user_errors(code=2):
         app(prog_name="avatard")

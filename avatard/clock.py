@@ -1,6 +1,6 @@
 """Media time: everything is indexed by absolute frame number, and this is the only module that reads a clock.
 
-Frame n starts at n/25 s and at sample n · 640. A track, socket or thread asks here when frame n is due; none counts its
+A track, socket or thread asks here when frame n is due; none counts its
 own time, so that sound and picture cannot drift apart.
 """
 
@@ -9,11 +9,7 @@ import math
 import time
 from collections.abc import Callable
 
-FPS = 25
-SAMPLE_RATE_HZ = 16_000
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS  # 640
-FRAME_SECONDS = 1 / FPS
-FRAME_US = 1_000_000 // FPS  # 40,000
+from avatard.timebase import FPS, FRAME_SECONDS
 
 
 def monotonic() -> float:

@@ -17,11 +17,12 @@ import msgspec
 from msgspec import inspect
 
 from avatard.config import PROFILES, Config
+from avatard.errors import UserError
 
 ENVIRONMENT_PREFIX = "AVATARD_"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """The configuration cannot be used; the message is one line: the key, what was got and what is allowed."""
 
     def __init__(self, message: str) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from avatard.errors import UserError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     Network = TypeVar("Network", bound=nn.Module)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """Weights are missing, damaged or not what they claim to be; the message is one line that names the cure."""
 
 

@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avatard.errors import UserError
 from avatard.models import checkpoint
+from avatard.timebase import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
-SAMPLE_RATE_HZ = 16_000
-FRAME_SAMPLES = 640  # one video frame at 25 fps
 TOKENS_PER_FRAME = 2  # both encoders emit a token each 20 ms
 
 WINDOW = 400  # 25 ms analysis window of the spectrogram
 STRIDE = 160  # 10 ms
 
 
-class SpeechError(ValueError):
+class SpeechError(UserError):
     """A speech encoder that cannot be loaded, or sound of the wrong shape, in one line."""
 
 
@@ -45,8 +45,10 @@ class SpeechEncoder(Protocol):
 
 def check_window(audio: Tensor) -> None:
     """Raise `SpeechError` unless `audio` is `[B, T]` with a positive whole number of video frames."""
-    if audio.ndim != 2 or audio.shape[1] < FRAME_SAMPLES or audio.shape[1] % FRAME_SAMPLES:
-        raise SpeechError(f"got audio {list(audio.shape)}, expected [B, T], T a positive multiple of {FRAME_SAMPLES}")
+    if audio.ndim != 2 or audio.shape[1] < SAMPLES_PER_FRAME or audio.shape[1] % SAMPLES_PER_FRAME:
+        raise SpeechError(
+            f"got audio {list(audio.shape)}, expected [B, T], T a positive multiple of {SAMPLES_PER_FRAME}"
+        )
 
 
 def mel_filters(bands: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Live media for WebRTC: each frame is encoded once, and handed to the senders of all clients.
 
-    hub = Hub(Encoding(codec="vp8", bitrate_bps=1_500_000), now=time.monotonic)
+    hub = Broadcaster(Encoding(codec="vp8", bitrate_bps=1_500_000), now=time.monotonic)
     hub.send(index, rgb, pcm16)                      # once for each frame, when it is due
 
 Sound and picture of a frame are encoded first and handed to the senders together, because a sender report pairs the
@@ -28,10 +28,10 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+from avatard.timebase import FPS, SAMPLE_RATE_HZ
+
 logger = logging.getLogger(__name__)
 
-FPS = 25
-SAMPLE_RATE_HZ = 16_000
 VIDEO_CLOCK_HZ = 90_000
 AUDIO_CLOCK_HZ = 48_000
 QUEUE_FRAMES = 25  # a viewer that is further behind starts again at a key frame
@@ -136,7 +136,7 @@ def _opus(bitrate_bps: int) -> AudioCodecContext:
 class Track(MediaStreamTrack):
     """Packets for one client; nothing is kept before it is connected, which the first `recv` shows."""
 
-    def __init__(self, kind: Kind, hub: Hub, on_sent: Callable[[str, int], None]) -> None:
+    def __init__(self, kind: Kind, hub: Broadcaster, on_sent: Callable[[str, int], None]) -> None:
         super().__init__()
         self.kind = kind
         self._hub = hub
@@ -186,7 +186,7 @@ class Track(MediaStreamTrack):
         self._queue.put_nowait(None)
 
 
-class Hub:
+class Broadcaster:
     """Encodes each frame once, for all clients.
 
     Args:

@@ -17,10 +17,12 @@ import zmq.auth
 from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
 
+from avatard.errors import UserError
+
 _ZAP_DOMAIN: Final = "avatard"
 
 
-class KeysError(ValueError):
+class KeysError(UserError):
     """A key that cannot be used; the text says which and what to do."""
 
 

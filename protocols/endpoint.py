@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 import zmq
 import zmq.asyncio
 
+from avatard.errors import UserError
 from avatard.protocols.curve import Gatekeeper, ServerKeys
 
 HEARTBEAT_MS: Final = 2_000
 HEARTBEAT_TIMEOUT_MS: Final = 6_000
 
 
-class EndpointError(ValueError):
+class EndpointError(UserError):
     """An endpoint that cannot be used; the text says why and what would do."""
 
 

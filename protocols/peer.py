@@ -32,7 +32,7 @@ from aiortc.sdp import SessionDescription, candidate_from_sdp
 from aiortc.utils import uint16_gt
 from numpy.typing import NDArray
 
-from avatard.protocols.broadcast import KINDS, Hub, Kind, Track
+from avatard.protocols.broadcast import KINDS, Broadcaster, Kind, Track
 from avatard.protocols.json_text import parse_object
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,9 @@ class Peer:
         listens: whether the client's sound is wanted.
     """
 
-    def __init__(self, hub: Hub | None, ice_servers: IceServers, handler: Handler, listens: bool = True) -> None:
+    def __init__(
+        self, hub: Broadcaster | None, ice_servers: IceServers, handler: Handler, listens: bool = True
+    ) -> None:
         self._hub = hub
         self._handler = handler
         self._listens = listens
@@ -133,7 +135,7 @@ class Peer:
         self._spawn(self._watch())
         return str(self._pc.localDescription.sdp)
 
-    def _add_tracks(self, hub: Hub, kinds: Sequence[Kind]) -> None:
+    def _add_tracks(self, hub: Broadcaster, kinds: Sequence[Kind]) -> None:
         self._tracks = hub.tracks(kinds, self._on_sent)
         for track in self._tracks:
             sender = self._pc.addTrack(track)
@@ -215,15 +217,15 @@ class Peer:
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio" and self._listens:
-            self._hasten()
+            self._bypass_jitter_buffer()
             self._spawn(self._read(track))
 
-    def _hasten(self) -> None:
+    def _bypass_jitter_buffer(self) -> None:
         """Take sound as it comes."""
         for receiver in self._pc.getReceivers():
             buffer = getattr(receiver, "_RTCRtpReceiver__jitter_buffer", None)
             if buffer is not None and not buffer._is_video:
-                receiver._RTCRtpReceiver__jitter_buffer = NoBuffer()  # type: ignore[attr-defined]
+                receiver._RTCRtpReceiver__jitter_buffer = PassthroughJitterBuffer()  # type: ignore[attr-defined]
 
     async def _read(self, track: MediaStreamTrack) -> None:
         due: int | None = None  # sample that should come next
@@ -253,7 +255,7 @@ class Peer:
             self._handler.on_message(message)
 
 
-class NoBuffer:
+class PassthroughJitterBuffer:
     """Instead of aiortc's jitter buffer for sound, which holds back 80 ms, and 320 where a packet is lost.
 
     The scheduler has a margin for jitter; what is lost, or overtaken by a later packet, is silence.

@@ -50,7 +50,7 @@ class Driver:
     opening: NDArray[np.floating]  # [N] of the mouth, interocular distances
 
 
-class Studio:
+class OfflinePipeline:
     """Everything that clips are made from; each clip depends on its number and the seed alone."""
 
     def __init__(self, portraits: Sequence[Path], drivers: Sequence[Path], frames: int, seed: int):
@@ -127,7 +127,7 @@ def _speaker(path: Path) -> str:
         return str(file.metadata()["speaker"])
 
 
-def make(studio: Studio, number: int, source: str, data: Path) -> Entry | None:
+def make(studio: OfflinePipeline, number: int, source: str, data: Path) -> Entry | None:
     """Make clip `number`, or find that it exists; its index entry."""
     file = Path(source) / f"{number:05d}.safetensors"
     if (data / file).exists():
@@ -170,7 +170,7 @@ def main(
     if not paths or not drivers:
         typer.echo(f"error: {len(paths)} portraits and {len(drivers)} prepared videos to animate them with", err=True)
         raise typer.Exit(1)
-    studio = Studio(paths, drivers, frames, seed)
+    studio = OfflinePipeline(paths, drivers, frames, seed)
     entries: list[Entry] = []
     for number in tqdm(range(clips), unit="clip"):
         entry = make(studio, number, source, data)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from avatard.errors import UserError
 from avatard.models import checkpoint
 
 
@@ -23,7 +24,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         average(arguments.weights, arguments.out)
-    except (OSError, ValueError) as error:
+    except (UserError, OSError, ValueError) as error:
         print(f"average_weights: {error}", file=sys.stderr)
         return 2
     print(f"wrote {arguments.out}, the mean of {len(arguments.weights)}")

@@ -24,10 +24,11 @@ import numpy as np
 import typer
 import zmq
 
-from avatard.clock import FRAME_US, MediaClock, wall_us
+from avatard.clock import MediaClock, wall_us
 from avatard.protocols.image import Encoding, ImageFormat
 from avatard.protocols.messages import Face, Head, Meta, Topic, decode, split
 from avatard.protocols.zmq_sockets import Publisher, Stamp
+from avatard.timebase import FRAME_US
 
 
 def subscribe(endpoint: str, results: Connection) -> None:
@@ -131,7 +132,7 @@ async def measure(picture: np.ndarray, image: ImageFormat, seconds: float, subsc
         return {**own, "memory_mb": memory, "encoding": image.enc, **await asyncio.to_thread(readers.figures)}
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """The upper left square of a picture, uint8 RGB [256, 256, 3]."""
     loaded = cv2.imread(str(path))
     if loaded is None:
@@ -155,7 +156,7 @@ def main(
         time.sleep(seconds)
         figures = readers.figures()
     elif portrait is not None:
-        figures = asyncio.run(measure(read_picture(portrait), ImageFormat(encoding, quality), seconds, subscribers))
+        figures = asyncio.run(measure(read_image(portrait), ImageFormat(encoding, quality), seconds, subscribers))
     else:
         sys.exit("bench_zmq: give a picture to publish, or --connect")
     print(json.dumps(figures, indent=2))

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evaluate import Performance, Studio
+from evaluate import OfflinePipeline, Performance
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatard.config import Config
 from avatard.engine.motion_stream import LEAVING_FRAMES
+from avatard.errors import UserError
 from avatard.media.video_file import read_audio
 from avatard.models.evaluation.judge import sheet
 from avatard.models.face.topology import mouth_opening
@@ -63,7 +64,7 @@ def main() -> int:
         if not unseen:
             raise ValueError(f"{arguments.data} has no portraits of people that are new to the networks")
         voice = read_audio(arguments.voice)
-        studio = Studio(Config(), arguments.steps)
+        studio = OfflinePipeline(Config(), arguments.steps)
         rows: dict[str, list[NDArray[np.uint8]]] = {}
         # Spread over the list: the sources lie behind each other in it.
         some = np.unique(np.linspace(0, len(unseen) - 1, arguments.people).round().astype(int))
@@ -72,7 +73,7 @@ def main() -> int:
             made = {"portrait": portrait, **shapes(studio.perform(portrait, voice))}
             for name, frame in made.items():
                 rows.setdefault(name, []).append(frame[LOWER_FACE])
-    except (ValueError, FileNotFoundError) as error:
+    except (UserError, ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     sheet(arguments.out, rows)

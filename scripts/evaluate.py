@@ -37,13 +37,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 import torch
 from convert_faceres import DownloadError, load
-from evaluate_video import Reconstruction, Scene, to_bytes, to_tensor, write_video
+from evaluate_video import GroundTruth, Reconstruction, to_bytes, to_tensor, write_video
 from msgspec import structs
 from numpy.typing import NDArray
 from torch.nn import functional as F
@@ -52,6 +51,7 @@ from tqdm import tqdm
 from avatard.commands.render import play_out
 from avatard.config import Config, Stream
 from avatard.engine.identity import Identity
+from avatard.errors import UserError
 from avatard.models.evaluation.inception import Inception
 from avatard.models.evaluation.judge import Figures, Judge, MotionJudge, Pictures, Real, sheet, side_by_side, unseen
 from avatard.models.evaluation.syncnet import SyncNet
@@ -61,6 +61,7 @@ from avatard.models.face.topology import mouth_opening
 from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.training.clips import Clip, Entry, read_index, unseen_people
+from avatard.portrait import Portrait
 
 VARIANTS = ("real", "still", "warp", "reconstruction", "steps_1", "steps_2", "steps_4", "cross_identity")
 KEYS = (
@@ -85,7 +86,7 @@ class Performance:
     points: Floats  # [N, 68, 3], frontal, interocular distances: what the motion network said
 
 
-class Studio:
+class OfflinePipeline:
     """The pipeline at a number of denoising steps, loaded once; portraits come as pixels."""
 
     def __init__(self, config: Config, steps: int):
@@ -96,24 +97,21 @@ class Studio:
 
     def perform(self, portrait: NDArray[np.uint8], voice: NDArray[np.int16]) -> Performance:
         """Frames for 16 kHz samples `[T]`. Raises `IdentityError`."""
-        with TemporaryDirectory() as folder:
-            self._engine.identify(picture_file(Path(folder), portrait))
+        self._engine.identify(portrait_of(portrait))
         samples: NDArray[np.float32] = np.divide(voice, 32768, dtype=np.float32)
         played = [entry.picture for entry in play_out(self._engine, [samples], self._config)]
         pictures = [picture for picture in played if picture is not None]
         return Performance(np.stack([p.pixels for p in pictures]), np.stack([p.landmarks for p in pictures]))
 
 
-def picture_file(folder: Path, pixels: NDArray[np.uint8]) -> Path:
+def portrait_of(pixels: NDArray[np.uint8]) -> Portrait:
     """Pixels as a lossless file."""
-    path = folder / "portrait.png"
-    cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    return path
+    return Portrait(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
-def warped(portrait: Path, points: Floats) -> Pictures:
-    """The landmark warp of a portrait's file to frontal points `[N, 68, 3]`; the head stays where it is."""
-    identity = Identity.load(portrait)
+def warped(portrait: Portrait, points: Floats) -> Pictures:
+    """The landmark warp of a portrait to frontal points `[N, 68, 3]`; the head stays where it is."""
+    identity = Identity.find(portrait)
     rest = MorphableModel.load().mean_68 + identity.landmarks
     source = torch.from_numpy(identity.pose.project(rest)[None, :, :2]).float()
     target = torch.from_numpy(np.stack([identity.pose.project(frame) for frame in points])[None, :, :, :2]).float()
@@ -139,19 +137,18 @@ def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures
         SyncNet.load(arguments.syncnet) if arguments.syncnet else None,
     )
     motion = MotionJudge(judge, morphable)
-    studios = {steps: Studio(config, steps) for steps in STEPS}
+    studios = {steps: OfflinePipeline(config, steps) for steps in STEPS}
     reconstruction = Reconstruction(Mcvdm.load(config.video.weights).autoencoder)
     shown: list[tuple[Real, dict[str, Pictures]]] = []
     for entry in tqdm(chosen, unit="clip", disable=None):
         real = Real.read(arguments.data, entry).from_the_start()
         made = {steps: studio.perform(real.portrait, real.clip.audio) for steps, studio in studios.items()}
-        with TemporaryDirectory() as folder:
-            pulled = warped(picture_file(Path(folder), real.portrait), made[DEFAULT_STEPS].points)
+        pulled = warped(portrait_of(real.portrait), made[DEFAULT_STEPS].points)
         videos = {
             "real": real.frames,
             "still": np.repeat(real.portrait[None], len(real.frames), axis=0),
             "warp": pulled,
-            "reconstruction": reconstruction(Scene.of(real, morphable)),
+            "reconstruction": reconstruction(GroundTruth.of(real, morphable)),
             **{f"steps_{steps}": performance.frames for steps, performance in made.items()},
         }
         offset = offsets.get(f"{entry.source}/{entry.clip}", {"frames": 0})["frames"]
@@ -177,7 +174,7 @@ def evaluate(arguments: argparse.Namespace, config: Config) -> dict[str, Figures
 
 def cross(
     arguments: argparse.Namespace,
-    studio: Studio,
+    studio: OfflinePipeline,
     judge: Judge,
     motion: MotionJudge,
     portraits: Sequence[Entry],
@@ -191,7 +188,7 @@ def cross(
         portrait = Clip(arguments.data / entry.path).frame(0)
         try:
             frames = studio.perform(portrait, clip.audio).frames
-        except ValueError as error:
+        except UserError as error:
             print(f"{entry.source}/{entry.clip}: {error}", file=sys.stderr)
             continue
         judge.judge_alone("cross_identity", frames, portrait)
@@ -263,7 +260,7 @@ def main() -> int:
         config = replace_weights(config, "video", arguments.video)
     try:
         figures = evaluate(arguments, config)
-    except (ValueError, FileNotFoundError, DownloadError) as error:
+    except (UserError, ValueError, FileNotFoundError, DownloadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     complete = {name: {key: figures.get(name, {}).get(key) for key in KEYS} for name in VARIANTS}

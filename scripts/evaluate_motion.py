@@ -38,15 +38,17 @@ from tqdm import tqdm
 
 from avatard.config import Motion
 from avatard.engine.motion_stream import MotionStream
+from avatard.errors import UserError
 from avatard.models.atom import Atom, reference_of
 from avatard.models.evaluation.motion_baselines import Linear, loudness, streamed_features
 from avatard.models.evaluation.motion_metrics import best_lag, closures, correlation, drift, jerk, lip_error
 from avatard.models.evaluation.motion_plot import draw
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
-from avatard.models.speech import FRAME_SAMPLES, HubertFeatures, SpeechEncoder, WhisperFeatures
+from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.models.training.atom.dataset import clips_with_sound
 from avatard.models.training.clips import Clip, Entry, unseen_people
+from avatard.timebase import SAMPLES_PER_FRAME
 
 Array = NDArray[np.floating]
 SHIPPED = "atom_nano"
@@ -87,7 +89,7 @@ def load_take(
 ) -> Take:
     """Read one clip."""
     clip = Clip(data / entry.path)
-    whole = clip.audio[: len(clip.audio) // FRAME_SAMPLES * FRAME_SAMPLES]
+    whole = clip.audio[: len(clip.audio) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
     samples: NDArray[np.float32] = np.divide(whole, 32768, dtype=np.float32)
     neutral = morphable.neutral(clip.landmarks[0]).astype(np.float32)
     offset = offsets.get(f"{entry.source}/{entry.clip}", {"frames": 0})["frames"]
@@ -105,13 +107,13 @@ class Streamer:
         a = self.arguments
         return MotionStream(
             self.atom, self.speech, face, seed=a.seed, hop_frames=a.hop, lookahead_ms=a.lookahead_ms,
-            steps=a.steps, noise=a.noise, gain=a.gain, idle=False, from_portrait=True,
+            steps=a.steps, noise=a.noise, gain=a.gain, start_from_portrait=True,
         )  # fmt: skip
 
     def run(self, face: Take, samples: NDArray[np.float32]) -> Array:
         """Landmarks `[N, 68, 3]` of streamed samples, pushed in hops."""
         stream, motions = self.stream(face), []
-        size = self.arguments.hop * FRAME_SAMPLES
+        size = self.arguments.hop * SAMPLES_PER_FRAME
         for start in range(0, len(samples), size):
             begin = time.thread_time()
             made = stream.push(samples[start : start + size])
@@ -132,17 +134,17 @@ def regressor(atom: Atom, speech: SpeechEncoder, arguments: argparse.Namespace) 
     @torch.inference_mode()
     def make(face: Take, sound: Take) -> Array:
         config, made = atom.config, []
-        before = np.zeros((config.audio_frames - arguments.hop - lookahead) * FRAME_SAMPLES, np.float32)
-        after = np.zeros((arguments.hop + lookahead) * FRAME_SAMPLES, np.float32)
+        before = np.zeros((config.audio_frames - arguments.hop - lookahead) * SAMPLES_PER_FRAME, np.float32)
+        after = np.zeros((arguments.hop + lookahead) * SAMPLES_PER_FRAME, np.float32)
         padded = np.concatenate([before, sound.samples, after])
         portrait = torch.from_numpy(face.landmarks.astype(np.float32))
         reference, none = reference_of(portrait, torch.from_numpy(face.neutral))[None], torch.zeros(1, 0, 68, 3)
         resting: Array = atom.resting(reference)[0].numpy()
-        for start in range(0, len(sound.samples), arguments.hop * FRAME_SAMPLES):
-            heard = speech(torch.from_numpy(padded[start : start + config.audio_frames * FRAME_SAMPLES])[None])
+        for start in range(0, len(sound.samples), arguments.hop * SAMPLES_PER_FRAME):
+            heard = speech(torch.from_numpy(padded[start : start + config.audio_frames * SAMPLES_PER_FRAME])[None])
             zeros = torch.zeros(1, config.frames, 68, 3)
             made.append(atom.sample(heard, reference, none, zeros, steps=1, lookahead=lookahead)[0, -arguments.hop :])
-        frames: Array = torch.cat(made)[: len(sound.samples) // FRAME_SAMPLES].numpy() + resting
+        frames: Array = torch.cat(made)[: len(sound.samples) // SAMPLES_PER_FRAME].numpy() + resting
         return frames
 
     return make
@@ -173,12 +175,12 @@ def linear_makers(
 
 def hold_reference(face: Take, sound: Take) -> Array:
     """The portrait, unmoved."""
-    return np.repeat(face.landmarks[None], len(sound.samples) // FRAME_SAMPLES, axis=0)
+    return np.repeat(face.landmarks[None], len(sound.samples) // SAMPLES_PER_FRAME, axis=0)
 
 
 def hold_neutral(face: Take, sound: Take) -> Array:
     """The portrait's neutral face, unmoved."""
-    return np.repeat(face.neutral[None], len(sound.samples) // FRAME_SAMPLES, axis=0)
+    return np.repeat(face.neutral[None], len(sound.samples) // SAMPLES_PER_FRAME, axis=0)
 
 
 def figures(takes: Sequence[Take], pairs: Sequence[tuple[Array, Array]]) -> dict[str, float]:
@@ -204,8 +206,8 @@ def long_take(streamer: Streamer, takes: Sequence[Take], minutes: float) -> dict
     """Drift over a long stream of the speaker's clips, and the mouth in the silence after it."""
     wanted = int(minutes * 60 * 25)
     once = np.concatenate([take.samples for take in takes])
-    speech = np.resize(once, wanted * FRAME_SAMPLES)  # repeats
-    made = streamer.run(takes[0], np.concatenate([speech, np.zeros(SILENCE_FRAMES * FRAME_SAMPLES, np.float32)]))
+    speech = np.resize(once, wanted * SAMPLES_PER_FRAME)  # repeats
+    made = streamer.run(takes[0], np.concatenate([speech, np.zeros(SILENCE_FRAMES * SAMPLES_PER_FRAME, np.float32)]))
     closed = np.quantile(np.concatenate([mouth_opening(take.video) for take in takes]), 0.05)
     silent = mouth_opening(made[wanted + CLOSING_FRAMES :]) - closed
     return {**drift(made[:wanted]), "silence_opening_percent_iod": 100 * float(silent.max())}
@@ -299,7 +301,7 @@ def main(command_line: list[str] | None = None) -> int:
     arguments = parser.parse_args(command_line)
     try:
         report = evaluate(arguments)
-    except (ValueError, OSError) as error:
+    except (UserError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     arguments.json.write_text(json.dumps(report, indent=1))

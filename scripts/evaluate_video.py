@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from avatard.config import Stream
 from avatard.engine.identity import Identity
+from avatard.errors import UserError
 from avatard.media.mp4 import Mp4Writer
 from avatard.models.evaluation.judge import Figures, Judge, Pictures, Real, sheet, side_by_side, unseen
 from avatard.models.face import warp
@@ -55,7 +56,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Scene:
+class GroundTruth:
     """A real clip as the networks take it."""
 
     real: Real
@@ -63,7 +64,7 @@ class Scene:
     geometry: Geometry
 
     @classmethod
-    def of(cls, real: Real, morphable: MorphableModel) -> Scene:
+    def of(cls, real: Real, morphable: MorphableModel) -> GroundTruth:
         """The portrait is the clip's own reference frame."""
         clip, n = real.clip, real.reference
         landmarks, poses = clip.landmarks, clip.pose
@@ -96,7 +97,7 @@ def to_bytes(frames: Tensor) -> Pictures:
     return pictures
 
 
-def warped(scene: Scene) -> Pictures:
+def warped(scene: GroundTruth) -> Pictures:
     """The closed-form landmark warp of the portrait."""
     flow = F.interpolate(scene.geometry.landmark_flow(64)[0], 256, mode="bilinear")
     return to_bytes(warp.sample(scene.picture, warp.absolute(flow[None]))[0])
@@ -120,7 +121,7 @@ class Reconstruction:
         self._before: list[Planes] = []
         self._latents: list[Planes] = []
 
-    def __call__(self, scene: Scene) -> Pictures:
+    def __call__(self, scene: GroundTruth) -> Pictures:
         """Frames decoded from their own latents."""
         frames, motion = to_tensor(scene.real.frames)[None], scene.geometry.motion()
         self._before = self._latents
@@ -129,12 +130,12 @@ class Reconstruction:
             self._latents = [self._autoencoder.encode(frames[:, seen], motion[:, seen]) for seen, _ in cuts]
         return self._decode(scene, self._latents)
 
-    def shuffled(self, scene: Scene) -> Pictures | None:
+    def shuffled(self, scene: GroundTruth) -> Pictures | None:
         """The same frames decoded from the latents of the clip before, if that was as long."""
         same = [planes.xt.shape for planes in self._before] == [planes.xt.shape for planes in self._latents]
         return self._decode(scene, self._before) if same else None
 
-    def _decode(self, scene: Scene, latents: list[Planes]) -> Pictures:
+    def _decode(self, scene: GroundTruth, latents: list[Planes]) -> Pictures:
         rigid = scene.geometry.rigid_flow()
         cuts = windows(rigid.shape[1])
         with torch.autocast("cpu", torch.bfloat16):
@@ -146,14 +147,14 @@ class Reconstruction:
         return to_bytes(torch.cat(parts, dim=1)[0])
 
 
-def generated(model: Mcvdm, scene: Scene, steps: int, stream: Stream) -> Pictures:
+def generated(model: Mcvdm, scene: GroundTruth, steps: int, stream: Stream) -> Pictures:
     """The streamed generation from real landmarks and poses."""
-    from avatard.engine.video_stream import VideoStream
+    from avatard.engine.video_stream import PreparedPortrait, VideoStream
 
     clip = scene.real.clip
     video = VideoStream(
         model,
-        scene.identity,
+        PreparedPortrait.of(model, scene.identity, MorphableModel.load().mean_68),
         seed=stream.seed,
         clip=stream.clip_frames,
         hop=stream.hop_frames,
@@ -165,9 +166,9 @@ def generated(model: Mcvdm, scene: Scene, steps: int, stream: Stream) -> Picture
     return np.concatenate([frames for _, frames in parts])[: len(clip)]
 
 
-def makers(arguments: argparse.Namespace, stream: Stream) -> dict[str, Callable[[Scene], Pictures]]:
+def makers(arguments: argparse.Namespace, stream: Stream) -> dict[str, Callable[[GroundTruth], Pictures]]:
     """What makes each variant that can be had. Raises `CheckpointError`."""
-    found: dict[str, Callable[[Scene], Pictures]] = {
+    found: dict[str, Callable[[GroundTruth], Pictures]] = {
         "real": lambda scene: scene.real.frames,
         "still": lambda scene: np.repeat(scene.real.portrait[None], len(scene.real.frames), axis=0),
         "warp": warped,
@@ -196,7 +197,7 @@ def evaluate(arguments: argparse.Namespace, stream: Stream) -> tuple[dict[str, F
     made = makers(arguments, stream)
     shown: list[tuple[Real, dict[str, Pictures]]] = []
     for entry in tqdm(chosen, unit="clip", disable=None):
-        scene = Scene.of(Real.read(arguments.data, entry), morphable)
+        scene = GroundTruth.of(Real.read(arguments.data, entry), morphable)
         videos: dict[str, Pictures] = {}
         for name, make in made.items():
             began = time.process_time()
@@ -263,7 +264,7 @@ def main() -> int:
     stream = Stream(seed=arguments.seed)
     try:
         figures, clips = evaluate(arguments, stream)
-    except (ValueError, FileNotFoundError, DownloadError) as error:
+    except (UserError, ValueError, FileNotFoundError, DownloadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     complete = {

@@ -20,10 +20,10 @@ from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import LEFT_BROW, RIGHT_BROW, eye_opening
 from avatard.models.training.atom.dataset import clips_with_sound
 from avatard.models.training.clips import Clip
+from avatard.timebase import FPS
 
 Array = NDArray[np.floating]
 
-FPS = 25
 #: Lids that cover this share of the eye's usual opening are a blink (the mesh shows a shut eye as half open); those
 #: that cover the second one have begun it.
 BLINK, BEGUN = 0.3, 0.08

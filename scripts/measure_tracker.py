@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from avatard.errors import UserError
 from avatard.models.evaluation.motion_metrics import jerk
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
@@ -93,7 +94,7 @@ def main() -> int:
             if len(sources[entries[n].source]) < arguments.clips:
                 sources[entries[n].source].append(Clip(arguments.data / entries[n].path))
         print(json.dumps({source: measure(clips, rng) for source, clips in sources.items()}, indent=1))
-    except (OSError, ValueError) as error:
+    except (UserError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

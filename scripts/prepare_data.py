@@ -25,13 +25,13 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avatard.clock import FPS, SAMPLES_PER_FRAME
 from avatard.media.video_file import MediaError, read_audio, read_frames
 from avatard.models.face.crop import CROP_SCALE, Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, RIGID_MESH
 from avatard.models.training.clips import Clip, Entry, read_index, write_index
+from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
 VIDEOS, PORTRAITS = {".mp4", ".mkv", ".mov", ".webm"}, {".jpg", ".jpeg", ".png"}
 #: Between two frames the head may turn this far (degrees) or move this far (interocular distances); more is a cut.

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from avatard.models import checkpoint
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, mouth_opening
-from avatard.models.speech import FRAME_SAMPLES, HubertFeatures, SpeechEncoder, WhisperFeatures
+from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.models.training.atom.audio_augmentation import (
     SILENT_TAIL_FRAMES,
     Samples,
@@ -34,6 +34,7 @@ from avatard.models.training.atom.audio_augmentation import (
 from avatard.models.training.atom.dataset import clips_with_sound
 from avatard.models.training.av_sync import MAX_LAG, Offset, SyncClip, estimate
 from avatard.models.training.clips import Clip, Entry
+from avatard.timebase import SAMPLES_PER_FRAME
 
 #: Windows are cached every second frame; the random look-ahead gives training the phases between.
 WINDOW_STRIDE = 2
@@ -54,7 +55,7 @@ def rng_of(name: str) -> np.random.Generator:
 def waveform(clip: Clip) -> Samples:
     """A clip's sound in [-1, 1], whole frames."""
     samples: Samples = np.divide(clip.audio, 32768, dtype=np.float32)
-    return samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES]
+    return samples[: len(samples) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
 
 
 def extract(speech: SpeechEncoder, track: Track, ends: NDArray[np.int16], window_frames: int) -> torch.Tensor:
@@ -69,10 +70,12 @@ def extract_clip(
 ) -> None:
     """Write the features of one clip: among speech, in another voice and, for every second clip, among silence."""
     samples, rng = waveform(Clip(data / entry.path)), rng_of(f"{entry.source}/{entry.clip}")
-    frames = len(samples) // FRAME_SAMPLES
+    frames = len(samples) // SAMPLES_PER_FRAME
     before = np.zeros(0, np.float32)
     if neighbours and not entry.validation:  # validation hears what a stream hears that starts with the clip
-        before = waveform(Clip(data / neighbours[rng.integers(len(neighbours))].path))[-window_frames * FRAME_SAMPLES :]
+        before = waveform(Clip(data / neighbours[rng.integers(len(neighbours))].path))[
+            -window_frames * SAMPLES_PER_FRAME :
+        ]
     first = window_frames // 5 // WINDOW_STRIDE * WINDOW_STRIDE
     ends = np.arange(first, frames + 1, WINDOW_STRIDE, dtype=np.int16)
     track = Track(samples, 0) if entry.validation else among_speech(samples, before, rng)
@@ -87,7 +90,7 @@ def extract_clip(
         voice, heard_before = at_tempo(samples, tempo), at_tempo(before, tempo)
         if rng.random() < COLD_SHARE:
             heard_before = heard_before[:0]
-        ends = np.arange(first, len(voice) // FRAME_SAMPLES + 1, WINDOW_STRIDE, dtype=np.int16)
+        ends = np.arange(first, len(voice) // SAMPLES_PER_FRAME + 1, WINDOW_STRIDE, dtype=np.int16)
         track = among_speech(voice, heard_before, rng)
         tensors |= {"voice": extract(speech, track, ends, window_frames), "voice_ends": torch.from_numpy(ends)}
         metadata["tempo"] = str(tempo)

@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from avatard.errors import UserError
 from avatard.models import checkpoint
 from avatard.models.atom import CONFIGS, Atom, AtomConfig
 from avatard.models.evaluation.motion_metrics import halves, validate
@@ -133,7 +134,7 @@ def main(command_line: list[str] | None = None) -> int:
     arguments = parse(command_line)
     try:
         train(arguments, configuration(arguments.size, arguments.variant))
-    except (ValueError, FileNotFoundError) as error:
+    except (UserError, ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from avatard.errors import UserError
 from avatard.models.face import warp
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
@@ -74,7 +75,7 @@ def main() -> int:
     try:
         entries, mix = read_index(arguments.data), parse_mix(arguments.mix)
         train(arguments, [e for e in entries if not e.validation], [e for e in entries if e.validation], mix)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (UserError, ValueError, TypeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

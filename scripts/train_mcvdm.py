@@ -24,12 +24,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from avatard.errors import UserError
 from avatard.models import checkpoint
 from avatard.models.diffusion import add_noise
 from avatard.models.face import warp
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.mcvdm.autoencoder import Autoencoder, Planes
-from avatard.models.mcvdm.landmark_encoder import Geometry, maps, thumbnail
+from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps, thumbnail
 from avatard.models.mcvdm.model import TIMESTEPS, Mcvdm, McvdmConfig, pack
 from avatard.models.mcvdm.unet import UNetConfig
 from avatard.models.training.clips import read_index
@@ -94,7 +95,7 @@ def main() -> int:
     arguments.run.mkdir(parents=True, exist_ok=True)
     try:
         {"cache": cache, "latents": train, "pixels": train, "export": export}[arguments.stage](arguments)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (UserError, ValueError, TypeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -185,7 +186,7 @@ class Objective(nn.Module):
         geometry = Geometry(batch["source"], batch["rigid"][:, frames], batch["target"][:, frames])
         with torch.no_grad():
             rigid = geometry.rigid_flow()
-            seen = maps(geometry, small, rigid)
+            seen = condition_maps(geometry, small, rigid)
         planes: Planes = self.model.landmarks(seen)
         return planes, rigid
 
@@ -235,12 +236,14 @@ class Objective(nn.Module):
                 first = model.predict(noisy, t, zl, latent, before)
                 t = torch.full_like(t, TIMESTEPS // 2 - 1)
                 noisy = Planes(*(add_noise(x, e, model.alpha_bar[t]) for x, e in zip(first, noisy, strict=True)))
-        planes = model.restore(model.predict(noisy, t, zl, latent, before))
+        planes = model.denormalise(model.predict(noisy, t, zl, latent, before))
         rows, chosen = torch.arange(len(frames))[:, None], batch["shown"] - (FRAMES - self.length)
         volume = model.autoencoder.volume(planes)[rows, chosen]
         if hop:  # as where clips are cross-faded: some frames show what the clip before has of them
             with torch.no_grad():
-                held = model.autoencoder.volume(model.restore(before))[rows, (chosen + hop).clamp(max=self.length - 1)]
+                held = model.autoencoder.volume(model.denormalise(before))[
+                    rows, (chosen + hop).clamp(max=self.length - 1)
+                ]
             share = (chosen < self.length - hop) * FADED * torch.rand(chosen.shape)
             volume = torch.lerp(volume, held, share[..., None, None, None].to(volume.dtype))
         window = choose_window(batch["target"][rows, batch["shown"]], None)
@@ -372,13 +375,13 @@ def validate(model: Mcvdm, examples: list[Batch], picture: Path) -> dict[str, fl
         made = {"warp": warp.sample(reference, warp.absolute(flow))}
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16):
-            person = model.person(reference)
+            person = model.encode_identity(reference)
             zl, rigid = objective.condition(batch, person.small, slice(FRAMES - CLIP, FRAMES))
             encoded = model.autoencoder.encode(frames, geometry.motion())
             latents = {"reconstruction": encoded}
             for steps in (1, 2):
                 sample = model.generate(zl, person.latent, None, noise_like(person.latent, CLIP), steps)
-                latents[f"steps_{steps}"] = model.restore(sample)
+                latents[f"steps_{steps}"] = model.denormalise(sample)
                 error = (pack(sample) - pack(model.standardise(encoded))).square().mean()
                 totals.setdefault(f"latent_{steps}", []).append(error)
             for name, planes in latents.items():

@@ -7,7 +7,8 @@ from typer.main import get_group
 from typer.testing import CliRunner
 
 from avatard import __version__
-from avatard.cli import app, complain
+from avatard.cli import app, report_user_errors
+from avatard.errors import UserError
 
 HEAVY = {"torch", "transformers", "aiortc", "av", "cv2", "numpy"}
 
@@ -60,12 +61,12 @@ def test_an_unknown_verb_or_option_is_exit_code_2_without_a_traceback():
         assert "Traceback" not in ran.stderr
 
 
-def test_complain_turns_named_exceptions_only(capsys):
-    with pytest.raises(SystemExit) as stopped, complain(KeyError, OSError):
-        raise OSError("no such portrait")
+def test_user_errors_are_one_line_and_others_are_bugs(capsys):
+    with pytest.raises(SystemExit) as stopped, report_user_errors():
+        raise UserError("no such portrait")
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "avatard: no such portrait\n"
-    with pytest.raises(ZeroDivisionError), complain(OSError):
+    with pytest.raises(ZeroDivisionError), report_user_errors():
         print(1 / 0)
 
 

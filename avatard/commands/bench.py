@@ -14,12 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from avatard.clock import FPS, SAMPLE_RATE_HZ, monotonic, process_cpu, thread_cpu
+from avatard.clock import monotonic, process_cpu, thread_cpu
 from avatard.commands.render import play_out
 from avatard.config import Config
+from avatard.frame import Samples
 from avatard.inference.engine_api import Engine, MakeEngine
 from avatard.media.mp4 import Mp4Writer
-from avatard.playout.ring import Samples
+from avatard.portrait import Portrait
+from avatard.timebase import FPS, SAMPLE_RATE_HZ
 
 #: The paper's time for 5 s of video at 256², on an RTX 3090 Ti.
 PAPER_SECONDS: Final = 125
@@ -89,7 +91,7 @@ def timed_networks(engine: Engine, spent: dict[str, float]) -> Iterator[None]:
 
 def stages(engine: Engine, seconds: float) -> dict[str, float]:
     """CPU milliseconds per frame of both stages and of the networks in them, on this thread, one hop at a time."""
-    take = engine.begin(0)
+    stream = engine.begin(0)
     spent: dict[str, float] = defaultdict(float)
     frames = counted = 0
     with timed_networks(engine, spent):
@@ -98,9 +100,9 @@ def stages(engine: Engine, seconds: float) -> dict[str, float]:
                 spent.clear()
                 counted = 0
             began = thread_cpu()
-            motions = list(take.move(chunk))
+            motions = list(stream.motion(chunk))
             moved = thread_cpu()
-            pictures = [picture for motion in motions for _, made in take.draw(motion) for picture in made]
+            pictures = [picture for motion in motions for _, made in stream.render(motion) for picture in made]
             spent["motion"] += moved - began
             spent["video"] += thread_cpu() - moved
             frames, counted = frames + len(pictures), counted + len(pictures)
@@ -137,7 +139,7 @@ def bench(config: Config, make_engine: MakeEngine, identity: Path, seconds: floa
     """
     began = monotonic()
     engine = make_engine(config)
-    _, portrait = engine.identify(identity, config.portrait.face)
+    _, portrait = engine.identify(Portrait.read(identity, config.portrait.face))
     list(play_out(engine, [voice(0.2)], config))
     start_seconds = monotonic() - began
     height, width, _ = portrait.pixels.shape

@@ -16,15 +16,17 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from aiortc.mediastreams import MediaStreamError
 from numpy.typing import NDArray
 
-from avatard.clock import SAMPLE_RATE_HZ, monotonic
+from avatard.clock import monotonic
+from avatard.errors import UserError
+from avatard.frame import Samples
 from avatard.media.resample import to_pcm16
-from avatard.playout.ring import Samples
+from avatard.timebase import SAMPLE_RATE_HZ
 
 VOICE_RATE_HZ = 48_000
 VOICE_PACKET_SECONDS = 0.02
 
 
-class ClientError(RuntimeError):
+class ClientError(UserError):
     """The daemon refused the connection; one line."""
 
 

@@ -21,9 +21,11 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.clock import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, monotonic
+from avatard.clock import monotonic
 from avatard.commands.bench_client import LiveClient
-from avatard.playout.ring import Samples
+from avatard.errors import UserError
+from avatard.frame import Samples
+from avatard.timebase import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 SETTLE_SECONDS = 3.0  # at the start and at the end: not measured
 MEMORY_SECONDS = 5.0
@@ -54,7 +56,7 @@ ROWS = {
 }
 
 
-class BenchError(RuntimeError):
+class BenchError(UserError):
     """A measurement that cannot be made; one line."""
 
 

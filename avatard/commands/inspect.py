@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatard.engine.identity import Identity
-from avatard.models.face.crop import CROP_SIDE
+from avatard.errors import UserError
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.raster import PARTS, raster
 from avatard.models.face.topology import MESH_TO_68, eye_opening, mouth_opening
+from avatard.timebase import CROP_SIDE
 
 #: The overlay shows the portrait this many times as large.
 ZOOM = 3
@@ -21,7 +22,7 @@ ZOOM = 3
 AXIS, AXIS_COLOURS = 0.8, ((255, 64, 64), (64, 255, 64), (96, 160, 255))
 
 
-class OverlayError(ValueError):
+class OverlayError(UserError):
     """An overlay that cannot be written, in one line."""
 
 

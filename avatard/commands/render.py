@@ -21,15 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard import __version__
-from avatard.clock import FPS, SAMPLES_PER_FRAME
 from avatard.config import Config
-from avatard.gateways.local import SourceError, read_file
-from avatard.inference.engine_api import Engine, EngineError, MakeEngine, Picture, Take
-from avatard.media.mp4 import Mp4Error, Mp4Writer, open_sound
-from avatard.media.video_file import MediaError, read_frames
+from avatard.errors import UserError
+from avatard.frame import Frame, Samples
+from avatard.gateways.local import read_file
+from avatard.inference.engine_api import Engine, MakeEngine, Stream
+from avatard.media.mp4 import Mp4Writer, open_sound
+from avatard.media.video_file import read_frames
 from avatard.playout.audio_timeline import Timing
-from avatard.playout.ring import Samples
-from avatard.playout.scheduler import PlayOut, Scheduler
+from avatard.playout.scheduler import PlayoutFrame, Scheduler
+from avatard.portrait import Portrait
+from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
 VIDEOS: Final = {".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"}
 SIZES: Final = (64, 2048)
@@ -39,32 +41,28 @@ BADGE: Final = "AI-generated"
 COMMENT: Final = "Synthetic media: a still portrait animated by trained networks from a recorded voice."
 
 
-class RenderError(ValueError):
-    """Something that cannot be rendered, in one line."""
-
-
-#: What the user can cure; the text of each is one line.
-MISTAKES: Final = (RenderError, SourceError, MediaError, Mp4Error, EngineError)
+class RenderError(UserError):
+    """Something that cannot be rendered."""
 
 
 class _Stages:
-    """Both networks of a take, each on a thread of its own, as in the inference process."""
+    """Both networks of a stream, each on a thread of its own, as in the inference process."""
 
-    def __init__(self, take: Take) -> None:
-        self._take = take
+    def __init__(self, stream: Stream[Any]) -> None:
+        self._stream = stream
         # Neither needs a bound: what is in flight was ordered by a scheduler that stays close to what was played.
-        self._made: SimpleQueue[tuple[int, list[Picture]] | BaseException] = SimpleQueue()
+        self._made: SimpleQueue[tuple[int, list[Frame]] | BaseException] = SimpleQueue()
         self._motion, self._video = ThreadPoolExecutor(1, "motion"), ThreadPoolExecutor(1, "video")
         self._jobs: deque[Future[None]] = deque()
         self._closed = False
 
-    def hear(self, samples: Samples) -> None:
-        """Give the take its next samples."""
+    def push_audio(self, samples: Samples) -> None:
+        """Give the stream its next samples."""
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft()
-        self._jobs.append(self._motion.submit(self._move, samples))
+        self._jobs.append(self._motion.submit(self._run_motion, samples))
 
-    def made(self) -> tuple[int, list[Picture]]:
+    def made(self) -> tuple[int, list[Frame]]:
         """Wait for the next pictures; raises what a stage raised."""
         while True:
             # A job that is done has put what it made, so with all of them done nothing more will come.
@@ -85,24 +83,24 @@ class _Stages:
         for pool in (self._motion, self._video):
             pool.shutdown(cancel_futures=True)
 
-    def _move(self, samples: Samples) -> None:
+    def _run_motion(self, samples: Samples) -> None:
         try:
-            for motion in self._take.move(samples):
+            for motion in self._stream.motion(samples):
                 if self._closed:
                     return
-                self._jobs.append(self._video.submit(self._draw, motion))
+                self._jobs.append(self._video.submit(self._render, motion))
         except BaseException as error:  # whatever it was, the one who waits must know
             self._made.put(error)
 
-    def _draw(self, motion: Any) -> None:
+    def _render(self, motion: Any) -> None:
         try:
-            for made in self._take.draw(motion):
+            for made in self._stream.render(motion):
                 self._made.put(made)
         except BaseException as error:
             self._made.put(error)
 
 
-def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Iterator[PlayOut]:
+def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Iterator[PlayoutFrame]:
     """What `serve` would send if speech came in `chunks` (float32, 16 kHz): every frame with its picture and sound.
 
     The speech begins with frame 0; the last frame is the one that its last sample falls into.
@@ -128,7 +126,7 @@ def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Itera
                 accepted = scheduler.push(chunk, now)
                 pushed, waiting = pushed + accepted, chunk[accepted:]
             for order in scheduler.advance(now):
-                stages.hear(order.samples)
+                stages.push_audio(order.samples)
             if now < 0:
                 now = 0.0
                 continue
@@ -164,7 +162,7 @@ def render(
         progress: show a bar on standard error, where that is a terminal.
 
     Raises:
-        RenderError, SourceError, MediaError, Mp4Error, EngineError: what the user can cure, in one line.
+        UserError: what the user can cure.
     """
     _check(output, size, (identity, audio))
     total = _frames_of(audio)
@@ -175,7 +173,7 @@ def render(
             )
             identity = _first_picture(identity, Path(folder))
         engine = make_engine(config)
-        _, portrait = engine.identify(identity, config.portrait.face)
+        _, portrait = engine.identify(Portrait.read(identity, config.portrait.face))
     side = size or portrait.pixels.shape[0]
     metadata = {"title": f"{BADGE} video", "comment": f"{COMMENT} Made with avatard {__version__}."}
     from tqdm import tqdm

@@ -11,32 +11,25 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from avatard.config import Config
-from avatard.gateways.http import Server, ServerError
+from avatard.frame import Samples
+from avatard.gateways.http import Server
 from avatard.gateways.local import SourceError, file_source, microphone_source
 from avatard.gateways.zeromq import ZmqGateway
-from avatard.inference.supervisor import Portrait, PortraitError, WorkerError
-from avatard.playout.ring import Samples
-from avatard.protocols.curve import KeysError
-from avatard.protocols.endpoint import EndpointError
+from avatard.portrait import Portrait
 from avatard.session.floor_control import FLOOR_SECONDS, FloorError
 from avatard.session.session import ENGINE, Session
 
 logger = logging.getLogger(__name__)
 
 MICROPHONE = "mic"
-#: What the user can cure; the text of each is one line.
-MISTAKES = (PortraitError, WorkerError, ServerError, EndpointError, KeysError, SourceError)
 
 
 def run(config: Config, portrait: Path, engine: str = ENGINE) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Raises:
-        PortraitError: the portrait cannot be read.
-        WorkerError: the inference process cannot be started, or the portrait cannot be used.
-        ServerError: the HTTP address or the TLS files cannot be used.
-        EndpointError, KeysError: a ZeroMQ endpoint or key file cannot be used.
-        SourceError: there is no such sound file, or no microphone.
+        UserError: the portrait, an address, a key file or the sound cannot be used, or the inference process cannot
+            be started.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(config, Portrait.read(portrait, config.portrait.face), engine))

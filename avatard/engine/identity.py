@@ -10,12 +10,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.media.image_file import PictureError, read_picture
+from avatard.errors import UserError
+from avatard.media.image_file import read_bytes, read_image
 from avatard.models.face.crop import FACE_HEIGHT, Crop
 from avatard.models.face.mesh import FaceMesh
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.face.search import find_faces
+from avatard.portrait import Portrait
 
 #: Forehead to chin in pixels of the given picture; the crop shows it 154 pixels high.
 MIN_FACE: Final = 96.0
@@ -23,8 +25,10 @@ MIN_FACE: Final = 96.0
 MAX_TURN: Final = 45.0
 
 
-class IdentityError(ValueError):
-    """A portrait that cannot be used, and why, in one line."""
+class IdentityError(UserError):
+    """A portrait that cannot be used, and why."""
+
+    CODE = "portrait"
 
 
 @dataclass(frozen=True)
@@ -41,38 +45,45 @@ class Identity:
 
     @classmethod
     def load(cls, path: str | Path, face: int | None = None, *, mesh: FaceMesh | None = None) -> Identity:
-        """Read a picture and find the person in it.
+        """Read a picture file and find the person in it; see `find`.
 
         Args:
-            path: a picture file; see `avatard.media.image_file`.
+            path: a picture file.
             face: which face, counted from the left and from 1; needed where there are several.
             mesh: networks to use; loaded for this call (20 ms) where not given.
 
         Raises:
-            IdentityError: no usable picture, no face, several faces and none chosen, a face too small or turned away.
+            ImageError, IdentityError: the picture cannot be used.
         """
-        try:
-            image = read_picture(path)
-        except PictureError as error:
-            raise IdentityError(str(error)) from None
-        faces = find_faces(mesh or FaceMesh(), image)
-        return cls._of(path, image, faces[_choose(path, len(faces), face)])
+        return cls.find(Portrait(read_bytes(path), face or 0, str(path)), mesh=mesh)
 
     @classmethod
-    def _of(cls, path: str | Path, image: NDArray[np.uint8], mesh: NDArray[np.float32]) -> Identity:
+    def find(cls, portrait: Portrait, *, mesh: FaceMesh | None = None) -> Identity:
+        """Find the person in a portrait.
+
+        Raises:
+            ImageError: no usable picture.
+            IdentityError: no face, several faces and none chosen, a face too small or turned away.
+        """
+        image = read_image(portrait.data, portrait.name)
+        faces = find_faces(mesh or FaceMesh(), image)
+        return cls._of(portrait.name, image, faces[_choose(portrait, len(faces))])
+
+    @classmethod
+    def _of(cls, name: str, image: NDArray[np.uint8], mesh: NDArray[np.float32]) -> Identity:
         """From the mesh of the chosen face, in image pixels."""
         morphable = MorphableModel.load()
         rough = morphable.pose(mesh.astype(np.float64))
         height = FACE_HEIGHT * float(rough.scale)
         if height < MIN_FACE:
             raise IdentityError(
-                f"{path}: the face is {height:.0f} pixels high, expected at least {MIN_FACE:.0f}: use a larger picture"
+                f"{name}: the face is {height:.0f} pixels high, expected at least {MIN_FACE:.0f}: use a larger picture"
             )
         yaw, pitch, _ = rough.yaw_pitch_roll
         if max(abs(yaw), abs(pitch)) > MAX_TURN:
             where = f"{abs(yaw):.0f}° to the side" if abs(yaw) >= abs(pitch) else f"{abs(pitch):.0f}° up or down"
             raise IdentityError(
-                f"{path}: the head is turned {where}, expected at most {MAX_TURN:.0f}°: use one that faces the camera"
+                f"{name}: the head is turned {where}, expected at most {MAX_TURN:.0f}°: use one that faces the camera"
             )
         crop = Crop.of(rough)
         portrait = crop.image(image)
@@ -90,13 +101,19 @@ class Identity:
         )
 
 
-def _choose(path: str | Path, count: int, face: int | None) -> int:
+def _choose(portrait: Portrait, count: int) -> int:
     """Index of the chosen face among `count`. Raises `IdentityError`."""
+    name, face = portrait.name, portrait.face
     if count == 0:
-        raise IdentityError(f"{path}: no face found; expected an upright head, seen from the front")
-    if face is None and count > 1:
-        raise IdentityError(f"{path} has {count} faces: choose face 1 to {count}, counted from the left")
-    if face is not None and not 1 <= face <= count:
+        raise IdentityError(f"{name}: no face found; expected an upright head, seen from the front", code="no-face")
+    if not face and count > 1:
+        ways = " or ".join([", ".join(str(n) for n in range(1, count)), str(count)])
+        raise IdentityError(
+            f"{name} has {count} faces: choose with --face {ways}, counted from the left",
+            code="several-faces",
+            faces=count,
+        )
+    if face > count:
         faces = "1 face" if count == 1 else f"{count} faces"
-        raise IdentityError(f"{path} has {faces}, got face {face}")
-    return 0 if face is None else face - 1
+        raise IdentityError(f"{name} has {faces}, got face {face}", code="no-such-face", faces=count)
+    return max(face, 1) - 1

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.clock import FPS
 from avatard.models.face.pose import rotation_matrix
 from avatard.models.face.topology import LEFT_BROW, RIGHT_BROW
+from avatard.timebase import FPS
 
 Array = NDArray[np.float32]
 

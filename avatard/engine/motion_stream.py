@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from avatard.engine.idle_motion import Idle
+from avatard.inference.engine_api import EngineError
 from avatard.models.atom import Atom, reference_of
-from avatard.models.face.morphable import MorphableModel
-from avatard.models.speech import FRAME_SAMPLES, SpeechEncoder
+from avatard.models.speech import SpeechEncoder
+from avatard.timebase import FRAME_MS, SAMPLES_PER_FRAME
 
-FRAME_MS = 40
 #: A stream that begins with the portrait as it is leaves it within so many frames.
 LEAVING_FRAMES = 6
 
@@ -53,15 +53,18 @@ class MotionStream:
         atom: the network.
         speech: the encoder it was trained with.
         identity: whose face.
-        seed: of the noise and of blinks and brows.
+        seed: of the noise.
         first_frame: absolute number of the frame that the first sample belongs to.
         hop_frames: frames made at a time.
         lookahead_ms: sound that is waited for after the last new frame; rounded up to frames.
         steps: denoising steps; may be changed between pushes.
         noise: scale of the start noise; 0 is the calmest, 1 what the diffusion was trained with.
         gain: size of the motion; 1 is the network's own, which is a mean of what the sound allows and therefore small.
-        idle: blinks and brows on top of what the network makes.
-        from_portrait: whether what is shown begins with the portrait's own expression; otherwise it begins at rest.
+        idle: blinks and brows on top of what the network makes; none without it.
+        start_from_portrait: begin with the portrait's own expression instead of a face at rest.
+
+    Raises:
+        EngineError: the sizes do not fit the network, or the encoder is another one.
     """
 
     def __init__(
@@ -77,19 +80,19 @@ class MotionStream:
         steps: int = 4,
         noise: float = 0.0,
         gain: float = 1.0,
-        idle: bool = True,
-        from_portrait: bool = False,
+        idle: Idle | None = None,
+        start_from_portrait: bool = False,
     ) -> None:
         config = atom.config
         if speech.dim != config.speech_dim:
-            raise ValueError(
+            raise EngineError(
                 f"got speech features of {speech.dim} numbers, expected {config.speech_dim}: wrong encoder"
             )
         if not 1 <= hop_frames < config.frames:
-            raise ValueError(f"got a hop of {hop_frames} frames, expected 1 to {config.frames - 1}")
+            raise EngineError(f"got a hop of {hop_frames} frames, expected 1 to {config.frames - 1}")
         self._lookahead = -(-lookahead_ms // FRAME_MS)
         if not 0 <= self._lookahead <= config.max_lookahead:
-            raise ValueError(f"got a look-ahead of {lookahead_ms} ms, expected 0 to {config.max_lookahead * FRAME_MS}")
+            raise EngineError(f"got a look-ahead of {lookahead_ms} ms, expected 0 to {config.max_lookahead * FRAME_MS}")
         self._atom, self._speech, self._seed = atom, speech, seed
         self._noise, self._gain = noise, gain
         self._hop, self.steps = hop_frames, steps
@@ -97,19 +100,19 @@ class MotionStream:
         self._portrait = torch.from_numpy(np.asarray(identity.landmarks, np.float32))
         self._reference = reference_of(self._portrait, torch.from_numpy(neutral))[None]
         self._resting = atom.resting(self._reference)[0]
-        self._from_portrait = from_portrait
-        self._idle = Idle(MorphableModel.load().mean_68 + neutral, seed) if idle else None
+        self._start_from_portrait = start_from_portrait
+        self._idle = idle
         self._prefix = torch.zeros(1, config.frames - hop_frames, 68, 3)
         self._received = 0  # samples
         self._first = self._next = first_frame
         # The window of the next hop begins here; silence stands for what was before the stream.
-        self._audio = np.zeros((config.audio_frames - hop_frames - self._lookahead) * FRAME_SAMPLES, np.float32)
+        self._audio = np.zeros((config.audio_frames - hop_frames - self._lookahead) * SAMPLES_PER_FRAME, np.float32)
         self._finished = False
 
     @property
     def window_samples(self) -> int:
         """Samples that one hop listens to."""
-        return self._atom.config.audio_frames * FRAME_SAMPLES
+        return self._atom.config.audio_frames * SAMPLES_PER_FRAME
 
     def push(self, samples: Samples) -> list[Motion]:
         """Take samples `[T]` and give the motion that they complete.
@@ -131,9 +134,11 @@ class MotionStream:
 
     def finish(self) -> list[Motion]:
         """The motion of the frames whose sound has begun, with silence after it. The stream takes no more."""
-        last = self._first - (-self._received // FRAME_SAMPLES)  # one after the last frame
+        last = self._first - (-self._received // SAMPLES_PER_FRAME)  # one after the last frame
         hops = max(0, -(-(last - self._next) // self._hop))
-        missing = max(0, self.window_samples + (hops - 1) * self._hop * FRAME_SAMPLES - len(self._audio)) if hops else 0
+        missing = (
+            max(0, self.window_samples + (hops - 1) * self._hop * SAMPLES_PER_FRAME - len(self._audio)) if hops else 0
+        )
         received = self._received
         made = self.push(np.zeros(missing, np.float32))
         self._received, self._finished = received, True
@@ -154,10 +159,10 @@ class MotionStream:
             lookahead=self._lookahead,
         )
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
-        self._audio = self._audio[self._hop * FRAME_SAMPLES :]
+        self._audio = self._audio[self._hop * SAMPLES_PER_FRAME :]
         face = self._gain * new[0] + self._resting
         shown = self._next - self._first
-        if self._from_portrait and shown < LEAVING_FRAMES:
+        if self._start_from_portrait and shown < LEAVING_FRAMES:
             frame = torch.arange(shown, shown + self._hop)
             left = (1 - torch.cos(torch.pi * (frame / LEAVING_FRAMES).clamp(max=1))) / 2
             face = torch.lerp(self._portrait, face, left[:, None, None])

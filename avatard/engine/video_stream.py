@@ -8,6 +8,7 @@ feature volumes, before the upsampler, so that every frame is rendered once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avatard.engine.crossfade import blend
+from avatard.inference.engine_api import EngineError
 from avatard.models.face import warp
-from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.autoencoder import Planes
 from avatard.models.mcvdm.decoder import CELLS, FRAME, Pictures
-from avatard.models.mcvdm.landmark_encoder import Geometry, maps
-from avatard.models.mcvdm.model import Mcvdm
+from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
+from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
 
 #: Frames of a clip must fill the coarsest level of the UNet.
 CLIP_UNIT = 4
@@ -51,6 +52,27 @@ class Face(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PreparedPortrait:
+    """What video needs of a person, computed once per portrait."""
+
+    mean: NDArray[np.float32]  # [68, 3], the 3DMM's mean face
+    face: NDArray[np.float32]  # [68, 3], the face as photographed, frontal
+    source: Tensor  # [1, 68, 2], its landmarks in portrait pixels
+    photograph: Pictures  # `warp.enlarge` of the portrait
+    encoding: IdentityEncoding
+
+    @classmethod
+    def of(cls, mcvdm: Mcvdm, identity: Face, mean: NDArray[np.float32]) -> PreparedPortrait:
+        """Run the portrait through the encoders of `mcvdm`; `mean` is the 3DMM's mean face."""
+        face = identity.landmarks + mean
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            picture = torch.from_numpy(identity.portrait).permute(2, 0, 1)[None].float() / 127.5 - 1
+            encoding = mcvdm.encode_identity(picture)
+        source = torch.from_numpy(identity.pose.project(face)[None, :, :2]).float()
+        return cls(mean, face, source, warp.enlarge(identity.portrait), encoding)
+
+
 class VideoStream:
     """MC-VDM on overlapping clips.
 
@@ -58,7 +80,7 @@ class VideoStream:
 
     Args:
         mcvdm: the networks.
-        identity: whose portrait.
+        portrait: of the person to show.
         seed: of the noise.
         first_frame: absolute number of the first frame that is pushed.
         clip: S, frames denoised together, a multiple of 4.
@@ -67,13 +89,13 @@ class VideoStream:
         steps: denoising steps; may be changed between pushes.
 
     Raises:
-        ValueError: the sizes do not fit.
+        EngineError: the sizes do not fit.
     """
 
     def __init__(
         self,
         mcvdm: Mcvdm,
-        identity: Face,
+        portrait: PreparedPortrait,
         *,
         seed: int = 0,
         first_frame: int = 0,
@@ -83,20 +105,14 @@ class VideoStream:
         steps: int = 2,
     ) -> None:
         if clip % CLIP_UNIT or clip < CLIP_UNIT:
-            raise ValueError(f"got a clip of {clip} frames, expected a multiple of {CLIP_UNIT}")
+            raise EngineError(f"got a clip of {clip} frames, expected a multiple of {CLIP_UNIT}")
         if hop < 1 or fade < 0 or hop + fade > clip:
-            raise ValueError(f"got a hop of {hop} and a fade of {fade} frames, expected at most {clip} together")
+            raise EngineError(f"got a hop of {hop} and a fade of {fade} frames, expected at most {clip} together")
         self._mcvdm, self._seed, self.steps = mcvdm, seed, steps
         self._clip, self._hop, self._fade = clip, hop, fade
-        self._mean = MorphableModel.load().mean_68
-        self._face = identity.landmarks + self._mean
-        self._source = torch.from_numpy(identity.pose.project(self._face)[None, :, :2]).float()
-        self._photograph = warp.enlarge(identity.portrait)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            picture = torch.from_numpy(identity.portrait).permute(2, 0, 1)[None].float() / 127.5 - 1
-            self._person = mcvdm.person(picture)
+        self._portrait = portrait
         self._start_noise = self._noise_of(0, (1, mcvdm.config.unet.latent, CELLS, CELLS))
-        self._last = self._rest = (self._source[0], self._source[0])
+        self._last = (portrait.source[0], portrait.source[0])
         self._points: list[tuple[Tensor, Tensor]] = []  # rigid and target points of the frames waiting for a hop
         # Of the last clip's frames: the head's flow [1, S, 2, 32, 32], and what the landmark encoder makes of each.
         self._flow: Tensor | None = None
@@ -150,7 +166,7 @@ class VideoStream:
         """Rigid and target points `[68, 2]` of a frame; those of the frame before where they cannot be a face."""
         with np.errstate(all="ignore"):
             clipped = np.clip(offsets, -REACH, REACH)
-            both = pose.project(np.stack([self._face, clipped + self._mean]))[..., :2]
+            both = pose.project(np.stack([self._portrait.face, clipped + self._portrait.mean]))[..., :2]
             middle = np.abs(both - FRAME / 2).mean((1, 2))
         if np.isfinite(both).all() and (middle < (0.5 + OUTSIDE) * FRAME).all():
             self._last = (torch.from_numpy(both[0]).float(), torch.from_numpy(both[1]).float())
@@ -170,17 +186,17 @@ class VideoStream:
     def _denoise(self) -> tuple[Tensor, Tensor]:
         """The next clip's volumes `[X + H, W, 32, 32]`, blended with those held, and the head's flow for them."""
         rigid, target = (torch.stack(points)[None] for points in zip(*self._points, strict=True))
-        geometry = Geometry(self._source, rigid, target)
+        geometry = Geometry(self._portrait.source, rigid, target)
         self._points = []
         flow = geometry.rigid_flow()
         with torch.autocast("cpu", torch.bfloat16):
-            features = self._mcvdm.landmarks.features(maps(geometry, self._person.small, flow))
+            features = self._mcvdm.landmarks.features(condition_maps(geometry, self._portrait.encoding.small, flow))
             self._flow, self._features = self._roll(self._flow, flow), self._roll(self._features, features)
             zl = self._mcvdm.landmarks.pool(self._features)
             noise = self._noise(self._next - self._clip)
-            latent = self._mcvdm.generate(zl, self._person.latent, self._previous, noise, self.steps)
+            latent = self._mcvdm.generate(zl, self._portrait.encoding.latent, self._previous, noise, self.steps)
             new = self._hop + self._fade
-            volume = self._mcvdm.autoencoder.volume(self._mcvdm.restore(latent), slice(self._clip - new, None))[0]
+            volume = self._mcvdm.autoencoder.volume(self._mcvdm.denormalise(latent), slice(self._clip - new, None))[0]
             if self._held is not None and self._fade:
                 volume = torch.cat([blend(self._held, volume[: self._fade]), volume[self._fade :]])
         self._previous = latent
@@ -197,7 +213,9 @@ class VideoStream:
     def _render(self, volume: Tensor, flow: Tensor) -> Pictures:
         """Volumes `[k, W, 32, 32]` and the head's flow `[k, 2, 32, 32]` → pictures `[k, 256, 256, 3]`."""
         with torch.autocast("cpu", torch.bfloat16):
-            return self._mcvdm.autoencoder.show(volume[None], self._person.portrait, flow[None], self._photograph)
+            return self._mcvdm.autoencoder.render_uint8(
+                volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
+            )
 
     def _noise(self, first: int) -> Planes:
         """Start noise: xy is the session's, rows of xt and yt belong to absolute frames."""

@@ -14,10 +14,12 @@ from aiohttp import WSCloseCode, hdrs, web
 
 from avatard.config import Config
 from avatard.config import Server as ServerConfig
+from avatard.errors import UserError
 from avatard.gateways.middleware import TOKEN_COOKIE, admission, allow_origins, answer_errors
-from avatard.gateways.webrtc import Clients
+from avatard.gateways.webrtc import PeerRegistry
 from avatard.gateways.websocket import serve_agent
-from avatard.inference.supervisor import Portrait, PortraitError, WorkerError
+from avatard.inference.supervisor import WorkerError
+from avatard.portrait import Portrait, PortraitError
 from avatard.protocols import whep
 from avatard.protocols.endpoint import is_loopback
 from avatard.protocols.image import ImageFormat, encode_image
@@ -29,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 MAX_PORTRAIT_BYTES = 8 * 1024 * 1024
 MAX_FACES = 64
-PORTRAIT_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/bmp": ".bmp"}
+PORTRAIT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 
 
-class ServerError(RuntimeError):
+class ServerError(UserError):
     """The server cannot listen; one line."""
 
 
@@ -47,7 +49,7 @@ class Server:
     def __init__(self, config: Config, session: Session) -> None:
         self.session = session
         self._config = config
-        self._clients = Clients(session, config.webrtc, config.server.max_sessions)
+        self._clients = PeerRegistry(session, config.webrtc, config.server.max_sessions)
         self._sockets: set[web.WebSocketResponse] = set()
         self._runner: web.AppRunner | None = None
 
@@ -168,16 +170,15 @@ class Server:
         )
 
     async def _identity(self, request: web.Request) -> web.Response:
-        suffix = PORTRAIT_SUFFIXES.get(request.content_type)
-        if suffix is None:
-            known = ", ".join(PORTRAIT_SUFFIXES)
+        if request.content_type not in PORTRAIT_TYPES:
+            known = ", ".join(PORTRAIT_TYPES)
             raise web.HTTPUnsupportedMediaType(text=f"got {request.content_type}, expected one of {known}")
         face = request.query.get("face", "0")
         if not re.fullmatch("[0-9]{1,2}", face) or int(face) > MAX_FACES:
             raise web.HTTPBadRequest(text=f"got face={face[:20]}, expected 1 to {MAX_FACES}, counted from the left")
         data = await request.read()
         try:
-            digest = await self.session.identify(Portrait(data, suffix, int(face)))
+            digest = await self.session.identify(Portrait(data, int(face)))
         except PortraitError as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from None
         except WorkerError as error:

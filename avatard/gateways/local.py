@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avatard.errors import UserError
+from avatard.frame import Samples
 from avatard.media.resample import Resampler
-from avatard.playout.ring import Samples
 
 if TYPE_CHECKING:
     import sounddevice
@@ -19,7 +20,7 @@ MICROPHONE_BLOCK_SECONDS = 0.02
 MICROPHONE_QUEUE_BLOCKS = 50  # one second; what the event loop cannot take by then is lost
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A source of speech cannot be used; the message is one line."""
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from avatard.clock import monotonic
 from avatard.config import Webrtc
 from avatard.media.resample import Resampler, to_pcm16
-from avatard.playout.scheduler import PlayOut
-from avatard.protocols.broadcast import Encoding, Hub
+from avatard.playout.scheduler import PlayoutFrame
+from avatard.protocols.broadcast import Broadcaster, Encoding
 from avatard.protocols.peer import IceServers, Peer
 from avatard.session.session import Session
 
@@ -32,7 +32,7 @@ KINDS = ("page", "whep", "whip")
 class Client:
     """What its peer tells goes to the session, the session's events go to it."""
 
-    def __init__(self, clients: Clients, kind: str, watches: bool, listens: bool) -> None:
+    def __init__(self, clients: PeerRegistry, kind: str, watches: bool, listens: bool) -> None:
         self.kind = kind
         self.name = secrets.token_urlsafe(12)
         self._clients = clients
@@ -71,7 +71,7 @@ class Client:
         self._clients.forget(self)
 
 
-class Clients:
+class PeerRegistry:
     """All of them; they share one stream, generated and encoded once.
 
     Args:
@@ -83,7 +83,7 @@ class Clients:
     def __init__(self, session: Session, config: Webrtc, max_sessions: int) -> None:
         self.session = session
         self.ice_servers = IceServers(config.ice_servers, config.ice_username, config.ice_credential)
-        self.hub = Hub(Encoding(config.codec, config.bitrate_kbps * 1000), monotonic, session.metrics.skewed)
+        self.hub = Broadcaster(Encoding(config.codec, config.bitrate_kbps * 1000), monotonic, session.metrics.skewed)
         self.closing = False
         self._max_sessions = max_sessions
         self._clients: dict[str, Client] = {}
@@ -119,7 +119,7 @@ class Clients:
         self._clients.pop(client.name, None)
         self._count()
 
-    def play(self, entry: PlayOut) -> None:
+    def play(self, entry: PlayoutFrame) -> None:
         """Send a frame to all: the session calls it when the frame is due."""
         if entry.picture is not None:
             self.hub.send(entry.index, entry.picture.pixels, to_pcm16(entry.samples))

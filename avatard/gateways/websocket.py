@@ -15,12 +15,12 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from avatard.clock import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from avatard.frame import Samples
 from avatard.media.resample import Resampler, from_pcm16
-from avatard.playout.ring import Samples
 from avatard.protocols.json_text import parse_object
 from avatard.session.floor_control import FloorError
 from avatard.session.session import Session
+from avatard.timebase import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 MAX_MESSAGE_BYTES = 1024 * 1024  # half a minute at 16 kHz
 MAX_WAITING_SAMPLES = 300 * SAMPLE_RATE_HZ

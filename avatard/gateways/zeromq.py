@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard import __version__
-from avatard.clock import FPS, FRAME_US, SAMPLE_RATE_HZ, wall_us
+from avatard.clock import wall_us
 from avatard.config import Zmq
-from avatard.inference.supervisor import Portrait, PortraitError, WorkerError
+from avatard.frame import HeadPose
+from avatard.inference.supervisor import WorkerError
 from avatard.media.resample import Resampler, to_pcm16
 from avatard.models.face.arkit import ARKIT_NAMES
-from avatard.playout.scheduler import PlayOut
+from avatard.playout.scheduler import PlayoutFrame
+from avatard.portrait import Portrait, PortraitError
 from avatard.protocols import messages
 from avatard.protocols.curve import ServerKeys, load_server_keys
 from avatard.protocols.endpoint import check_endpoint
@@ -30,6 +32,7 @@ from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Sp
 from avatard.protocols.zmq_sockets import Publisher, Receiver, Stamp
 from avatard.session.floor_control import FloorError
 from avatard.session.session import Session
+from avatard.timebase import FPS, FRAME_US, SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +164,7 @@ class ZmqGateway:
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
-    def play(self, entry: PlayOut) -> None:
+    def play(self, entry: PlayoutFrame) -> None:
         """Publish a frame that is due now."""
         assert self.publisher is not None
         late_us = round(self._session.clock.lateness(entry.index) * 1e6)
@@ -257,7 +260,7 @@ class ZmqGateway:
     async def _identify(self, request: messages.Portrait) -> None:
         self._answers["identity"] = request.id
         try:
-            await self._session.identify(Portrait(request.data, "", request.face))
+            await self._session.identify(Portrait(request.data, request.face))
         except (PortraitError, WorkerError) as error:
             self._answers.pop("identity", None)
             self._on_error(str(error), request.id)
@@ -268,6 +271,5 @@ class ZmqGateway:
             self.publisher.error(message, request_id)
 
 
-def _head(head: NDArray[np.float32]) -> Head:
-    x, y, z, w, tx, ty, tz, scale = head.tolist()
-    return Head(q=(x, y, z, w), t=(tx, ty, tz), s=scale)
+def _head(head: HeadPose) -> Head:
+    return Head(q=head.quaternion, t=head.translation, s=head.scale)

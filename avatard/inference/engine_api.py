@@ -1,44 +1,36 @@
-"""What the pipeline expects of an engine, and what an engine gives it: the boundary between streaming and networks."""
+"""The boundary between streaming and networks: what the inference process asks of an engine, and what it gets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from avatard.config import Config
-from avatard.playout.ring import Samples
+from avatard.errors import UserError
+from avatard.frame import Frame, Samples
+from avatard.portrait import Portrait
+
+#: What the motion network hands to the video network.
+M = TypeVar("M")
 
 
-class EngineError(ValueError):
-    """An engine cannot do what the user asks of it, and no restart cures that: weights, portrait, configuration.
+class EngineError(UserError):
+    """An engine cannot do what the user asks of it, and no restart cures that: weights, portrait, configuration."""
 
-    One line. Any other exception of an engine is a bug.
+    CODE = "engine"
+
+
+class Stream(Protocol, Generic[M]):
+    """One unbroken run of both networks.
+
+    The motion thread calls `motion`, the video thread `render`.
     """
 
+    def motion(self, samples: Samples) -> Iterable[M]:
+        """Take the next samples; yield what `render` needs, as soon as it is known."""
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One generated frame."""
-
-    pixels: NDArray[np.uint8]  # [H, W, 3] RGB
-    landmarks: NDArray[np.float32]  # [68, 3], iBUG points of the frontal face, IOD units
-    blendshapes: NDArray[np.float32]  # [52], ARKit order
-    head: NDArray[np.float32]  # [8]: quaternion x, y, z, w; translation x, y, z in IOD from the centre; pixels per IOD
-
-
-class Take(Protocol):
-    """One unbroken run of both streams: `move` is called by the motion thread, `draw` by the video thread."""
-
-    def move(self, samples: Samples) -> Iterable[Any]:
-        """Take the next samples; gives what `draw` wants, as soon as it is known."""
-
-    def draw(self, motion: Any) -> Iterable[tuple[int, list[Picture]]]:
-        """Turn motion into pictures, by the absolute number of their first frame."""
+    def render(self, motion: M) -> Iterable[tuple[int, list[Frame]]]:
+        """Turn motion into frames; yield runs of them with the absolute number of their first frame."""
 
 
 class Engine(Protocol):
@@ -46,35 +38,32 @@ class Engine(Protocol):
 
     delay_frames: int  # frames held back beyond hop and fade
 
-    def identify(self, portrait: Path, face: int = 0) -> tuple[str, Picture]:
-        """Use this portrait from the next `begin` on: its digest, and itself as a picture at rest.
-
-        Args:
-            portrait: a picture file.
-            face: which face in it, counted from the left and from 1; 0 is its only one.
+    def identify(self, portrait: Portrait) -> tuple[str, Frame]:
+        """Use this portrait from the next `begin` on; return its digest, and itself as a frame at rest.
 
         Raises:
-            EngineError: the portrait cannot be used.
+            UserError: the portrait cannot be used.
         """
 
-    def begin(self, first_frame: int, rehearsal: bool = False) -> Take:
-        """A new take from this frame on; a rehearsal is seen by nobody, and the portrait has not moved after it.
+    def begin(self, first_frame: int, warm_up: bool = False) -> Stream[Any]:
+        """Start a new stream at this frame.
 
+        The frames of a warm-up are discarded: the next stream still starts from the portrait's own expression.
         May be called while another thread is in `identify`.
 
         Raises:
-            EngineError: the configuration does not fit the networks.
+            UserError: the configuration does not fit the networks.
         """
 
-    def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:
-        """How much work to put in.
+    def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int) -> None:
+        """Set how much work a frame may cost.
 
         Args:
             motion_steps: denoising steps of the motion network from the next clip on.
             video_steps: the same of the video network.
-            stride: from the next `begin` on, frames that show the same pixels: 1 for each frame its own.
+            frame_stride: from the next `begin` on, consecutive frames that show the same pixels; 1 renders every frame.
         """
 
 
-#: Loads the networks. Raises `EngineError` where their weights are missing or do not fit.
+#: Loads the networks. Raises `UserError` where their weights are missing or do not fit.
 MakeEngine: TypeAlias = Callable[[Config], Engine]

@@ -1,20 +1,22 @@
-"""What the daemon and its inference process say to each other: msgpack over two ZeroMQ ipc sockets.
+"""The messages between the daemon and its inference process: msgpack over two ZeroMQ ipc sockets.
 
-Commands go one way, events the other. Each is one message part; samples, portraits and pictures follow as raw parts, so
+Commands go one way, events the other. Each is one message part; samples, portraits and frames follow as raw parts, so
 that nothing is copied into an envelope.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.inference.engine_api import Picture
+from avatard.frame import Frame, HeadPose
+from avatard.timebase import BLENDSHAPES, LANDMARKS
 
-FACE_FLOATS = 68 * 3 + 52 + 8
+FACE_FLOATS = 3 * LANDMARKS + BLENDSHAPES + 8
 
 
 class Command(msgspec.Struct, frozen=True, tag=True):
@@ -25,37 +27,37 @@ class Start(Command, frozen=True):
     """Load the networks, warm up and answer `Ready`; the portrait's bytes follow."""
 
     config: bytes  # JSON of avatard.config.Config
-    suffix: str  # of the portrait's file name
+    name: str  # of the portrait, for messages
     face: int  # which one, from the left and from 1; 0: its only one
 
 
-class Begin(Command, frozen=True):
+class StartEpoch(Command, frozen=True):
     """A new epoch: drop what is queued and in flight."""
 
     epoch: int
     first_frame: int
 
 
-class Hear(Command, frozen=True):
+class PushAudio(Command, frozen=True):
     """The next samples of the epoch, float32, follow."""
 
     epoch: int
 
 
 class Identify(Command, frozen=True):
-    """Check a portrait, whose bytes follow, and use it from the next `Begin` on; answered by `Identified`."""
+    """Check a portrait, whose bytes follow, and use it from the next `StartEpoch` on; answered by `Identified`."""
 
     request: int
-    suffix: str
+    name: str
     face: int
 
 
-class Effort(Command, frozen=True):
-    """How much work to put in; see `interfaces.Engine.effort`. Under overload the daemon asks for less."""
+class QualityLevel(Command, frozen=True):
+    """How much work a frame may cost; see `Engine.set_quality`. Under overload the daemon asks for less."""
 
     motion_steps: int
     video_steps: int
-    stride: int = 1
+    frame_stride: int = 1
 
 
 class Stop(Command, frozen=True):
@@ -67,12 +69,12 @@ class Event(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(Event, frozen=True):
-    """Warmed up; the portrait at rest follows as one picture: its face and its pixels."""
+    """Warmed up; the portrait at rest follows as one frame: its face and its pixels."""
 
     digest: str
     height: int
     width: int
-    hop_seconds: float  # median of a hop through motion and to its first pictures, in the warm-up
+    hop_seconds: float  # median of a hop through motion and to its first frames, in the warm-up
     delay_frames: int  # frames the engine holds back beyond hop and fade
 
 
@@ -83,11 +85,13 @@ class Identified(Event, frozen=True):
     digest: str = ""
     height: int = 0
     width: int = 0
-    error: str = ""
+    error: str = ""  # a `UserError`: its message, code and fields
+    code: str = ""
+    fields: dict[str, Any] = {}
 
 
-class Made(Event, frozen=True):
-    """Pictures of frames [first, first + count); their faces and their pixels follow."""
+class FramesReady(Event, frozen=True):
+    """Frames [first, first + count); their faces and their pixels follow."""
 
     epoch: int
     first: int
@@ -98,40 +102,48 @@ class Made(Event, frozen=True):
     video_seconds: float
 
 
-class Beat(Event, frozen=True):
-    """Sent several times a second: alive, and how long the current job of the slower thread has been running."""
+class Heartbeat(Event, frozen=True):
+    """Sent several times a second: the process is alive; how long the slower thread has been at its current job."""
 
     busy_seconds: float
     queued: int
     resident_bytes: int
 
 
-class Failed(Event, frozen=True):
+class WorkerFailed(Event, frozen=True):
     """The process cannot go on; it exits after this."""
 
     message: str
-    user: bool = False  # the user's mistake: no restart cures it
+    user: bool = False  # a `UserError`: no restart cures it
 
 
-AnyCommand = Start | Begin | Hear | Identify | Effort | Stop
-AnyEvent = Ready | Identified | Made | Beat | Failed
+AnyCommand = Start | StartEpoch | PushAudio | Identify | QualityLevel | Stop
+AnyEvent = Ready | Identified | FramesReady | Heartbeat | WorkerFailed
 
 
-def pack_faces(pictures: Sequence[Picture]) -> bytes:
-    """Landmarks, blendshapes and head of each picture, float32 [K, 264]."""
-    rows = [np.concatenate([p.landmarks.ravel(), p.blendshapes, p.head]) for p in pictures]
+def pack_faces(frames: Sequence[Frame]) -> bytes:
+    """Landmarks, blend shapes and head pose of each frame, float32 [K, 264]."""
+    rows = [np.concatenate([f.landmarks.ravel(), f.blendshapes, _head_floats(f.head)]) for f in frames]
     return np.asarray(rows, np.float32).tobytes()
 
 
-def unpack_pictures(count: int, height: int, width: int, faces: memoryview, pixels: memoryview) -> list[Picture]:
-    """Pictures from their two raw parts, without a copy.
+def unpack_frames(count: int, height: int, width: int, faces: memoryview, pixels: memoryview) -> list[Frame]:
+    """Frames from their two raw parts, without a copy.
 
     Raises:
         ValueError: a part does not have the announced size.
     """
     rows = np.frombuffer(faces, np.float32).reshape(count, FACE_FLOATS)
-    frames: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, height, width, 3)
-    return [
-        Picture(frame, row[:204].reshape(68, 3), row[204:256], row[256:])
-        for row, frame in zip(rows, frames, strict=True)
-    ]
+    images: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, height, width, 3)
+    return [_unpack(row, image) for row, image in zip(rows, images, strict=True)]
+
+
+def _unpack(row: NDArray[np.float32], pixels: NDArray[np.uint8]) -> Frame:
+    landmarks, blendshapes, head = np.split(row, [3 * LANDMARKS, 3 * LANDMARKS + BLENDSHAPES])
+    qx, qy, qz, qw, tx, ty, tz, scale = map(float, head)
+    pose = HeadPose((qx, qy, qz, qw), (tx, ty, tz), scale)
+    return Frame(pixels, landmarks.reshape(LANDMARKS, 3), blendshapes, pose)
+
+
+def _head_floats(head: HeadPose) -> list[float]:
+    return [*head.quaternion, *head.translation, head.scale]

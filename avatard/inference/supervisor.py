@@ -7,8 +7,6 @@ import logging
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, cast
 
 import msgspec
@@ -17,9 +15,10 @@ import zmq.asyncio
 
 from avatard.clock import monotonic
 from avatard.config import Config
+from avatard.errors import UserError
+from avatard.frame import Frame, Samples
 from avatard.inference import ipc
-from avatard.inference.engine_api import Picture
-from avatard.playout.ring import Samples
+from avatard.portrait import Portrait, PortraitError
 
 logger = logging.getLogger(__name__)
 
@@ -31,42 +30,19 @@ FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 10.0
 
 
-class WorkerError(RuntimeError):
-    """The inference process cannot do its work; one line."""
+class WorkerError(UserError):
+    """The inference process cannot do its work."""
 
-
-class PortraitError(ValueError):
-    """A portrait cannot be used; one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Portrait:
-    """The bytes of a picture file, the suffix that tells its kind, and which of the faces in it is meant."""
-
-    data: bytes
-    suffix: str
-    face: int = 0  # counted from the left and from 1; 0 is its only one
-
-    @classmethod
-    def read(cls, path: Path, face: int = 0) -> Portrait:
-        """Read a file.
-
-        Raises:
-            PortraitError: it cannot be read.
-        """
-        try:
-            return cls(path.read_bytes(), path.suffix, face)
-        except OSError as error:
-            raise PortraitError(f"{path} cannot be read: {error.strerror}") from None
+    CODE = "unavailable"
 
 
 class Listener(Protocol):
     """What the supervisor tells; called in the event loop."""
 
-    def worker_ready(self, ready: ipc.Ready, portrait: Picture) -> None:
+    def worker_ready(self, ready: ipc.Ready, portrait: Frame) -> None:
         """The process is warm; it waits for `begin`."""
 
-    def worker_made(self, made: ipc.Made, pictures: list[Picture]) -> None:
+    def frames_ready(self, made: ipc.FramesReady, pictures: list[Frame]) -> None:
         """There are pictures."""
 
     def worker_lost(self, reason: str) -> None:
@@ -95,11 +71,11 @@ class Supervisor:
         self._commands: zmq.asyncio.Socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._ready = False
-        self._failed: ipc.Failed | None = None
+        self._failed: ipc.WorkerFailed | None = None
         self._beat = 0.0
         self._busy = 0.0
         self._requests = 0
-        self._answers: dict[int, asyncio.Future[tuple[str, Picture]]] = {}
+        self._answers: dict[int, asyncio.Future[tuple[str, Frame]]] = {}
 
     @property
     def ready(self) -> bool:
@@ -128,19 +104,19 @@ class Supervisor:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    def begin(self, epoch: int, first_frame: int) -> None:
+    def start_epoch(self, epoch: int, first_frame: int) -> None:
         """Start a new epoch."""
-        self._send(ipc.Begin(epoch, first_frame))
+        self._send(ipc.StartEpoch(epoch, first_frame))
 
-    def hear(self, epoch: int, samples: Samples) -> None:
+    def push_audio(self, epoch: int, samples: Samples) -> None:
         """Give the epoch's next samples."""
-        self._send(ipc.Hear(epoch), samples.tobytes())
+        self._send(ipc.PushAudio(epoch), samples.tobytes())
 
-    def effort(self, effort: ipc.Effort) -> None:
+    def set_quality(self, level: ipc.QualityLevel) -> None:
         """Change how much work is put in."""
-        self._send(effort)
+        self._send(level)
 
-    async def identify(self, portrait: Portrait) -> tuple[str, Picture]:
+    async def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """Check a portrait and use it from the next `begin` on; its digest, and itself as a picture at rest.
 
         Raises:
@@ -151,10 +127,10 @@ class Supervisor:
             raise WorkerError("the inference process is restarting; try again")
         self._requests += 1
         request = self._requests
-        answer: asyncio.Future[tuple[str, Picture]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[str, Frame]] = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
         try:
-            self._send(ipc.Identify(request, portrait.suffix, portrait.face), portrait.data)
+            self._send(ipc.Identify(request, portrait.name, portrait.face), portrait.data)
             digest, picture = await answer
         finally:
             del self._answers[request]
@@ -261,7 +237,7 @@ class Supervisor:
     async def _watch(self, commands: zmq.asyncio.Socket) -> str:
         """Send the first command, and return when the process hangs."""
         started = monotonic()
-        start = ipc.Start(msgspec.json.encode(self._config), self._portrait.suffix, self._portrait.face)
+        start = ipc.Start(msgspec.json.encode(self._config), self._portrait.name, self._portrait.face)
         # Waits for the process to connect, which no other command has to.
         await commands.send_multipart([msgspec.msgpack.encode(start), self._portrait.data])
         while True:
@@ -280,27 +256,27 @@ class Supervisor:
             head, *parts = await events.recv_multipart(copy=False)
             event = decoder.decode(head.buffer)
             match event:
-                case ipc.Beat():
+                case ipc.Heartbeat():
                     self._beat, self._busy = monotonic(), event.busy_seconds
                     self.queued, self.resident_bytes = event.queued, event.resident_bytes
-                case ipc.Made():
-                    self._listener.worker_made(event, _pictures(event.count, event, parts))
+                case ipc.FramesReady():
+                    self._listener.frames_ready(event, _frames(event.count, event, parts))
                 case ipc.Ready():
                     self._ready, self._beat = True, monotonic()
-                    self._listener.worker_ready(event, _pictures(1, event, parts)[0])
+                    self._listener.worker_ready(event, _frames(1, event, parts)[0])
                     if not first.done():
                         first.set_result(None)
                 case ipc.Identified():
                     answer = self._answers.get(event.request)
                     if answer is not None and not answer.done():
                         if event.error:
-                            answer.set_exception(PortraitError(event.error))
+                            answer.set_exception(PortraitError(event.error, code=event.code, **event.fields))
                         else:
-                            answer.set_result((event.digest, _pictures(1, event, parts)[0]))
-                case ipc.Failed():
+                            answer.set_result((event.digest, _frames(1, event, parts)[0]))
+                case ipc.WorkerFailed():
                     self._failed = event
                     return event.message
 
 
-def _pictures(count: int, event: ipc.Made | ipc.Ready | ipc.Identified, parts: list[zmq.Frame]) -> list[Picture]:
-    return ipc.unpack_pictures(count, event.height, event.width, parts[0].buffer, parts[1].buffer)
+def _frames(count: int, event: ipc.FramesReady | ipc.Ready | ipc.Identified, parts: list[zmq.Frame]) -> list[Frame]:
+    return ipc.unpack_frames(count, event.height, event.width, parts[0].buffer, parts[1].buffer)

@@ -14,12 +14,12 @@ import importlib
 import os
 import queue
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,15 @@ import msgspec
 import numpy as np
 import zmq
 
-from avatard.clock import SAMPLES_PER_FRAME, monotonic
+from avatard.clock import monotonic
 from avatard.config import Config
+from avatard.errors import UserError
+from avatard.frame import Samples
 from avatard.inference import ipc
-from avatard.inference.engine_api import Engine, EngineError, MakeEngine, Picture, Take
+from avatard.inference.engine_api import Engine, MakeEngine, Stream
 from avatard.log import setup
-from avatard.playout.ring import Samples
+from avatard.portrait import Portrait
+from avatard.timebase import SAMPLES_PER_FRAME
 
 BEAT_SECONDS = 0.25
 QUEUE_ORDERS = 256  # small: the daemon orders at most 100 times a second
@@ -45,11 +48,11 @@ FLUSH_SECONDS = 0.1
 
 
 @dataclass
-class _Run:
-    """An epoch and its take."""
+class _Epoch:
+    """An epoch and its stream."""
 
-    epoch: int
-    take: Take
+    number: int
+    stream: Stream[Any]
 
 
 class _Stage:
@@ -87,7 +90,7 @@ class Worker:
         self._events = events
         self._local = threading.local()  # a socket for each thread: they may not be shared
         self._make_engine = make_engine
-        self._run: _Run | None = None
+        self._epoch: _Epoch | None = None
         self._failure: BaseException | None = None
         self._motion = _Stage("motion", QUEUE_ORDERS, self._fail)
         self._video = _Stage("video", QUEUE_CLIPS, self._fail)
@@ -103,7 +106,9 @@ class Worker:
                 raise self._failure
             if monotonic() >= beat_due:
                 busy = max(self._motion.busy_seconds, self._video.busy_seconds)
-                self._send(ipc.Beat(busy, self._motion.queue.qsize() + self._video.queue.qsize(), _resident_bytes()))
+                self._send(
+                    ipc.Heartbeat(busy, self._motion.queue.qsize() + self._video.queue.qsize(), _resident_bytes())
+                )
                 beat_due = monotonic() + BEAT_SECONDS
             if not self._commands.poll(int(BEAT_SECONDS * 1000)):
                 continue
@@ -119,60 +124,50 @@ class Worker:
                 config = msgspec.json.decode(command.config, type=Config)
                 setup(config.log)
                 self._engine = self._make_engine(config)
-                digest, picture = self._identify(parts[0], command.suffix, command.face)
+                digest, portrait = self._engine.identify(Portrait(parts[0], command.face, command.name))
                 hop_seconds = self._warm_up(self._engine, config.stream.hop_frames * SAMPLES_PER_FRAME)
-                height, width, _ = picture.pixels.shape
+                height, width, _ = portrait.pixels.shape
                 ready = ipc.Ready(digest, height, width, hop_seconds, self._engine.delay_frames)
-                self._send(ready, ipc.pack_faces([picture]), picture.pixels.tobytes())
-            case ipc.Begin():
+                self._send(ready, ipc.pack_faces([portrait]), portrait.pixels.tobytes())
+            case ipc.StartEpoch():
                 assert self._engine is not None
-                self._run = _Run(command.epoch, self._engine.begin(command.first_frame))
-            case ipc.Hear():
-                run = self._run
-                if run is not None and run.epoch == command.epoch:
+                self._epoch = _Epoch(command.epoch, self._engine.begin(command.first_frame))
+            case ipc.PushAudio():
+                epoch = self._epoch
+                if epoch is not None and epoch.number == command.epoch:
                     samples = np.frombuffer(parts[0], np.float32)
-                    self._motion.queue.put_nowait(lambda: self._move(run, samples))
+                    self._motion.queue.put_nowait(lambda: self._run_motion(epoch, samples))
             case ipc.Identify():
                 try:
                     self._portraits.queue.put_nowait(lambda: self._send(*self._answer(command, parts[0])))
                 except queue.Full:
                     self._send(ipc.Identified(command.request, error="other portraits are being checked; try again"))
-            case ipc.Effort():
+            case ipc.QualityLevel():
                 assert self._engine is not None
-                self._engine.effort(command.motion_steps, command.video_steps, command.stride)
+                self._engine.set_quality(command.motion_steps, command.video_steps, command.frame_stride)
 
-    def _identify(self, portrait: bytes, suffix: str, face: int) -> tuple[str, Picture]:
+    def _answer(self, command: ipc.Identify, data: bytes) -> tuple[ipc.Identified, bytes, bytes]:
         assert self._engine is not None
-        with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
-            path = Path(folder) / f"portrait{suffix}"
-            path.write_bytes(portrait)
-            try:
-                return self._engine.identify(path, face)
-            except EngineError as error:
-                # Nobody knows the file by the name it has here.
-                raise EngineError(str(error).replace(str(path), "the portrait")) from None
-
-    def _answer(self, command: ipc.Identify, portrait: bytes) -> tuple[ipc.Identified, bytes, bytes]:
         try:
-            digest, picture = self._identify(portrait, command.suffix, command.face)
-        except EngineError as error:
-            return ipc.Identified(command.request, error=str(error)), b"", b""
-        height, width, _ = picture.pixels.shape
+            digest, portrait = self._engine.identify(Portrait(data, command.face, command.name))
+        except UserError as error:
+            return ipc.Identified(command.request, "", 0, 0, str(error), error.code, error.fields), b"", b""
+        height, width, _ = portrait.pixels.shape
         identified = ipc.Identified(command.request, digest, height, width)
-        return identified, ipc.pack_faces([picture]), picture.pixels.tobytes()
+        return identified, ipc.pack_faces([portrait]), portrait.pixels.tobytes()
 
     def _warm_up(self, engine: Engine, hop_samples: int) -> float:
         """Run silence through both networks until it is known how long the first pictures of a hop take."""
-        take = engine.begin(0, rehearsal=True)
+        stream = engine.begin(0, warm_up=True)
         seconds: list[float] = []
         done = threading.Event()
 
-        def move() -> None:
-            # A hop at a time; a take that makes nothing of a hundred is broken.
+        def run_both() -> None:
+            # A hop at a time; a stream that makes nothing of a hundred is broken.
             for _ in range(100):
                 since = monotonic()
-                for motion in take.move(np.zeros(hop_samples, np.float32)):
-                    for n, _ in enumerate(take.draw(motion)):
+                for motion in stream.motion(np.zeros(hop_samples, np.float32)):
+                    for n, _ in enumerate(stream.render(motion)):
                         if n == 0:
                             seconds.append(monotonic() - since)
                     since = monotonic()
@@ -180,37 +175,36 @@ class Worker:
                     break
             done.set()
 
-        self._video.queue.put(move)
+        self._video.queue.put(run_both)
         while not done.wait(BEAT_SECONDS):
             if self._failure is not None:
                 raise self._failure
-            self._send(ipc.Beat(0, 0, _resident_bytes()))
+            self._send(ipc.Heartbeat(0, 0, _resident_bytes()))
         # The first hop pays for allocations and caches.
         return float(np.median(seconds[1:] or [1.0]))
 
-    def _move(self, run: _Run, samples: Samples) -> None:
+    def _run_motion(self, epoch: _Epoch, samples: Samples) -> None:
         """Motion thread."""
-        if run is not self._run:
+        if epoch is not self._epoch:
             return
         since = monotonic()
         # Piece by piece, so that video can begin with the first hop of several.
         for start in range(0, len(samples), PIECE_SAMPLES):
-            for motion in run.take.move(samples[start : start + PIECE_SAMPLES]):
-                spent = monotonic() - since
-                self._video.queue.put(lambda motion=motion, spent=spent: self._draw(run, motion, spent))  # type: ignore[misc]
+            for motion in epoch.stream.motion(samples[start : start + PIECE_SAMPLES]):
+                self._video.queue.put(partial(self._render, epoch, motion, monotonic() - since))
                 since = monotonic()
 
-    def _draw(self, run: _Run, motion: Any, motion_seconds: float) -> None:
+    def _render(self, epoch: _Epoch, motion: object, motion_seconds: float) -> None:
         """Video thread."""
-        if run is not self._run:
+        if epoch is not self._epoch:
             return
         since = monotonic()
-        for first, pictures in run.take.draw(motion):
-            height, width, _ = pictures[0].pixels.shape
-            pixels = np.stack([picture.pixels for picture in pictures])
+        for first, frames in epoch.stream.render(motion):
+            height, width, _ = frames[0].pixels.shape
+            pixels = np.stack([frame.pixels for frame in frames])
             spent = monotonic() - since
-            made = ipc.Made(run.epoch, first, len(pictures), height, width, motion_seconds, spent)
-            self._send(made, ipc.pack_faces(pictures), pixels)
+            ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, motion_seconds, spent)
+            self._send(ready, ipc.pack_faces(frames), pixels)
             # The motion of a clip is accounted for once.
             since, motion_seconds = monotonic(), 0.0
 
@@ -223,9 +217,9 @@ class Worker:
 
     def fail(self, error: BaseException) -> None:
         """Tell the daemon why this process ends."""
-        user = isinstance(error, EngineError)
+        user = isinstance(error, UserError)
         message = " ".join(str(error).split()) if user else f"{type(error).__name__}: {error}"
-        self._send(ipc.Failed(message, user))
+        self._send(ipc.WorkerFailed(message, user))
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
@@ -257,7 +251,7 @@ def main(commands: str, events: str, engine: str) -> None:
     except BaseException as error:
         code = 1
         worker.fail(error)
-        if not isinstance(error, EngineError):
+        if not isinstance(error, UserError):
             traceback.print_exc()
     # The stages may be deep in a network, and nothing they hold needs an orderly end; only the last word must get out.
     time.sleep(FLUSH_SECONDS)

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from avatard.errors import UserError
+
 #: What is read. Pillow's other readers are left out: some start other programs (EPS), none carries portraits.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 #: More pixels are refused before they are decoded: a small file can claim to be any size.
@@ -22,50 +24,72 @@ MAX_BYTES: Final = 100_000_000
 #: What shines through transparent parts.
 BACKGROUND: Final = (255, 255, 255)
 
-# What Pillow logs about a damaged file is said by PictureError; without any handler Python would print it.
+# What Pillow logs about a damaged file is said by ImageError; without any handler Python would print it.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-class PictureError(ValueError):
-    """A file that is not a usable picture, in one line."""
+class ImageError(UserError):
+    """A file that is not a usable picture."""
+
+    CODE = "image"
 
 
-def read_picture(path: str | Path) -> NDArray[np.uint8]:
-    """Pixels `[H, W, 3]`, RGB, turned as the EXIF data says, of a file; of an animation the first picture.
+def load_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read a file: see `read_image`. Raises `ImageError`."""
+    return read_image(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a picture file. Raises `ImageError` where it is missing, too large or may not be read."""
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise ImageError(f"{path}: {what}; give the path of a picture")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ImageError(f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}: reduce it")
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise ImageError(f"{path} may not be read: check its permissions") from None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode the bytes of a picture file.
 
     CMYK and embedded colour profiles become sRGB, 16 bits become 8, transparent parts become white.
 
+    Args:
+        data: JPEG, PNG, WebP or another of `FORMATS`.
+        name: what messages call it.
+
+    Returns:
+        Pixels `[H, W, 3]`, RGB, turned as the EXIF data says; of an animation the first picture.
+
     Raises:
-        PictureError: for what is missing, no picture, damaged, cut off, or too large (before it is decoded).
+        ImageError: no picture, damaged, cut off, or too large (before it is decoded).
     """
-    path = Path(path)
     try:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise PictureError(f"{path}: {what}; give the path of a picture")
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise PictureError(f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}: reduce it")
         # Pillow warns about broken metadata and large sizes; both are decided here.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 claim = f"{picture.width}x{picture.height} pixels"
-                raise PictureError(f"{path} has {claim}, expected at most {MAX_PIXELS:,}: reduce it")
+                raise ImageError(f"{name} has {claim}, expected at most {MAX_PIXELS:,}: reduce it")
             if max(picture.size) > MAX_SIDE:
-                raise PictureError(f"{path} has a side of {max(picture.size)} pixels, expected at most {MAX_SIDE:,}")
+                raise ImageError(f"{name} has a side of {max(picture.size)} pixels, expected at most {MAX_SIDE:,}")
             picture.load()
             return _rgb(_upright(picture))
-    except PictureError:
+    except ImageError:
         raise
     except UnidentifiedImageError:
-        raise PictureError(f"{path} is not a picture that can be read; expected one of {', '.join(FORMATS)}") from None
-    except PermissionError:
-        raise PictureError(f"{path} may not be read: check its permissions") from None
+        raise ImageError(f"{name} is not a picture that can be read; expected one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"{path} is too large, expected at most {MAX_PIXELS:,} pixels: reduce it") from None
+        raise ImageError(f"{name} is too large, expected at most {MAX_PIXELS:,} pixels: reduce it") from None
     except Exception as error:  # Damaged files raise nearly anything inside Pillow's readers.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(f"{path} is damaged or cut off: {reason}") from None
+        raise ImageError(f"{name} is damaged or cut off: {reason}") from None
 
 
 def _upright(picture: Image.Image) -> Image.Image:

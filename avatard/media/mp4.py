@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.clock import FPS
+from avatard.errors import UserError
+from avatard.timebase import FPS
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioStream
@@ -37,7 +38,7 @@ XMP: Final = (
 )
 
 
-class Mp4Error(ValueError):
+class Mp4Error(UserError):
     """A file that cannot be written, or sound that cannot be read, in one line."""
 
 

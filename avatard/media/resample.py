@@ -3,8 +3,8 @@
 import numpy as np
 import soxr
 
-from avatard.clock import SAMPLE_RATE_HZ
-from avatard.playout.ring import Samples
+from avatard.frame import Samples
+from avatard.timebase import SAMPLE_RATE_HZ
 
 SHIFT_SAMPLES = 2  # by which soxr's filter for a variable rate is late, beyond its latency, where it reduces the rate
 

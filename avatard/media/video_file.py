@@ -11,10 +11,11 @@ from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from avatard.clock import FPS, SAMPLE_RATE_HZ
+from avatard.errors import UserError
+from avatard.timebase import FPS, SAMPLE_RATE_HZ
 
 
-class MediaError(ValueError):
+class MediaError(UserError):
     """A file that cannot be used, in one line."""
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avatard.clock import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from avatard.config import Stream
-from avatard.playout.ring import AudioRing, Samples
+from avatard.frame import Samples
+from avatard.playout.ring import AudioRing
+from avatard.timebase import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 MAX_COMPUTE_FRAMES = 25
 DECLICK_SAMPLES = 160  # 10 ms: an interrupt ramps the sound down instead of cutting it

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from avatard.inference.engine_api import Picture
+from avatard.frame import Frame
 
 REST_FRAMES = 10  # of quiet, then the mouth is closed
 
 
-class PictureQueue:
+class FrameQueue:
     """Generated pictures until their frame is due.
 
     Args:
@@ -24,10 +24,10 @@ class PictureQueue:
         self.newest = first_frame - 1  # frame of the current epoch that a picture came for last
         self.missed = 0  # frames in a row that the current epoch had no picture for in time
         self._fade_frames = fade_frames
-        self._fresh: dict[int, Picture] = {}
-        self._stale: dict[int, Picture] = {}  # of epochs before, shown until the new one has pictures
-        self._last: Picture | None = None
-        self._rest: Picture | None = None  # of this person, with a mouth that has been quiet for a while
+        self._fresh: dict[int, Frame] = {}
+        self._stale: dict[int, Frame] = {}  # of epochs before, shown until the new one has pictures
+        self._last: Frame | None = None
+        self._rest: Frame | None = None  # of this person, with a mouth that has been quiet for a while
         self._quiet = 0  # frames since the last speech
         self._fade_from: int | None = None  # frame at which the epoch starts to be blended in
         self._bridge_from: int | None = None  # after an interrupt `_rest` is shown until the epoch has pictures
@@ -42,11 +42,11 @@ class PictureQueue:
         began = self._bridge_from if self._bridge_from is not None else self._fade_from
         return began is not None and next_frame - began > self._fade_frames
 
-    def add(self, index: int, picture: Picture) -> None:
+    def add(self, index: int, picture: Frame) -> None:
         """A picture for a frame to come."""
         self._fresh[index] = picture
 
-    def show(self, picture: Picture) -> None:
+    def show(self, picture: Frame) -> None:
         """Show this until there is another."""
         self._last = picture
 
@@ -73,7 +73,7 @@ class PictureQueue:
         """
         self._bridge_from = first if self._rest is not None else None
 
-    def take(self, index: int, quiet: bool) -> tuple[Picture | None, bool]:
+    def take(self, index: int, quiet: bool) -> tuple[Frame | None, bool]:
         """The picture of a frame; to be called for each.
 
         Args:
@@ -93,7 +93,7 @@ class PictureQueue:
             self._rest = fresh
         return self._last, picture is None and not self._resting
 
-    def _blend(self, index: int, fresh: Picture | None, stale: Picture | None) -> Picture | None:
+    def _blend(self, index: int, fresh: Frame | None, stale: Frame | None) -> Frame | None:
         """A new epoch or, after an interrupt, a closed mouth; cross-faded with what was there."""
         before = stale if stale is not None else self._last
         if fresh is not None:
@@ -107,7 +107,7 @@ class PictureQueue:
             return self._mix(before, self._rest, index - self._bridge_from + 1)
         return stale if self._fade_from is None else None
 
-    def _mix(self, before: Picture | None, after: Picture, step: int) -> Picture:
+    def _mix(self, before: Frame | None, after: Frame, step: int) -> Frame:
         """The `step`th picture of a cross-fade, by a raised cosine."""
         if step > self._fade_frames or before is None or before.pixels.shape != after.pixels.shape:
             self._stale.clear()

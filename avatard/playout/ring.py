@@ -1,9 +1,8 @@
 """The timeline's sound, addressed by absolute sample number."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
+from avatard.frame import Samples
 
 
 class AudioRing:

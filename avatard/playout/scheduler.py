@@ -3,7 +3,7 @@
 Sans-I/O: no await, no clock, no socket. The caller passes `now`, the play position in frames (a float: 25 per second),
 and moves what comes back. Frame n carries samples [640 n, 640 (n + 1)); both leave together, so lip sync cannot drift.
 The sound is a `Timeline`, written ahead of the play position; where no speech is at hand in time, silence is written,
-just enough for the next hop: the head goes on living. The pictures are a `PictureQueue`.
+just enough for the next hop: the head goes on living. The pictures are a `FrameQueue`.
 
 An *epoch* is one unbroken run of the motion and video streams. Interrupting, swapping the portrait, a dead worker and
 falling hopelessly behind are the same thing here: a new epoch that starts at the next frame to be played.
@@ -17,17 +17,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avatard.clock import SAMPLES_PER_FRAME
-from avatard.inference.engine_api import Picture
+from avatard.frame import Frame, Samples
 from avatard.playout.audio_timeline import MAX_COMPUTE_FRAMES, Timeline, Timing
-from avatard.playout.frame_queue import PictureQueue
-from avatard.playout.ring import Samples
+from avatard.playout.frame_queue import FrameQueue
+from avatard.timebase import SAMPLES_PER_FRAME
 
 QUIET_LEVEL = 0.02  # of full scale: a microphone in a quiet room
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class AudioChunk:
     """Samples for the motion stream of `epoch`; they follow the previous order's without a gap."""
 
     epoch: int
@@ -36,12 +35,12 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class PlayOut:
+class PlayoutFrame:
     """What leaves at frame `index`: its picture and its sound."""
 
     index: int
     samples: Samples  # float32 [640]
-    picture: Picture | None  # None before the first one was generated
+    picture: Frame | None  # None before the first one was generated
     repeated: bool  # the picture was shown before: the right one was not there in time
     speech: bool  # some of the samples were pushed, not padded
     waited_frames: float | None  # from the arrival of the frame's first speech sample to now
@@ -76,7 +75,7 @@ class Scheduler:
         self.epoch = 0
         self._epoch_first = first_frame
         self._timeline = Timeline(timing, first_frame)
-        self._pictures = PictureQueue(first_frame, timing.fade_frames)
+        self._pictures = FrameQueue(first_frame, timing.fade_frames)
         self._ordered = self._timeline.end
         self._next = first_frame
 
@@ -140,14 +139,14 @@ class Scheduler:
         self._timeline.finish(now)
         self._timeline.place(now, self._next)
 
-    def advance(self, now: float) -> list[Order]:
+    def advance(self, now: float) -> list[AudioChunk]:
         """Write the timeline as far as `now` demands, and hand out what the motion stream has not had yet."""
         timeline = self._timeline
         timeline.place(now, self._next)
         timeline.demand(self._needed(now), now)
         if timeline.end == self._ordered:
             return []
-        order = Order(self.epoch, self._ordered, timeline.read(self._ordered, timeline.end - self._ordered))
+        order = AudioChunk(self.epoch, self._ordered, timeline.read(self._ordered, timeline.end - self._ordered))
         self._ordered = timeline.end
         return [order]
 
@@ -215,7 +214,7 @@ class Scheduler:
 
     # -- pictures -----------------------------------------------------------------------------------------------------
 
-    def add(self, epoch: int, first: int, pictures: Sequence[Picture]) -> None:
+    def add(self, epoch: int, first: int, pictures: Sequence[Frame]) -> None:
         """Take generated pictures for frames [first, first + len); those of another epoch or too late are dropped."""
         if epoch != self.epoch:
             return
@@ -227,11 +226,11 @@ class Scheduler:
             else:
                 self._pictures.add(index, picture)
 
-    def show(self, picture: Picture) -> None:
+    def show(self, picture: Frame) -> None:
         """Give a picture to show until the first generated one is there."""
         self._pictures.show(picture)
 
-    def play(self, now: float) -> PlayOut:
+    def play(self, now: float) -> PlayoutFrame:
         """The next frame; call it once for each frame, when it is due. `now` only measures how long speech waited."""
         index = self._next
         self._next += 1
@@ -243,4 +242,4 @@ class Scheduler:
         self.counters.played += 1
         self.counters.repeated += repeated
         waited = now - spoken.arrived if spoken is not None else None
-        return PlayOut(index, samples, picture, repeated, spoken is not None, waited)
+        return PlayoutFrame(index, samples, picture, repeated, spoken is not None, waited)

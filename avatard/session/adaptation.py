@@ -7,11 +7,12 @@ from collections import deque
 
 import numpy as np
 
-from avatard.clock import FPS, SAMPLES_PER_FRAME, monotonic
+from avatard.clock import monotonic
 from avatard.config import Stream
 from avatard.inference import ipc
 from avatard.playout.audio_timeline import MAX_COMPUTE_FRAMES
-from avatard.playout.scheduler import Order, Scheduler
+from avatard.playout.scheduler import AudioChunk, Scheduler
+from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Tempo:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.wanted = ipc.Effort(stream.motion_steps, stream.video_steps)
+        self.wanted = ipc.QualityLevel(stream.motion_steps, stream.video_steps)
         self._hop_frames = stream.hop_frames
         self._effort_at = monotonic()
         self._effort = self.wanted
@@ -45,11 +46,11 @@ class Tempo:
         """A new epoch begins: what was ordered before is of no interest any more."""
         self._ordered.clear()
 
-    def ordered(self, order: Order, now: float) -> None:
+    def ordered(self, order: AudioChunk, now: float) -> None:
         """Samples were handed out at the play position `now`."""
         self._ordered.append((order.first, order.first + len(order.samples), now))
 
-    def made(self, made: ipc.Made, scheduler: Scheduler, now: float) -> None:
+    def made(self, made: ipc.FramesReady, scheduler: Scheduler, now: float) -> None:
         """Note how long pictures took from the last sample of their hop on; those due later may take longer."""
         self._spent.append((made.count, made.motion_seconds, made.video_seconds))
         timing, began = scheduler.timing, scheduler.epoch_first
@@ -82,7 +83,7 @@ class Tempo:
             scheduler.retime(compute)
             logger.info("latency", extra={"ms": round(1000 * scheduler.timing.delay_frames / FPS)})
 
-    def effort(self) -> ipc.Effort | None:
+    def effort(self) -> ipc.QualityLevel | None:
         """Another effort from now on: less of what cannot keep up, more when it is calm.
 
         Fewer denoising steps come first; then every second picture is left out, and at last three of four.
@@ -91,7 +92,7 @@ class Tempo:
             return None
         frames, *seconds = np.sum(self._spent, axis=0)
         loads = np.array(seconds) * FPS / frames  # seconds of each thread for a second of video
-        motion, video, stride = self._effort.motion_steps, self._effort.video_steps, self._effort.stride
+        motion, video, stride = self._effort.motion_steps, self._effort.video_steps, self._effort.frame_stride
         busy = loads > BUSY_LOAD
         if busy.any():
             if busy[0]:
@@ -106,7 +107,7 @@ class Tempo:
                 stride //= 2
             else:
                 motion, video = min(self.wanted.motion_steps, 2 * motion), min(self.wanted.video_steps, 2 * video)
-        effort = ipc.Effort(motion, video, stride)
+        effort = ipc.QualityLevel(motion, video, stride)
         if effort == self._effort:
             return None
         self._effort, self._effort_at = effort, monotonic()

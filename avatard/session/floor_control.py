@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from avatard.clock import monotonic
+from avatard.errors import UserError
 
 FLOOR_SECONDS = 0.5  # a speaker that was silent this long gives the floor to anyone
 
 
-class FloorError(RuntimeError):
+class FloorError(UserError):
     """Somebody else is speaking."""
 
 

@@ -18,18 +18,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from avatard.clock import FPS, SAMPLE_RATE_HZ, MediaClock, monotonic
+from avatard.clock import MediaClock, monotonic
 from avatard.config import Config
+from avatard.frame import Frame, Samples
 from avatard.inference import ipc
-from avatard.inference.engine_api import Picture
-from avatard.inference.supervisor import Portrait, Supervisor
+from avatard.inference.supervisor import Supervisor
 from avatard.playout.audio_timeline import Timing
-from avatard.playout.ring import Samples
-from avatard.playout.scheduler import Interrupted, PlayOut, Scheduler
+from avatard.playout.scheduler import Interrupted, PlayoutFrame, Scheduler
+from avatard.portrait import Portrait
 from avatard.session.adaptation import Tempo, first_estimate
 from avatard.session.floor_control import Floor, FloorError
 from avatard.session.metrics import Metrics
 from avatard.session.voice_activity import SPEAKING_RMS, Activity, rms
+from avatard.timebase import FPS, SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ EventListener = Callable[[str, Mapping[str, Any]], None]
 class Sink(Protocol):
     """Somewhere that frames go."""
 
-    def play(self, entry: PlayOut) -> None:
+    def play(self, entry: PlayoutFrame) -> None:
         """Take a frame that is due now; must not block."""
 
 
@@ -65,7 +66,7 @@ class Session:
     ) -> None:
         self.metrics = Metrics()
         self.digest = ""
-        self.portrait: Picture | None = None  # at rest
+        self.portrait: Frame | None = None  # at rest
         self.size = (0, 0)  # height, width of the pictures
         self.clock = clock if clock is not None else MediaClock()
         self._config = config
@@ -235,7 +236,7 @@ class Session:
 
     # -- the inference process ----------------------------------------------------------------------------------------
 
-    def worker_ready(self, ready: ipc.Ready, portrait: Picture) -> None:
+    def worker_ready(self, ready: ipc.Ready, portrait: Frame) -> None:
         """Start, or go on with the sound where it is now."""
         logger.info("inference process ready", extra={"hop_seconds": round(ready.hop_seconds, 4)})
         self.digest, self.portrait = ready.digest, portrait
@@ -250,7 +251,7 @@ class Session:
             self._begin(self.scheduler.restart(self.now))
         self.emit("bot-ready", identity=self.digest)
 
-    def worker_made(self, made: ipc.Made, pictures: list[Picture]) -> None:
+    def frames_ready(self, made: ipc.FramesReady, pictures: list[Frame]) -> None:
         """Pictures for the play-out."""
         self.scheduler.add(made.epoch, made.first, pictures)
         self.metrics.made(made.count, made.motion_seconds, made.video_seconds)
@@ -261,15 +262,15 @@ class Session:
         if effort is not None:
             self._try(effort)
 
-    def _try(self, effort: ipc.Effort) -> None:
+    def _try(self, effort: ipc.QualityLevel) -> None:
         """Put in this effort from now on, and say so; another frame rate begins with an epoch."""
-        self._supervisor.effort(effort)
-        if effort.stride != self._effort.stride:
+        self._supervisor.set_quality(effort)
+        if effort.frame_stride != self._effort.frame_stride:
             self._begin(self.scheduler.restart(self.now))
         self._effort = effort
-        self.metrics.effort(effort.motion_steps, effort.video_steps, FPS / effort.stride)
+        self.metrics.effort(effort.motion_steps, effort.video_steps, FPS / effort.frame_stride)
         steps = {"motion_steps": effort.motion_steps, "video_steps": effort.video_steps}
-        self.emit("effort", pictures_per_second=FPS / effort.stride, **steps)
+        self.emit("effort", pictures_per_second=FPS / effort.frame_stride, **steps)
 
     def worker_lost(self, reason: str) -> None:
         """The last picture stays and the sound goes on until there is a new process."""
@@ -277,13 +278,13 @@ class Session:
         self.emit("error", message=f"the inference process is restarting: {reason}", fatal=False)
 
     def _begin(self, first: int) -> None:
-        self._supervisor.begin(self.scheduler.epoch, first)
+        self._supervisor.start_epoch(self.scheduler.epoch, first)
         self._tempo.began()
         self._order()
 
     def _order(self) -> None:
         for order in self.scheduler.advance(self.now):
-            self._supervisor.hear(order.epoch, order.samples)
+            self._supervisor.push_audio(order.epoch, order.samples)
             self._tempo.ordered(order, self.now)
 
     # -- play-out -----------------------------------------------------------------------------------------------------
@@ -336,7 +337,7 @@ class Session:
             self._tempo.fell_behind()
             self._begin(self.scheduler.epoch_first)
 
-    def _account(self, entry: PlayOut) -> None:
+    def _account(self, entry: PlayoutFrame) -> None:
         if not self._room.is_set():
             self._room.set()
         self.metrics.frames.labels("repeated" if entry.repeated else "played").inc()
@@ -378,7 +379,7 @@ class Session:
             "frames_repeated": counters.repeated,
             "frames_late": counters.late,
             "frames_skipped": counters.skipped,
-            "pictures_per_second": FPS / self._effort.stride,
+            "pictures_per_second": FPS / self._effort.frame_stride,
             "pictures_ahead": self.scheduler.ahead_frames,
             "speech_buffered_ms": 1000 * self.scheduler.buffered_samples // SAMPLE_RATE_HZ,
             "worker_restarts": self._supervisor.restarts,

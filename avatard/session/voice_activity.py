@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from avatard.playout.ring import Samples
+from avatard.frame import Samples
 
 SPEAKING_RMS, QUIET_FRAMES = 0.008, 12
 

@@ -18,11 +18,11 @@ from avatard.models.evaluation.faceres import FaceRes
 from avatard.models.evaluation.inception import Inception
 from avatard.models.evaluation.motion_metrics import best_lag, closures, correlation, jerk, lip_error
 from avatard.models.evaluation.syncnet import SyncNet
-from avatard.models.face.crop import CROP_SIDE
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, MOUTH, eye_opening, mouth_opening
 from avatard.models.training.clips import Clip, Entry
+from avatard.timebase import CROP_SIDE
 
 Pictures = NDArray[np.uint8]  # [N, 256, 256, 3]
 Floats = NDArray[np.floating]

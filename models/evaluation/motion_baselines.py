@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avatard.models.speech import FRAME_SAMPLES, SpeechEncoder
+from avatard.models.speech import SpeechEncoder
+from avatard.timebase import SAMPLES_PER_FRAME
 
 Array = NDArray[np.floating]
 
@@ -18,7 +19,7 @@ CONTEXT = 2
 
 def loudness(samples: Array) -> Array:
     """Log energy of each frame `[N, 1]`."""
-    frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    frames = samples[: len(samples) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME)
     energy: Array = np.log10(np.square(frames).mean(axis=1, keepdims=True) + 1e-7)
     return energy
 
@@ -28,13 +29,13 @@ def streamed_features(
     speech: SpeechEncoder, samples: Array, window_frames: int, hop: int, lookahead: int
 ) -> NDArray[np.float32]:
     """Features `[N, dim]` of each frame as a stream hears it: from the window in which the frame is new."""
-    count = len(samples) // FRAME_SAMPLES
-    before = np.zeros((window_frames - hop - lookahead) * FRAME_SAMPLES, np.float32)
+    count = len(samples) // SAMPLES_PER_FRAME
+    before = np.zeros((window_frames - hop - lookahead) * SAMPLES_PER_FRAME, np.float32)
     padded = np.concatenate(
-        [before, samples.astype(np.float32), np.zeros((hop + lookahead) * FRAME_SAMPLES, np.float32)]
+        [before, samples.astype(np.float32), np.zeros((hop + lookahead) * SAMPLES_PER_FRAME, np.float32)]
     )
-    size = window_frames * FRAME_SAMPLES
-    windows = np.stack([padded[n * FRAME_SAMPLES : n * FRAME_SAMPLES + size] for n in range(0, count, hop)])
+    size = window_frames * SAMPLES_PER_FRAME
+    windows = np.stack([padded[n * SAMPLES_PER_FRAME : n * SAMPLES_PER_FRAME + size] for n in range(0, count, hop)])
     found = torch.cat([speech(part) for part in torch.split(torch.from_numpy(windows), 16)])
     new = found[:, window_frames - lookahead - hop : window_frames - lookahead]
     features: NDArray[np.float32] = new.reshape(-1, found.shape[-1])[:count].numpy()

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from avatard.models.atom import Atom, reference_of
 from avatard.models.face.topology import MOUTH, mouth_opening
 from avatard.models.training.atom.dataset import MotionClip
+from avatard.timebase import FPS
 
 Array = NDArray[np.floating]
 
-FPS = 25
 CLOSED_SHARE = 0.35
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avatard.models import checkpoint
+from avatard.timebase import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
-SAMPLE_RATE_HZ, SAMPLES_PER_FRAME = 16_000, 640
 SIDE = 224
 #: The part of an aligned crop that it sees: from the forehead, as far below the chin as 0.4 of the face's half height.
 HEAD = (slice(41, 256), slice(20, 235))

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.models.face.pose import Pose
+from avatard.timebase import CROP_SIDE
 
-#: Side of the square in pixels.
-CROP_SIDE: Final = 256
 #: Forehead to chin of the mean face in interocular distances.
 FACE_HEIGHT: Final = 2.64
 #: Pixels per interocular distance, so that forehead to chin take 60 % of the side.

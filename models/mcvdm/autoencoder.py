@@ -163,12 +163,12 @@ class Autoencoder(nn.Module):
         rendering: Rendering = self.decoder(volume, portrait, rigid, window)
         return rendering
 
-    def show(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
+    def render_uint8(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
         """Volumes of one clip → pictures; see `ReferenceDecoder.show`."""
         if isinstance(self.decoder, PlainDecoder):
             frames = (self.decoder(volume)[0].clamp(-1, 1) + 1) * 127.5
             return np.asarray(frames.round().byte().permute(0, 2, 3, 1).contiguous())
-        pictures: Pictures = self.decoder.show(volume, portrait, rigid, photograph)
+        pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 
     def decode(self, planes: Planes, portrait: Portrait, rigid: Tensor, frames: slice = slice(None)) -> Tensor:

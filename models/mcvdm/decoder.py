@@ -121,7 +121,7 @@ class ReferenceDecoder(nn.Module):
         painted, keep = self._paint(h, warped, window)
         return Rendering(torch.lerp(painted, warped, keep), painted, warped, keep, coarse_flow)
 
-    def show(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
+    def render_uint8(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
         """The frames of one clip as they are shown: those of `forward` within rounding, at a third of its cost.
 
         Args:

@@ -62,7 +62,7 @@ def rasters(target: Tensor) -> Tensor:
     return drawn.to(target.device).permute(0, 1, 4, 2, 3).float() / 255
 
 
-def maps(geometry: Geometry, small: Tensor, rigid: Tensor) -> Tensor:
+def condition_maps(geometry: Geometry, small: Tensor, rigid: Tensor) -> Tensor:
     """What the landmark encoder sees, `[B, S, 28, 32, 32]`.
 
     `small` is the portrait's thumbnail, `rigid` the head's flow.

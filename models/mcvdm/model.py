@@ -15,7 +15,7 @@ from avatard.models import checkpoint
 from avatard.models.diffusion import cosine_alpha_bar, ddim, sqrt_linear_alpha_bar
 from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
 from avatard.models.mcvdm.decoder import Portrait
-from avatard.models.mcvdm.landmark_encoder import Geometry, LandmarkEncoder, maps, thumbnail
+from avatard.models.mcvdm.landmark_encoder import Geometry, LandmarkEncoder, condition_maps, thumbnail
 from avatard.models.mcvdm.unet import UNet, UNetConfig
 
 #: Length of the diffusion in training; few steps of it are taken when generating.
@@ -45,7 +45,7 @@ class McvdmConfig:
         return json.dumps(asdict(self))
 
 
-class Person(NamedTuple):
+class IdentityEncoding(NamedTuple):
     """What is computed once per portrait."""
 
     portrait: Portrait
@@ -78,14 +78,14 @@ class Mcvdm(nn.Module):
         parts = zip(planes, self.mean, self.std, strict=True)
         return Planes(*((p - m[:, None, None]) / s[:, None, None] for p, m, s in parts))
 
-    def restore(self, planes: Planes) -> Planes:
+    def denormalise(self, planes: Planes) -> Planes:
         """The diffusion's latents → the autoencoder's."""
         parts = zip(planes, self.mean, self.std, strict=True)
         return Planes(*((p * s[:, None, None] + m[:, None, None]).clamp(-1, 1) for p, m, s in parts))
 
-    def person(self, picture: Tensor) -> Person:
+    def encode_identity(self, picture: Tensor) -> IdentityEncoding:
         """A portrait `[B, 3, 256, 256]` in [-1, 1] → what every clip of it needs."""
-        return Person(self.autoencoder.portrait(picture), self.identity(picture), thumbnail(picture))
+        return IdentityEncoding(self.autoencoder.portrait(picture), self.identity(picture), thumbnail(picture))
 
     def identity(self, picture: Tensor) -> Tensor:
         """zr^xy of portraits `[B, 3, 256, 256]`: their own latent's xy plane, standardised."""
@@ -97,7 +97,7 @@ class Mcvdm(nn.Module):
 
     def condition(self, geometry: Geometry, small: Tensor, rigid: Tensor) -> Planes:
         """The landmark planes zl of a clip; `rigid` is `geometry.rigid_flow()`."""
-        planes: Planes = self.landmarks(maps(geometry, small, rigid))
+        planes: Planes = self.landmarks(condition_maps(geometry, small, rigid))
         return planes
 
     def predict(self, noisy: Planes, t: Tensor, zl: Planes, latent: Tensor, previous: Planes) -> Planes:
@@ -124,7 +124,7 @@ class Mcvdm(nn.Module):
         """A trained network, in float32, for inference. Raises `CheckpointError`."""
         return checkpoint.build(name_or_path, "weights of MC-VDM", lambda config: cls(McvdmConfig.from_json(config)))
 
-    def narrow(self) -> Mcvdm:
+    def to_bfloat16(self) -> Mcvdm:
         """This network with the weights that autocast would narrow at each call in bfloat16: the same pictures, sooner.
 
         It runs under `torch.autocast` only from then on.

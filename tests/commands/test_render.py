@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from avatard.cli import app
-from avatard.clock import SAMPLES_PER_FRAME
 from avatard.commands.render import RenderError, play_out, render
 from avatard.config import Config, Stream
 from avatard.media.mp4 import DIGITAL_SOURCE_TYPE, XMP_BOX, Mp4Error
-from avatard.playout.scheduler import PlayOut
-from tests.support.warp_engine import WarpEngine, WarpTake
+from avatard.playout.scheduler import PlayoutFrame
+from avatard.timebase import SAMPLES_PER_FRAME
+from tests.support.warp_engine import WarpEngine, WarpStream
 
 CONFIG = Config(stream=Stream(clip_frames=8, hop_frames=5, fade_frames=2, lookahead_ms=80))
 
@@ -70,7 +70,7 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix not in (".png", ".wav"))
 
 
-def opening(played: PlayOut) -> float:
+def opening(played: PlayoutFrame) -> float:
     assert played.picture is not None
     return float(played.picture.landmarks[57, 1])
 
@@ -110,9 +110,9 @@ def test_a_long_speech_is_not_read_ahead_of_what_is_played():
 
 def test_what_the_engine_raises_reaches_the_caller():
     class Broken(Quick):
-        def begin(self, first_frame: int, rehearsal: bool = False) -> WarpTake:
-            take = super().begin(first_frame, rehearsal)
-            take.draw = lambda motion: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        def begin(self, first_frame: int, warm_up: bool = False) -> WarpStream:
+            take = super().begin(first_frame, warm_up)
+            take.render = lambda motion: 1 / 0  # type: ignore[method-assign, assignment, return-value]
             return take
 
     with pytest.raises(ZeroDivisionError):
@@ -121,9 +121,9 @@ def test_what_the_engine_raises_reaches_the_caller():
 
 def test_an_engine_that_makes_too_little_is_not_waited_for():
     class Short(Quick):
-        def begin(self, first_frame: int, rehearsal: bool = False) -> WarpTake:
-            take = super().begin(first_frame, rehearsal)
-            take.draw = lambda motion: iter(())  # type: ignore[method-assign]
+        def begin(self, first_frame: int, warm_up: bool = False) -> WarpStream:
+            take = super().begin(first_frame, warm_up)
+            take.render = lambda motion: iter(())  # type: ignore[method-assign]
             return take
 
     with pytest.raises(RuntimeError, match="fewer frames"):

@@ -4,6 +4,8 @@ import pytest
 
 from avatard.engine.head_pose import DrivingPose, IdlePose, PoseVideoError
 from avatard.engine.identity import Identity
+from avatard.engine.idle_motion import Idle
+from avatard.models.face.morphable import MorphableModel
 from tests.support.faces import PORTRAIT
 
 STEP = 4  # pixels a frame
@@ -43,12 +45,16 @@ def test_a_video_without_a_face_is_one_line(tmp_path):
         DrivingPose(path)
 
 
+def idle_pose(identity: Identity, seed: int, motion: float) -> IdlePose:
+    return IdlePose(Idle(MorphableModel.load().mean_68 + identity.neutral, seed), motion)
+
+
 def test_idle_motion_is_small_seeded_and_can_be_switched_off(identity):
     still, lively, again, other = (
-        IdlePose(identity, 1, 0.0),
-        IdlePose(identity, 1, 1.0),
-        IdlePose(identity, 1, 1.0),
-        IdlePose(identity, 2, 1.0),
+        idle_pose(identity, 1, 0.0),
+        idle_pose(identity, 1, 1.0),
+        idle_pose(identity, 1, 1.0),
+        idle_pose(identity, 2, 1.0),
     )
     base = identity.pose
     np.testing.assert_allclose(still(base, 77).rotation, base.rotation, atol=1e-9)
@@ -58,6 +64,6 @@ def test_idle_motion_is_small_seeded_and_can_be_switched_off(identity):
     assert 0.3 < turned.std() < 6 and abs(turned).max() < 12
     np.testing.assert_array_equal(lively(base, 123).rotation, again(base, 123).rotation)
     assert not np.allclose(lively(base, 123).rotation, other(base, 123).rotation)
-    half = IdlePose(identity, 1, 0.5)
+    half = idle_pose(identity, 1, 0.5)
     angle = [np.arccos((np.trace(pose(base, 60).rotation @ base.rotation.T) - 1) / 2) for pose in (lively, half)]
     assert angle[1] == pytest.approx(angle[0] / 2, rel=0.01)

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avatard.clock import FPS
 from avatard.engine.idle_motion import Idle, IdleStatistics, wander
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import LIP_68, eye_opening
+from avatard.timebase import FPS
 
 STATISTICS = IdleStatistics()
 MINUTES = 10

@@ -69,7 +69,7 @@ def test_streaming_is_the_network_on_the_same_windows(networks):
     """Hop by hop by hand: windows, prefix and reference as in training."""
     atom, speech = networks
     samples = sound(14)
-    streamed = joined(run(networks, [samples], idle=False, noise=0.0, gain=2.0, lookahead_ms=80))
+    streamed = joined(run(networks, [samples], noise=0.0, gain=2.0, lookahead_ms=80))
     padded = np.concatenate([np.zeros(6 * FRAME, np.float32), samples, np.zeros(8 * FRAME, np.float32)])
     emitted = torch.zeros(1, 4, 68, 3)
     reference = reference_of(torch.full((1, 68, 3), 0.01), torch.zeros(1, 68, 3))
@@ -84,8 +84,8 @@ def test_streaming_is_the_network_on_the_same_windows(networks):
 
 
 def test_a_stream_may_begin_with_the_portrait_and_soon_leaves_it(networks):
-    made = joined(run(networks, [sound(8)], idle=False, first_frame=50, from_portrait=True))
-    rested = joined(run(networks, [sound(8)], idle=False, first_frame=50))
+    made = joined(run(networks, [sound(8)], first_frame=50, start_from_portrait=True))
+    rested = joined(run(networks, [sound(8)], first_frame=50))
     assert np.array_equal(made[0], FACE.landmarks) and not np.allclose(made[1], made[0])
     assert np.array_equal(made[LEAVING_FRAMES:], rested[LEAVING_FRAMES:])
     assert np.abs(made[1] - made[0]).max() < np.abs(made[7] - made[0]).max() / 4

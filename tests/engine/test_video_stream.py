@@ -3,11 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avatard.engine.video_stream import VideoStream
+from avatard.engine.video_stream import PreparedPortrait, VideoStream
+from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from tests.support.tiny_mcvdm import frontal, someone, tiny
 
-MODEL, FACE = tiny(), someone()
+MODEL = tiny()
+FACE = PreparedPortrait.of(MODEL, someone(), MorphableModel.load().mean_68)
 SIZES = {"clip": 8, "hop": 3, "fade": 2, "steps": 1}
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from avatard.config import Webrtc
 from avatard.gateways import webrtc
-from avatard.gateways.webrtc import Clients
+from avatard.gateways.webrtc import PeerRegistry
 from avatard.session.metrics import Metrics
 from tests.support.serving import said, until
 
@@ -42,7 +42,7 @@ class Silent:
 
 @pytest.fixture
 async def door():
-    clients = Clients(Silent(), Webrtc(), max_sessions=1)  # type: ignore[arg-type]
+    clients = PeerRegistry(Silent(), Webrtc(), max_sessions=1)  # type: ignore[arg-type]
     yield clients
     await clients.close()
 

@@ -12,8 +12,8 @@ import zmq.asyncio
 
 from avatard.config import Config, Stream, Zmq
 from avatard.gateways.zeromq import ZmqGateway
-from avatard.inference.supervisor import Portrait
 from avatard.models.face.arkit import ARKIT_NAMES
+from avatard.portrait import Portrait
 from avatard.protocols import messages
 from avatard.protocols.curve import KeysError, create_keys
 from avatard.protocols.endpoint import EndpointError

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from avatard.config import Config, Stream
+from avatard.frame import Frame
 from avatard.inference import ipc
 from avatard.inference import supervisor as supervisor_module
-from avatard.inference.engine_api import Picture
-from avatard.inference.supervisor import Portrait, PortraitError, Supervisor, WorkerError
+from avatard.inference.supervisor import Supervisor, WorkerError
+from avatard.portrait import Portrait, PortraitError
 
 CONFIG = Config(stream=Stream(hop_frames=4, fade_frames=1, clip_frames=8))
 
 
 class Log:
     def __init__(self) -> None:
-        self.ready: list[tuple[ipc.Ready, Picture]] = []
+        self.ready: list[tuple[ipc.Ready, Frame]] = []
         self.lost: list[str] = []
         self.frames: list[tuple[int, int, float]] = []
         self.changed = asyncio.Event()
@@ -30,7 +31,7 @@ class Log:
         self.ready.append((ready, portrait))
         self.changed.set()
 
-    def worker_made(self, made, pictures):
+    def frames_ready(self, made, pictures):
         self.frames += [(made.epoch, made.first + i, float(p.landmarks[57, 1])) for i, p in enumerate(pictures)]
         self.changed.set()
 
@@ -171,7 +172,7 @@ async def test_pictures_go_on_while_a_portrait_is_looked_at(start, portrait, mon
 async def test_a_portrait_is_checked_before_it_is_used(start, portrait, tmp_path):
     supervisor, _ = await start()
     with pytest.raises(PortraitError, match="^the portrait is not a picture"):
-        await supervisor.identify(Portrait(b"garbage", ".png"))
+        await supervisor.identify(Portrait(b"garbage"))
     path = tmp_path / "other.png"
     cv2.imwrite(str(path), np.zeros((50, 50, 3), np.uint8))
     digest, picture = await supervisor.identify(Portrait.read(path))

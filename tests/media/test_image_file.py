@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from avatard.media.image_file import FORMATS, MAX_PIXELS, PictureError, read_picture
+from avatard.media.image_file import FORMATS, MAX_PIXELS, ImageError, load_image
 from tests.support.faces import PORTRAIT, portrait
 
 
@@ -24,13 +24,13 @@ def near(found: np.ndarray, expected: Image.Image, atol: float) -> None:
 def test_common_formats(tmp_path, suffix):
     path = tmp_path / f"me.{suffix}"
     small().save(path)
-    near(read_picture(path), small(), 8)
+    near(load_image(path), small(), 8)
 
 
 def test_the_content_counts_not_the_name(tmp_path):
     path = tmp_path / "me.jpg"
     small().save(path, format="PNG")
-    near(read_picture(path), small(), 0.1)
+    near(load_image(path), small(), 0.1)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "YCbCr", "RGBA", "I;16", "I", "F"])
@@ -44,19 +44,19 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
             "F": grey.astype(np.float32) / 255,
         }
         Image.fromarray(deep[mode]).save(path)
-        near(read_picture(path), small().convert("L"), 1)
+        near(load_image(path), small().convert("L"), 1)
     elif mode == "LA":
         small().convert("LA").save(tmp_path / "me.png")
-        near(read_picture(tmp_path / "me.png"), small().convert("L"), 1)
+        near(load_image(tmp_path / "me.png"), small().convert("L"), 1)
     else:
         small().convert(mode).save(path)
-        near(read_picture(path), small().convert(mode), 4)
+        near(load_image(path), small().convert(mode), 4)
 
 
 def test_sixteen_bits_of_png_keep_their_range(tmp_path):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, 0)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    np.testing.assert_allclose(read_picture(tmp_path / "ramp.png")[0, :, 0], np.arange(256), atol=1)
+    np.testing.assert_allclose(load_image(tmp_path / "ramp.png")[0, :, 0], np.arange(256), atol=1)
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "palette"])
@@ -70,7 +70,7 @@ def test_transparent_parts_become_white(tmp_path, kind):
         indexed.save(tmp_path / "me.png", transparency=0)
     else:
         picture.save(tmp_path / "me.png")
-    found = read_picture(tmp_path / "me.png")
+    found = load_image(tmp_path / "me.png")
     assert found[5, 2].tolist() == [255, 255, 255] and found[5, 15].tolist() == [0, 0, 200]
 
 
@@ -91,35 +91,35 @@ def test_exif_turns_the_picture_upright(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned.save(tmp_path / "me.png", exif=exif)
-    found = read_picture(tmp_path / "me.png")
+    found = load_image(tmp_path / "me.png")
     assert found.shape == (20, 40, 3)
     assert found[2, 4, 0] == 255 and found[17, 35, 0] == 0 and found[2, 35, 0] == 0
 
 
 def test_broken_exif_does_not_cost_the_picture(tmp_path):
     small().save(tmp_path / "me.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f junk")
-    near(read_picture(tmp_path / "me.jpg"), small(), 8)
+    near(load_image(tmp_path / "me.jpg"), small(), 8)
 
 
 def test_a_broken_colour_profile_does_not_cost_the_picture(tmp_path):
     small().save(tmp_path / "me.png", icc_profile=b"no profile at all")
-    near(read_picture(tmp_path / "me.png"), small(), 0.1)
+    near(load_image(tmp_path / "me.png"), small(), 0.1)
 
 
 def test_an_embedded_profile_is_applied(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     small().save(tmp_path / "same.png", icc_profile=srgb.tobytes())
-    near(read_picture(tmp_path / "same.png"), small(), 1.5)
+    near(load_image(tmp_path / "same.png"), small(), 1.5)
     small().save(tmp_path / "unfit.png", icc_profile=profile.tobytes())  # describes Lab, not RGB
-    near(read_picture(tmp_path / "unfit.png"), small(), 0.1)
+    near(load_image(tmp_path / "unfit.png"), small(), 0.1)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_of_an_animation_the_first_picture_counts(tmp_path, suffix):
     frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / f"me.{suffix}", save_all=True, append_images=frames[1:], duration=40)
-    found = read_picture(tmp_path / f"me.{suffix}")
+    found = load_image(tmp_path / f"me.{suffix}")
     assert found.shape == (20, 30, 3) and found[10, 10, 0] > 240 and found[10, 10, 1] < 15
 
 
@@ -140,8 +140,8 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, side, mo
     path = tmp_path / "bomb.png"
     path.write_bytes(png_claiming(side, side))
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
-    with pytest.raises(PictureError, match=f"{MAX_PIXELS:,} pixels|at most {MAX_PIXELS:,}: reduce it"):
-        read_picture(path)
+    with pytest.raises(ImageError, match=f"{MAX_PIXELS:,} pixels|at most {MAX_PIXELS:,}: reduce it"):
+        load_image(path)
 
 
 def test_a_picture_may_not_be_too_long(tmp_path):
@@ -150,8 +150,8 @@ def test_a_picture_may_not_be_too_long(tmp_path):
 
 
 def refusal(path) -> str:
-    with pytest.raises(PictureError) as caught:
-        read_picture(path)
+    with pytest.raises(ImageError) as caught:
+        load_image(path)
     message = str(caught.value)
     assert "\n" not in message and str(path) in message
     return message

@@ -9,7 +9,6 @@ import torch
 
 from avatard.models import checkpoint
 from avatard.models.speech import (
-    FRAME_SAMPLES,
     HubertFeatures,
     SpeechError,
     WhisperConfig,
@@ -18,13 +17,14 @@ from avatard.models.speech import (
     mel_filters,
     sinusoids,
 )
+from avatard.timebase import SAMPLES_PER_FRAME
 from tests.support.paths import SCRIPTS
 
 sys.path.insert(0, str(SCRIPTS))
 
 from convert_whisper import half_tensors
 
-WINDOW = 32 * FRAME_SAMPLES
+WINDOW = 32 * SAMPLES_PER_FRAME
 
 
 @pytest.fixture(scope="module")

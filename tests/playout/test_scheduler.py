@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avatard.clock import SAMPLES_PER_FRAME
-from avatard.inference.engine_api import Picture
+from avatard.frame import Frame, HeadPose
 from avatard.playout.audio_timeline import Timing
-from avatard.playout.scheduler import Order, PlayOut, Scheduler
+from avatard.playout.scheduler import AudioChunk, PlayoutFrame, Scheduler
+from avatard.timebase import SAMPLES_PER_FRAME
 
 TICK = 0.25
 TIMING = Timing(hop_frames=6, fade_frames=2, lookahead_samples=1280, compute_frames=3)
 
 
-def picture(value: float) -> Picture:
-    return Picture(
+def picture(value: float) -> Frame:
+    return Frame(
         np.full((2, 2, 3), value, np.uint8),
         np.full((68, 3), value, np.float32),
         np.zeros(52, np.float32),
-        np.zeros(8, np.float32),
+        HeadPose((0, 0, 0, 1), (0, 0, 0), 64),
     )
 
 
@@ -32,9 +32,9 @@ class Engine:
         self.timing, self.compute = timing, compute_frames
         self.epoch, self.first, self.emitted = -1, 0, 0
         self.sound = np.zeros(0, np.float32)
-        self.due: list[tuple[float, int, int, list[Picture]]] = []
+        self.due: list[tuple[float, int, int, list[Frame]]] = []
 
-    def feed(self, order: Order, now: float) -> None:
+    def feed(self, order: AudioChunk, now: float) -> None:
         if order.epoch != self.epoch:
             assert order.first % SAMPLES_PER_FRAME == 0
             self.epoch, self.first, self.emitted = order.epoch, order.first // SAMPLES_PER_FRAME, 0
@@ -63,8 +63,8 @@ class Run:
     def __init__(self, timing: Timing = TIMING, compute: float | None = None) -> None:
         self.scheduler = Scheduler(timing)
         self.engine = Engine(timing, timing.compute_frames if compute is None else compute)
-        self.played: list[PlayOut] = []
-        self.orders: list[Order] = []
+        self.played: list[PlayoutFrame] = []
+        self.orders: list[AudioChunk] = []
         self.now = -timing.delay_frames - TICK  # the clock starts when the first pictures can be there
         self.advance()
 

@@ -9,7 +9,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from avatard.clock import monotonic
 from avatard.protocols import broadcast
-from avatard.protocols.broadcast import Encoder, Encoding, Hub
+from avatard.protocols.broadcast import Broadcaster, Encoder, Encoding
 from tests.support.serving import said
 
 
@@ -17,7 +17,7 @@ def nobody(kind: str, index: int) -> None:
     pass
 
 
-async def sent(hub: Hub, packets: "asyncio.Task[Any]", first: int) -> Any:
+async def sent(hub: Broadcaster, packets: "asyncio.Task[Any]", first: int) -> Any:
     """Send frames until a packet comes."""
     index = first
     async with asyncio.timeout(20):
@@ -30,7 +30,7 @@ async def sent(hub: Hub, packets: "asyncio.Task[Any]", first: int) -> Any:
 
 async def test_after_an_error_a_fresh_encoder_goes_on_at_a_key_frame(monkeypatch, caplog):
     monkeypatch.setattr(broadcast, "RETRY_SECONDS", 0.1)
-    hub = Hub(Encoding(), monotonic)
+    hub = Broadcaster(Encoding(), monotonic)
     video, _ = hub.tracks(["video", "audio"], nobody)
     await sent(hub, asyncio.create_task(video.recv()), 0)
     encode, failing = Encoder.encode, iter([True, True])

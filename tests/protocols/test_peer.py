@@ -11,8 +11,8 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtpPacket
 
 from avatard.clock import monotonic
-from avatard.protocols.broadcast import Encoding, Hub
-from avatard.protocols.peer import IceServers, NoBuffer, OfferError, Peer
+from avatard.protocols.broadcast import Broadcaster, Encoding
+from avatard.protocols.peer import IceServers, OfferError, PassthroughJitterBuffer, Peer
 from tests.support.serving import said, until
 
 
@@ -23,7 +23,7 @@ def packet(number: int) -> RtpPacket:
 
 
 def test_each_packet_is_handed_on_at_once_and_none_twice_or_after_a_later_one():
-    buffer = NoBuffer()
+    buffer = PassthroughJitterBuffer()
     given = [buffer.add(packet(number))[1] for number in (65534, 65535, 65536, 65536, 65539, 65538, 65540)]
     assert [frame and frame.timestamp // 960 for frame in given] == [65534, 65535, 65536, None, 65539, None, 65540]
     assert given[0] is not None and given[0].data == bytes([65534 % 256])
@@ -91,7 +91,7 @@ class Viewer:
 
 @pytest.mark.parametrize("kinds", [("video",), ("audio",), ("video", "audio"), ("audio", "video")])
 async def test_a_client_is_sent_what_its_offer_has_sections_for(kinds):
-    hub = Hub(Encoding(), monotonic)
+    hub = Broadcaster(Encoding(), monotonic)
     peer, viewer = Peer(hub, IceServers(), Ear()), Viewer(*kinds)
     answer = await peer.answer(await viewer.offer())
     await viewer.pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
@@ -109,7 +109,7 @@ async def test_a_client_is_sent_what_its_offer_has_sections_for(kinds):
 
 @pytest.mark.parametrize("watches", [True, False])
 async def test_an_offer_without_picture_and_sound_is_refused(watches):
-    hub = Hub(Encoding(), monotonic)
+    hub = Broadcaster(Encoding(), monotonic)
     peer, viewer = Peer(hub if watches else None, IceServers(), Ear()), Viewer()
     with pytest.raises(OfferError, match="^the offer has neither a video nor an audio section$"):
         await peer.answer(await viewer.offer())
@@ -119,7 +119,7 @@ async def test_an_offer_without_picture_and_sound_is_refused(watches):
 
 
 async def test_servers_that_cannot_be_used_leave_nothing_behind():
-    hub = Hub(Encoding(), monotonic)
+    hub = Broadcaster(Encoding(), monotonic)
     peer, viewer = Peer(hub, IceServers(("stun.l.google.com:19302",)), Ear()), Viewer("video", "audio")
     with pytest.raises(OfferError, match="malformed uri"):
         await peer.answer(await viewer.offer())
@@ -130,7 +130,7 @@ async def test_servers_that_cannot_be_used_leave_nothing_behind():
 
 async def test_an_error_hangs_up_and_is_one_line(monkeypatch, caplog):
     """A client that nobody watches any more would keep its place for ever."""
-    hub = Hub(Encoding(), monotonic)
+    hub = Broadcaster(Encoding(), monotonic)
     peer, viewer = Peer(hub, IceServers(), Ear()), Viewer("video")
 
     async def fail() -> None:

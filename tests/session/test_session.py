@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from avatard.inference.ipc import Made
-from avatard.inference.supervisor import Portrait, PortraitError
-from avatard.playout.scheduler import PlayOut
+from avatard.inference.ipc import FramesReady
+from avatard.playout.scheduler import PlayoutFrame
+from avatard.portrait import Portrait, PortraitError
 from avatard.session.floor_control import FloorError
 from avatard.session.session import Session
 from tests.support.paths import ROOT
@@ -157,7 +157,7 @@ async def test_an_open_microphone_is_no_reason_to_work(monkeypatch):
 
 async def test_a_frame_that_takes_longer_than_it_lasts_stops_nothing_else():
     class Slow(Screen):
-        def play(self, entry: PlayOut) -> None:
+        def play(self, entry: PlayoutFrame) -> None:
             super().play(entry)
             time.sleep(0.06)
 
@@ -217,10 +217,10 @@ async def test_the_portrait_is_swapped_while_it_speaks():
         await until(lambda: session.speaking)
         before = session.digest
         with pytest.raises(PortraitError, match="^the portrait is not a picture"):
-            await session.identify(Portrait(b"nothing", ".png"))
+            await session.identify(Portrait(b"nothing"))
         assert session.digest == before
         data = cv2.imencode(".png", np.full((64, 64, 3), 250, np.uint8))[1].tobytes()
-        await session.identify(Portrait(data, ".png"))
+        await session.identify(Portrait(data))
         assert session.digest != before
         await until(lambda: screen.pixels[-1, 0, 0] == 250)
 
@@ -232,7 +232,7 @@ def test_an_overload_is_answered_by_a_decision_that_is_told(monkeypatch):
     session.listen(lambda kind, data: events.append(data) if kind == "effort" else None)
     epoch = session.scheduler.epoch
     while not events:
-        session.worker_made(Made(0, 0, 4, 2, 2, motion_seconds=0.01, video_seconds=0.5), [])
+        session.frames_ready(FramesReady(0, 0, 4, 2, 2, motion_seconds=0.01, video_seconds=0.5), [])
     assert events == [{"motion_steps": 4, "video_steps": 1, "pictures_per_second": 12.5}]
     assert session.scheduler.epoch == epoch + 1, "another frame rate begins with an epoch"
     assert session.figures()["pictures_per_second"] == 12.5

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.media.image_file import read_picture
+from avatard.media.image_file import load_image
 from avatard.models.face.mesh import FaceMesh
 from avatard.models.face.morphable import MorphableModel
 from tests.support.paths import FIXTURES
@@ -28,7 +28,7 @@ def morphable() -> MorphableModel:
 
 
 def portrait() -> NDArray[np.uint8]:
-    return read_picture(PORTRAIT)
+    return load_image(PORTRAIT)
 
 
 @cache

@@ -6,14 +6,14 @@ import numpy as np
 
 from avatard.models.face.pose import Pose
 from avatard.models.training.clips import Clip, Entry, write_index
+from avatard.timebase import SAMPLES_PER_FRAME
 
-FRAME_SAMPLES = 640
 SPEAKERS = [("grid_s1", "grid_s1", 3), ("lrw_ar", "a05", 2), ("lrw_ar", "a04", 2)]  # a04 is a validation person
 
 
 def envelope(frames: int, rng: np.random.Generator) -> np.ndarray:
     """Loudness of syllables, per sample of `frames` frames, 0 to 1."""
-    time = np.arange(frames * FRAME_SAMPLES) / 16_000
+    time = np.arange(frames * SAMPLES_PER_FRAME) / 16_000
     return np.clip(np.sin(2 * np.pi * rng.uniform(2, 3) * time + rng.uniform(0, 6)), 0, 1)
 
 
@@ -26,7 +26,7 @@ def write_folder(folder: Path, frames: int = 30, lag: int = 0) -> list[Entry]:
             shift = lag if source != "grid_s1" else 0
             loud = envelope(frames + shift, rng)
             wave = (rng.standard_normal(len(loud)) * loud * 6000).astype(np.int16)
-            opening = loud.reshape(-1, FRAME_SAMPLES).mean(axis=1)[shift:]
+            opening = loud.reshape(-1, SAMPLES_PER_FRAME).mean(axis=1)[shift:]
             landmarks = np.zeros((frames, 68, 3))
             landmarks[:, 55:60, 1] = landmarks[:, 65:68, 1] = 0.15 * opening[:, None]
             landmarks += rng.normal(0, 0.002, landmarks.shape) + rng.normal(0, 0.03, (68, 3))
@@ -39,7 +39,7 @@ def write_folder(folder: Path, frames: int = 30, lag: int = 0) -> list[Entry]:
                 landmarks,
                 pose,
                 {"source": source, "clip": f"{speaker}_{n}", "speaker": speaker, "fps": "25"},
-                wave[: frames * FRAME_SAMPLES],
+                wave[: frames * SAMPLES_PER_FRAME],
             )
             entries.append(Entry(source, f"{speaker}_{n}", speaker, frames, path))
     write_index(folder, entries)

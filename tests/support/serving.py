@@ -14,8 +14,8 @@ import numpy as np
 from avatard.config import Config, Stream
 from avatard.config import Server as ServerConfig
 from avatard.gateways.http import Server
-from avatard.inference.supervisor import Portrait
-from avatard.playout.scheduler import PlayOut
+from avatard.playout.scheduler import PlayoutFrame
+from avatard.portrait import Portrait
 from avatard.session.session import Session
 
 STREAM = Stream(hop_frames=4, fade_frames=1, clip_frames=8, lookahead_ms=80)
@@ -29,7 +29,7 @@ def portrait(value: int = 128) -> Portrait:
     """A face for the test engine: even, with a gradient that shows what is up."""
     image = np.full((256, 256, 3), value, np.uint8)
     image[:64] //= 2
-    return Portrait(cv2.imencode(".png", image)[1].tobytes(), ".png")
+    return Portrait(cv2.imencode(".png", image)[1].tobytes())
 
 
 @asynccontextmanager
@@ -76,9 +76,9 @@ class Screen:
     """A sink that remembers."""
 
     def __init__(self) -> None:
-        self.entries: list[PlayOut] = []
+        self.entries: list[PlayoutFrame] = []
 
-    def play(self, entry: PlayOut) -> None:
+    def play(self, entry: PlayoutFrame) -> None:
         self.entries.append(entry)
 
     @property

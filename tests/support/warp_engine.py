@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.clock import SAMPLES_PER_FRAME
 from avatard.config import Config
-from avatard.inference.engine_api import EngineError, Picture
-from avatard.playout.ring import Samples
+from avatard.frame import Frame, HeadPose, Samples
+from avatard.inference.engine_api import EngineError
+from avatard.portrait import Portrait
+from avatard.timebase import SAMPLES_PER_FRAME, SAMPLES_PER_MS
 
 SIZE = 256
 
@@ -23,25 +24,25 @@ class Motion(NamedTuple):
     opening: NDArray[np.float32]  # [k], 0 closed, 1 open
 
 
-class WarpTake:
+class WarpStream:
     def __init__(self, engine: "WarpEngine", first: int) -> None:
         self.engine, self.next = engine, first
         self.sound = np.zeros(0, np.float32)
-        self.held: list[Picture] = []
-        self.drawn = first
+        self.held: list[Frame] = []
+        self.rendered = first
 
-    def move(self, samples: Samples) -> Iterable[Motion]:
+    def motion(self, samples: Samples) -> Iterable[Motion]:
         stream = self.engine.config.stream
         self.sound = np.concatenate([self.sound, samples])
         hop = stream.hop_frames * SAMPLES_PER_FRAME
-        while len(self.sound) >= hop + stream.lookahead_ms * 16:
+        while len(self.sound) >= hop + stream.lookahead_ms * SAMPLES_PER_MS:
             frames = self.sound[:hop].reshape(-1, SAMPLES_PER_FRAME)
             loud = np.sqrt((frames**2).mean(axis=1))
             self.sound = self.sound[hop:]
             yield Motion(self.next, np.minimum(1, loud * 4).astype(np.float32))
             self.next += stream.hop_frames
 
-    def draw(self, motion: Motion) -> Iterable[tuple[int, list[Picture]]]:
+    def render(self, motion: Motion) -> Iterable[tuple[int, list[Frame]]]:
         if self.engine.trap == "hang":
             time.sleep(3600)
         time.sleep(self.engine.seconds_per_frame * len(motion.opening))
@@ -49,8 +50,8 @@ class WarpTake:
         ready = len(self.held) - self.engine.config.stream.fade_frames
         if ready > 0:
             pictures, self.held = self.held[:ready], self.held[ready:]
-            yield self.drawn, pictures
-            self.drawn += ready
+            yield self.rendered, pictures
+            self.rendered += ready
 
 
 class WarpEngine:
@@ -62,26 +63,27 @@ class WarpEngine:
         self.config = config
         self.portrait = np.zeros((SIZE, SIZE, 3), np.uint8)
 
-    def identify(self, portrait: Path, face: int = 0) -> tuple[str, Picture]:
-        image = cv2.imdecode(np.frombuffer(portrait.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    def identify(self, portrait: Portrait) -> tuple[str, Frame]:
+        face, name = portrait.face, portrait.name
+        image = cv2.imdecode(np.frombuffer(portrait.data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            raise EngineError(f"{portrait} is not a picture that can be read")
+            raise EngineError(f"{name} is not a picture that can be read")
         faces = max(1, image.shape[1] // image.shape[0])  # side by side
         if face > faces:
-            raise EngineError(f"{portrait} has 1 face, got face {face}")
+            raise EngineError(f"{name} has 1 face, got face {face}")
         if faces > 1 and not face:
-            raise EngineError(f"{portrait} has {faces} faces: choose face 1 to {faces}, counted from the left")
+            raise EngineError(f"{name} has {faces} faces: choose one", code="several-faces", faces=faces)
         image = np.array_split(image, faces, axis=1)[max(face, 1) - 1]
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
         return f"{int(self.portrait.sum()):x}", self.picture(0)
 
-    def begin(self, first_frame: int, rehearsal: bool = False) -> WarpTake:
-        return WarpTake(self, first_frame)
+    def begin(self, first_frame: int, warm_up: bool = False) -> WarpStream:
+        return WarpStream(self, first_frame)
 
-    def effort(self, motion_steps: int, video_steps: int, stride: int) -> None:
+    def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int) -> None:
         self.steps = (motion_steps, video_steps)
 
-    def picture(self, opening: float) -> Picture:
+    def picture(self, opening: float) -> Frame:
         pixels = self.portrait.copy()
         if opening > 0.02:
             axes = (SIZE // 9, max(1, round(opening * SIZE / 8)))
@@ -90,8 +92,8 @@ class WarpEngine:
         landmarks[57, 1] = opening
         blendshapes = np.zeros(52, np.float32)
         blendshapes[17] = opening
-        head = np.array([0, 0, 0, 1, 0, 0, 0, SIZE / 4], np.float32)
-        return Picture(pixels, landmarks, blendshapes, head)
+        head = HeadPose((0, 0, 0, 1), (0, 0, 0), SIZE / 4)
+        return Frame(pixels, landmarks, blendshapes, head)
 
 
 def make(config: Config) -> WarpEngine:
@@ -103,10 +105,10 @@ def make_hanging(config: Config) -> WarpEngine:
     engine = WarpEngine(config)
     begin, begun = engine.begin, []
 
-    def counting(first_frame: int, rehearsal: bool = False) -> WarpTake:
+    def counting(first_frame: int, warm_up: bool = False) -> WarpStream:
         begun.append(first_frame)
         engine.trap = "hang" if len(begun) > 1 else ""
-        return begin(first_frame, rehearsal)
+        return begin(first_frame, warm_up)
 
     engine.begin = counting  # type: ignore[method-assign]
     return engine
@@ -118,10 +120,10 @@ def make_slow_eyed(config: Config) -> WarpEngine:
     identify = engine.identify
     held = Path(os.environ["LOOK_WHILE"])
 
-    def slowly(portrait: Path, face: int = 0) -> tuple[str, Picture]:
+    def slowly(portrait: Portrait) -> tuple[str, Frame]:
         while held.exists():
             time.sleep(0.05)
-        return identify(portrait, face)
+        return identify(portrait)
 
     engine.identify = slowly  # type: ignore[method-assign]
     return engine

@@ -12,8 +12,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-FRAME_SAMPLES = 640
-SAMPLE_RATE_HZ = 16_000
+from avatard.timebase import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 #: Frames of silence after a clip: until the mouth is long closed.
 SILENT_TAIL_FRAMES = 16
@@ -32,11 +31,11 @@ class Track:
 
     def window(self, end: int, frames: int) -> Samples:
         """The `frames` frames before frame `end`; zeros where the track has nothing."""
-        stop = (end - self.start) * FRAME_SAMPLES
-        begin = stop - frames * FRAME_SAMPLES
+        stop = (end - self.start) * SAMPLES_PER_FRAME
+        begin = stop - frames * SAMPLES_PER_FRAME
         inside = self.samples[max(begin, 0) : max(stop, 0)]
         before = max(0, -begin)
-        return np.pad(inside, (before, frames * FRAME_SAMPLES - before - len(inside)))
+        return np.pad(inside, (before, frames * SAMPLES_PER_FRAME - before - len(inside)))
 
 
 def noise(samples: int, rng: np.random.Generator) -> Samples:
@@ -56,7 +55,7 @@ def decibels(low: float, high: float, rng: np.random.Generator) -> float:
 def at_tempo(samples: Samples, tempo: float) -> Samples:
     """Sound played `tempo` times as fast, pitch and formants with it: another voice."""
     faster: Samples = soxr.resample(samples, SAMPLE_RATE_HZ * tempo, SAMPLE_RATE_HZ)
-    return faster[: len(faster) // FRAME_SAMPLES * FRAME_SAMPLES].astype(np.float32)
+    return faster[: len(faster) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].astype(np.float32)
 
 
 def frames_at_tempo(frames: Samples, tempo: float, offset: int) -> Samples:
@@ -76,14 +75,14 @@ def among_speech(samples: Samples, before: Samples, rng: np.random.Generator) ->
     edge = min(80, len(before))  # 5 ms: hides the cut
     before = before.copy()
     before[len(before) - edge :] *= np.linspace(1, 0, edge, dtype=np.float32)
-    frames = len(before) // FRAME_SAMPLES
-    joined = np.concatenate([before[len(before) - frames * FRAME_SAMPLES :], samples])
+    frames = len(before) // SAMPLES_PER_FRAME
+    joined = np.concatenate([before[len(before) - frames * SAMPLES_PER_FRAME :], samples])
     return Track(np.clip(joined * decibels(-10, 6, rng), -1, 1), -frames)
 
 
 def among_silence(samples: Samples, frames_before: int, rng: np.random.Generator) -> Track:
     """The clip alone in a room: silence or noise around it and, half of the time, under it."""
-    before, after = frames_before * FRAME_SAMPLES, SILENT_TAIL_FRAMES * FRAME_SAMPLES
+    before, after = frames_before * SAMPLES_PER_FRAME, SILENT_TAIL_FRAMES * SAMPLES_PER_FRAME
     track = np.pad(samples, (before, after)) * decibels(-15, 6, rng)
     floor = noise(len(track), rng) * decibels(-90, -50, rng)
     if rng.random() < 0.5:
@@ -95,7 +94,7 @@ def among_silence(samples: Samples, frames_before: int, rng: np.random.Generator
 
 def no_speech(frames: int, rng: np.random.Generator) -> Track:
     """Sound that must not move the mouth: nothing, noise, clicks, hum or chords at any loudness."""
-    length = frames * FRAME_SAMPLES
+    length = frames * SAMPLES_PER_FRAME
     time = np.arange(length) / SAMPLE_RATE_HZ
     kind = rng.integers(5)
     wave = np.zeros(length)

@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.models.face.crop import CROP_SIDE, Crop
+from avatard.models.face.crop import Crop
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.face.topology import MESH_VERTICES
 from avatard.models.training.synthesis.piecewise_affine import affine, delaunay, rasterise, sample, signed_area
+from avatard.timebase import CROP_SIDE
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.intp]

@@ -3,8 +3,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from avatard.models.evaluation.motion_metrics import FPS, best_lag, closures, drift, halves, jerk, lip_error
+from avatard.models.evaluation.motion_metrics import best_lag, closures, drift, halves, jerk, lip_error
 from avatard.models.training.clips import Entry
+from avatard.timebase import FPS
 
 
 def test_a_face_that_slides_drifts():

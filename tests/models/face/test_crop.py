@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE, CROP_SIDE, FACE_HEIGHT, Crop
+from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE, FACE_HEIGHT, Crop
 from avatard.models.face.pose import Pose, rotation_matrix
+from avatard.timebase import CROP_SIDE
 from tests.support.faces import morphable, portrait, portrait_mesh
 
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE, CROP_SIDE
+from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE
 from avatard.models.face.raster import raster
 from avatard.models.face.topology import INNER_LIP, OUTER_LIP
+from avatard.timebase import CROP_SIDE
 from tests.support.faces import morphable
 
 

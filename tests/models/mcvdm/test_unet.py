@@ -6,7 +6,7 @@ import torch
 
 from avatard.models import checkpoint
 from avatard.models.mcvdm.autoencoder import Planes
-from avatard.models.mcvdm.landmark_encoder import CHANNELS, Geometry, maps
+from avatard.models.mcvdm.landmark_encoder import CHANNELS, Geometry, condition_maps
 from avatard.models.mcvdm.model import Mcvdm, McvdmConfig, pack, unpack
 from avatard.models.mcvdm.unet import UNet, identity_planes
 from tests.support.tiny_mcvdm import TINY, tiny
@@ -59,7 +59,7 @@ def test_samples_are_finite_and_depend_on_noise_alone(objective, steps):
     first, again = (model.generate(zl, latent, None, noise, steps) for _ in range(2))
     assert torch.equal(pack(first), pack(again))
     assert torch.isfinite(pack(first)).all()
-    assert all(p.abs().max() <= 1 for p in model.restore(first))
+    assert all(p.abs().max() <= 1 for p in model.denormalise(first))
 
 
 def test_statistics_are_undone():
@@ -67,7 +67,7 @@ def test_statistics_are_undone():
     model.mean.normal_()
     model.std.uniform_(0.5, 2)
     x = Planes(*(p.tanh() for p in planes(4, 8)))
-    for got, expected in zip(model.restore(model.standardise(x)), x, strict=True):
+    for got, expected in zip(model.denormalise(model.standardise(x)), x, strict=True):
         torch.testing.assert_close(got, expected)
 
 
@@ -105,7 +105,7 @@ def test_the_landmark_encoder_sees_a_mouth_that_opens():
     target = rigid.clone()
     target[:, 4:, 57:, 1] += 10
     geometry, small = Geometry(rest, rigid, target), torch.rand(1, 3, 64, 64)
-    seen = maps(geometry, small, geometry.rigid_flow())
+    seen = condition_maps(geometry, small, geometry.rigid_flow())
     assert seen.shape == (1, 8, CHANNELS, 32, 32)
     zl = tiny().landmarks(seen)
     assert (zl.yt[:, :, 0] - zl.yt[:, :, 5]).abs().max() > 1e-3

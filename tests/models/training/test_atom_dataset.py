@@ -9,7 +9,6 @@ from avatard.models import checkpoint
 from avatard.models.atom import Atom, AtomConfig, reference_of
 from avatard.models.face.topology import mouth_opening
 from avatard.models.training.atom.audio_augmentation import (
-    FRAME_SAMPLES,
     Track,
     among_silence,
     among_speech,
@@ -29,6 +28,7 @@ from avatard.models.training.atom.dataset import (
 )
 from avatard.models.training.av_sync import SyncClip, estimate
 from avatard.models.training.clips import Clip, Entry
+from avatard.timebase import SAMPLES_PER_FRAME
 from tests.support.motion_folder import write_folder
 
 WINDOW = 12
@@ -197,20 +197,20 @@ def test_statistics_reach_the_network(folders):
 
 
 def test_windows_of_a_track():
-    track = Track(np.arange(4 * FRAME_SAMPLES, dtype=np.float32), start=-1)
+    track = Track(np.arange(4 * SAMPLES_PER_FRAME, dtype=np.float32), start=-1)
     window = track.window(end=4, frames=6)  # frames -2..3; the track has -1..2
-    assert len(window) == 6 * FRAME_SAMPLES
-    assert not window[:FRAME_SAMPLES].any() and not window[5 * FRAME_SAMPLES :].any()
-    assert window[FRAME_SAMPLES + 1] == 1
+    assert len(window) == 6 * SAMPLES_PER_FRAME
+    assert not window[:SAMPLES_PER_FRAME].any() and not window[5 * SAMPLES_PER_FRAME :].any()
+    assert window[SAMPLES_PER_FRAME + 1] == 1
     assert not track.window(end=40, frames=6).any()
 
 
 def test_tracks_keep_the_clip_in_place():
     rng = np.random.default_rng(0)
-    samples = np.sin(np.arange(20 * FRAME_SAMPLES) / 5).astype(np.float32) * 0.1
-    before = np.ones(7 * FRAME_SAMPLES + 13, np.float32) * 0.1
+    samples = np.sin(np.arange(20 * SAMPLES_PER_FRAME) / 5).astype(np.float32) * 0.1
+    before = np.ones(7 * SAMPLES_PER_FRAME + 13, np.float32) * 0.1
     joined = among_speech(samples, before, rng)
-    assert joined.start == -7 and len(joined.samples) == 27 * FRAME_SAMPLES
+    assert joined.start == -7 and len(joined.samples) == 27 * SAMPLES_PER_FRAME
     alone = among_silence(samples, 5, rng)
     clip = alone.window(20, 20)
     assert np.corrcoef(clip, samples)[0, 1] > 0.9
@@ -223,14 +223,14 @@ def test_tracks_keep_the_clip_in_place():
 @pytest.mark.parametrize("offset", [-1, 0, 2])
 def test_sound_and_picture_stay_together_at_any_tempo(tempo, offset):
     """Something heard in frame 12 is seen in frame 12 - offset, and so it is when played faster or slower."""
-    samples, picture = np.zeros(30 * FRAME_SAMPLES, np.float32), np.zeros((30, 68, 3), np.float32)
-    samples[12 * FRAME_SAMPLES : 13 * FRAME_SAMPLES] = np.sin(np.arange(FRAME_SAMPLES) / 3)
+    samples, picture = np.zeros(30 * SAMPLES_PER_FRAME, np.float32), np.zeros((30, 68, 3), np.float32)
+    samples[12 * SAMPLES_PER_FRAME : 13 * SAMPLES_PER_FRAME] = np.sin(np.arange(SAMPLES_PER_FRAME) / 3)
     picture[12 - offset] = 1
 
     def middle(signal):
         return float(signal @ np.arange(len(signal)) / signal.sum())
 
-    heard = np.square(at_tempo(samples, tempo).reshape(-1, FRAME_SAMPLES)).mean(axis=1)
+    heard = np.square(at_tempo(samples, tempo).reshape(-1, SAMPLES_PER_FRAME)).mean(axis=1)
     seen = frames_at_tempo(picture, tempo, offset)
     assert len(heard) == len(seen)
     assert middle(seen[:, 40, 1]) + offset == pytest.approx(middle(heard), abs=0.15)
@@ -282,5 +282,5 @@ def test_sound_of_another_clip_is_dropped():
 def test_the_fixture_speaks(tmp_path):
     entries = write_folder(tmp_path, lag=0)
     clip = Clip(tmp_path / entries[0].path)
-    loud = np.square(clip.audio.reshape(-1, FRAME_SAMPLES).astype(float)).mean(axis=1) ** 0.5
+    loud = np.square(clip.audio.reshape(-1, SAMPLES_PER_FRAME).astype(float)).mean(axis=1) ** 0.5
     assert np.corrcoef(loud, mouth_opening(clip.landmarks))[0, 1] > 0.9

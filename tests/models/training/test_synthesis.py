@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE, CROP_SIDE
+from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose, rotation_matrix
 from avatard.models.training.synthesis.animate import OPEN_LIDS, VISIBLE_OPENING, Performance, Variation, animate
@@ -31,6 +31,7 @@ from avatard.models.training.synthesis.mesh_warp import (
     with_openings,
 )
 from avatard.models.training.synthesis.mouth_interior import Mouth, Teeth, relight, teethness
+from avatard.timebase import CROP_SIDE
 
 SKIN = np.array([200.0, 150.0, 130.0])
 FRONTAL = Pose(np.eye(3), np.array(CROP_SCALE), np.array(CROP_ORIGIN))
