@@ -7,7 +7,8 @@ training and, with the shipped weights, everybody of other sources. Each clip's 
 eyes, the one with the most closed mouth. The JSON has an object per variant: `real` (the video), `still` (the portrait
 repeated), `warp` (the portrait moved by its landmarks, no network), `plain_decoder` and `reconstruction` (the
 autoencoder with the paper's decoder and with ours, of real frames), `steps_1`, `steps_2` and `steps_4` (streamed
-generation). What is undefined, or was not asked for, is null.
+generation). What is undefined, or was not asked for, is null. `checkerboard` and `horizontal_detail` are texture inside
+open mouths, `mouth_frechet` compares crops of them: see avatard/models/evaluation/image_metrics.py.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ from avatard.models.mcvdm.autoencoder import Autoencoder, Planes
 from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.training.clips import read_index, unseen_people
+from avatard.models.training.perceptual import Perceptual
 
 VARIANTS = ("real", "still", "warp", "plain_decoder", "reconstruction", "steps_1", "steps_2", "steps_4")
 KEYS = (
     *("psnr", "ssim", "mouth_psnr", "csim", "cpbd", "mouth_opening_error_px", "flicker_ratio", "seam_ratio"),
+    *("checkerboard", "horizontal_detail", "mouth_frechet"),
     *("latent_shuffled_mouth_psnr", "core_ms_per_frame"),
 )
 SHIPPED = "mcvdm_nano"
@@ -193,7 +196,11 @@ def evaluate(arguments: argparse.Namespace, stream: Stream) -> tuple[dict[str, F
     if not chosen:
         raise ValueError(f"{arguments.data} has no clips of people that are new to these weights")
     morphable = MorphableModel.load()
-    judge = Judge(None if arguments.no_identity else load(arguments.faceres), stream.hop_frames)
+    judge = Judge(
+        None if arguments.no_identity else load(arguments.faceres),
+        stream.hop_frames,
+        perceptual=None if arguments.perceptual is None else Perceptual(arguments.perceptual),
+    )
     made = makers(arguments, stream)
     shown: list[tuple[Real, dict[str, Pictures]]] = []
     for entry in tqdm(chosen, unit="clip", disable=None):
@@ -258,6 +265,7 @@ def main() -> int:
     parser.add_argument("--plain", type=Path, help="the state of a plain decoder's training")
     parser.add_argument("--faceres", type=Path, help="file of scripts/convert_faceres.py; fetched by default")
     parser.add_argument("--no-identity", action="store_true", help="do without FaceRes: csim is null")
+    parser.add_argument("--perceptual", type=Path, help="file of scripts/fetch_perceptual.py, for mouth_frechet")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,6 +54,17 @@ class Perceptual(nn.Module):
                 x = F.relu(F.conv2d(x, self.get_buffer(f"{key}_weight"), self.get_buffer(f"{key}_bias"), padding=1))
             features.append(x)
         return features
+
+    @torch.inference_mode()
+    def texture(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What kinds of texture pictures `[N, H, W, 3]` have: mean and deviation of every channel, `[N, 896]`."""
+        rows = []
+        for picture in pictures:
+            x = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+            levels = self._features(x)
+            rows.append(torch.cat([moment for f in levels for moment in (f.mean((2, 3)), f.std((2, 3)))], dim=1))
+        found: NDArray[np.float32] = torch.cat(rows).numpy()
+        return found
 
     def forward(self, picture: Tensor, target: Tensor) -> Tensor:
         """Pictures `[N, 3, H, W]` → mean distance."""

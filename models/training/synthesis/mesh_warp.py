@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from avatard.models.face.crop import Crop
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.face.topology import MESH_VERTICES
+from avatard.models.face.topology import LOWER_INNER, MESH_VERTICES, MOUTH_CORNERS, UPPER_INNER
 from avatard.models.training.synthesis.piecewise_affine import affine, delaunay, rasterise, sample, signed_area
 from avatard.timebase import CROP_SIDE
 
@@ -32,10 +32,6 @@ FACE_OVAL: Final[Indices] = np.array(
         *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
     ]
 )
-#: Inner lips from the right to the left corner; entry i of the upper lip lies over entry i of the lower one.
-UPPER_INNER: Final[Indices] = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
-LOWER_INNER: Final[Indices] = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
-MOUTH_CORNERS: Final = (78, 308)
 #: Upper and lower lids from the outer to the inner corner, right eye then left.
 UPPER_LIDS: Final[Indices] = np.array([[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]])
 LOWER_LIDS: Final[Indices] = np.array([[7, 163, 144, 145, 153, 154, 155], [249, 390, 373, 374, 380, 381, 382]])

@@ -1,0 +1,93 @@
+"""The upright window around a mouth that the mouth painter sees and fills, and the mask of what it fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard.models.face.crop import CROP_SCALE
+
+Floats = NDArray[np.floating]
+Picture = NDArray[np.uint8]
+
+#: Pixels per interocular distance: those of a 512-pixel crop.
+WINDOW_SCALE: Final = 2 * CROP_SCALE
+#: Height and width of the window in pixels: room for a jaw that drops and a smile.
+WINDOW_HEIGHT: Final = 96
+WINDOW_WIDTH: Final = 144
+#: Fractional bits of polygon coordinates in OpenCV's drawing.
+SHIFT: Final = 4
+
+
+@dataclass(frozen=True)
+class MouthWindow:
+    """A similarity from pixels of a picture to those of a window with the lips in its middle and no roll."""
+
+    matrix: Floats  # [2, 3]
+    height: int = WINDOW_HEIGHT
+    width: int = WINDOW_WIDTH
+
+    @classmethod
+    def around(
+        cls,
+        lips: Floats,
+        interocular_px: float,
+        roll: float,
+        height: int = WINDOW_HEIGHT,
+        width: int = WINDOW_WIDTH,
+    ) -> MouthWindow:
+        """The window around inner lips.
+
+        Args:
+            lips: any points once around the inner lips, `[K, 2 or more]`, pixels of the picture.
+            interocular_px: interocular distance in the picture, as `Pose.scale` has it.
+            roll: of the head in radians, clockwise, as `Pose.yaw_pitch_roll` has it in degrees.
+            height: of the window, pixels.
+            width: likewise.
+        """
+        factor = WINDOW_SCALE / interocular_px
+        turn = factor * np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
+        middle = np.array([(width - 1) / 2, (height - 1) / 2])
+        offset = middle - turn @ lips[:, :2].mean(axis=0)
+        return cls(np.concatenate([turn, offset[:, None]], axis=1), height, width)
+
+    def points(self, points: Floats) -> Floats:
+        """Points `[..., 2 or more]` of the picture in pixels of the window, `[..., 2]`."""
+        moved: Floats = points[..., :2] @ self.matrix[:, :2].T + self.matrix[:, 2]
+        return moved
+
+    def cut(self, picture: Picture) -> Picture:
+        """The window `[height, width, 3]` of a picture `[H, W, 3]`; what lies outside repeats its edge."""
+        matrix = self.matrix
+        factor = float(np.hypot(matrix[0, 0], matrix[0, 1]))
+        if factor < 1:  # shrink by area first: sampling alone would alias
+            rows, columns = picture.shape[:2]
+            h, w = max(1, round(rows * factor)), max(1, round(columns * factor))
+            picture = np.asarray(cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
+            x, y = columns / w, rows / h
+            matrix = matrix @ np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+        window = cv2.warpAffine(
+            picture, matrix, (self.width, self.height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
+        return np.asarray(window, np.uint8)
+
+
+def lip_mask(lips: Floats, height: int = WINDOW_HEIGHT, width: int = WINDOW_WIDTH, grow: float = 2.0) -> Floats:
+    """What lies between the lips, `[height, width]` float32: 1 inside, 0 outside, soft by about a pixel.
+
+    Args:
+        lips: polygon `[K, 2]`, pixels of the window.
+        height: of the window.
+        width: likewise.
+        grow: how far (pixels) the mask reaches beyond the polygon, or with a minus sign ends within it.
+    """
+    inside = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(inside, [np.round(lips * (1 << SHIFT)).astype(np.int32)], 1, shift=SHIFT)
+    # Signed distance from the edge: positive inside. Half a pixel: the edge lies between the last and the first pixel.
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
+    mask: Floats = np.clip(distance - 0.5 * np.sign(distance) + grow + 0.5, 0, 1).astype(np.float32)
+    return mask

@@ -1,0 +1,149 @@
+"""What the mouth painter minimises, and the network that tells its mouths from photographs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from avatard.models.mcvdm.layers import SLOPE
+from avatard.models.mcvdm.mouth_painter import MouthPainter, blurred, fill, observe
+from avatard.models.training.mouth.dataset import Batch
+from avatard.models.training.perceptual import Perceptual
+
+#: Weights of the losses; `steady` is that of the difference between a window and its twin.
+L1, PERCEPTUAL, ADVERSARIAL, FEATURES, STEADY = 2.0, 0.6, 0.12, 0.15, 1.0
+#: Height and width of the patch about the mouth that the discriminator and the perceptual loss look at, pixels.
+PATCH = (64, 96)
+#: Share of the examples with a hint; of those, the range of its blur (pixels).
+HINTED, HINT_BLURS = 0.55, (4.0, 9.0)
+#: Share of the windows whose surroundings are as blurred as a decoder's picture, pixels.
+SOFT, SOFT_BLURS = 0.35, (0.6, 1.6)
+#: Share of the examples of the perceptual loss, which costs as much as the painter.
+LOOKED_AT = 0.5
+
+
+class Discriminator(nn.Module):
+    """Judges patches of mouths and their masks: real or painted, by overlapping pieces (Isola et al. 2017)."""
+
+    def __init__(self, width: int = 48):
+        super().__init__()
+        widths = (4, width, 2 * width, 3 * width)
+        self.layers = nn.ModuleList(
+            spectral_norm(nn.Conv2d(a, b, 4, 2, 1)) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.judge = spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1))
+
+    def forward(self, patch: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Patches `[B, 3, h, w]` and masks `[B, 1, h, w]` → verdicts `[B, 1, h / 8, w / 8]` and features by layer."""
+        h = torch.cat([patch, mask], dim=1)
+        features = []
+        for layer in self.layers:
+            h = F.leaky_relu(layer(h), SLOPE)
+            features.append(h)
+        verdict: Tensor = self.judge(h)
+        return verdict, features
+
+
+def patches(masks: Tensor, *pictures: Tensor, reach: int = 6) -> list[Tensor]:
+    """The same patch about each mask `[B, 1, H, W]` of every `[B, C, H, W]`, moved by chance: `[B, C, h, w]` each."""
+    height, width = masks.shape[-2:]
+    corners = []
+    for mask in masks[:, 0]:
+        rows, columns = (torch.nonzero(mask.amax(axis) > 0.5).flatten().float() for axis in (1, 0))
+        middle = (float(rows.mean()) if len(rows) else height / 2, float(columns.mean()) if len(columns) else width / 2)
+        corners.append(
+            [
+                min(max(round(at) - size // 2 + int(torch.randint(-reach, reach + 1, ())), 0), whole - size)
+                for at, size, whole in zip(middle, PATCH, (height, width), strict=True)
+            ]
+        )
+    return [
+        torch.stack([x[:, y : y + PATCH[0], z : z + PATCH[1]] for x, (y, z) in zip(picture, corners, strict=True)])
+        for picture in pictures
+    ]
+
+
+def soften(window: Tensor, mask: Tensor) -> Tensor:
+    """Some of the windows `[B, 3, H, W]`, outside their masks, as blurred as a decoder's picture."""
+    deviation = float(torch.empty(()).uniform_(*SOFT_BLURS))
+    offset = torch.arange(-4, 5, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offset / deviation) ** 2)
+    rows = (kernel / kernel.sum()).view(1, 1, -1, 1).expand(3, 1, -1, 1)
+    padded = F.pad(window, (4, 4, 4, 4), mode="replicate")
+    soft = F.conv2d(F.conv2d(padded, rows, groups=3), rows.transpose(2, 3), groups=3)
+    chosen = (torch.rand(len(window), 1, 1, 1) < SOFT).float()
+    return torch.lerp(window, soft, chosen * (1 - mask))
+
+
+def hints(window: Tensor, mask: Tensor, hinted: Tensor) -> Tensor:
+    """Hints `[B, 4, H, W]` for the windows where `hinted` `[B, 1, 1, 1]` is 1: as wrong as a decoder's paint may be."""
+    b, _, height, width = window.shape
+    colours = blurred(window, mask, float(torch.empty(()).uniform_(*HINT_BLURS)))
+    inside = mask.sum((2, 3), keepdim=True).clamp_min(1)
+    mean = (colours * mask).sum((2, 3), keepdim=True) / inside
+    contrast = torch.empty(b, 1, 1, 1).uniform_(0.6, 1.15)
+    cast = 0.06 * torch.randn(b, 1, 1, 1) + 0.02 * torch.randn(b, 3, 1, 1)
+    cloud = F.interpolate(0.06 * torch.randn(b, 1, 5, 7), (height, width), mode="bilinear")
+    colours = mean + contrast * (colours - mean) + cast + cloud
+    dy, dx = (int(n) for n in torch.randint(-3, 4, (2,)))
+    colours = colours.roll((dy, dx), dims=(2, 3))
+    return torch.cat([colours, hinted.expand(b, 1, height, width)], dim=1)
+
+
+class Objective(nn.Module):
+    """The losses of painter and discriminator on a batch."""
+
+    def __init__(self, painter: MouthPainter, discriminator: Discriminator, perceptual: Perceptual | None):
+        super().__init__()
+        self.painter, self.discriminator, self.perceptual = painter, discriminator, perceptual
+
+    def forward(self, batch: Batch, adversarial: bool) -> dict[str, Tensor]:
+        """Losses by name; `total` is the painter's, `critic` the discriminator's."""
+        window = soften(batch.window, batch.mask)
+        twins = len(batch.twin)
+        code = torch.randn(len(window), self.painter.config.code)
+        hinted = (torch.rand(len(window), 1, 1, 1) < HINTED).float()
+        hint = hints(window, batch.mask, hinted)
+        painted = self.painter(observe(window, batch.mask, hint, batch.reference), code)
+        shown = fill(window, painted, batch.mask)
+        weight = batch.mask / batch.mask.sum((1, 2, 3), keepdim=True).clamp_min(32)
+        losses = {"l1": ((painted - window).abs() * weight).sum((1, 2, 3)).mean() / 3}
+        losses["total"] = L1 * losses["l1"]
+        if twins:
+            losses["steady"] = self._steady(batch, painted[:twins], code[:twins], hinted[:twins])
+            losses["total"] = losses["total"] + STEADY * losses["steady"]
+        made, real, mask = patches(batch.mask, shown, window, batch.mask)
+        if self.perceptual is not None:
+            some = torch.randperm(len(made))[: max(1, round(LOOKED_AT * len(made)))]
+            losses["perceptual"] = self.perceptual(made[some], real[some])
+            losses["total"] = losses["total"] + PERCEPTUAL * losses["perceptual"]
+        if adversarial:
+            losses |= self._adversarial(made, real, mask)
+            losses["total"] = losses["total"] + ADVERSARIAL * losses["fooled"] + FEATURES * losses["features"]
+        return losses
+
+    def _steady(self, batch: Batch, painted: Tensor, code: Tensor, hinted: Tensor) -> Tensor:
+        """How much more than it moved the paint of a window and of its twin differ."""
+        hint = hints(batch.twin, batch.twin_mask, hinted)
+        reference = batch.reference[: len(painted)]
+        again = self.painter(observe(batch.twin, batch.twin_mask, hint, reference), code)
+        grid = F.affine_grid(batch.moved, list(painted.shape), align_corners=False)
+        back = F.grid_sample(torch.cat([again, batch.twin_mask], 1), grid, mode="bicubic", align_corners=False)
+        common = batch.mask[: len(painted)] * back[:, 3:].clamp(0, 1)
+        weight = common / common.sum((1, 2, 3), keepdim=True).clamp_min(32)
+        return ((back[:, :3] - painted).abs() * weight).sum((1, 2, 3)).mean() / 3
+
+    def _adversarial(self, made: Tensor, real: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Hinge losses (Lim and Ye 2017) and the distance between the discriminator's features of both."""
+        count = len(made)
+        verdict, features = self.discriminator(torch.cat([made.detach(), real]), mask.repeat(2, 1, 1, 1))
+        critic = F.relu(1 + verdict[:count]).mean() + F.relu(1 - verdict[count:]).mean()
+        for parameter in self.discriminator.parameters():
+            parameter.requires_grad_(False)
+        fooled, seen = self.discriminator(made, mask)
+        for parameter in self.discriminator.parameters():
+            parameter.requires_grad_(True)
+        apart = [(s - f[count:].detach()).abs().mean() for s, f in zip(seen, features, strict=True)]
+        return {"critic": critic, "fooled": -fooled.mean(), "features": torch.stack(apart).mean()}
