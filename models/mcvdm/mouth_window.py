@@ -87,7 +87,7 @@ def lip_mask(lips: Floats, height: int = WINDOW_HEIGHT, width: int = WINDOW_WIDT
     """
     inside = np.zeros((height, width), np.uint8)
     cv2.fillPoly(inside, [np.round(lips * (1 << SHIFT)).astype(np.int32)], 1, shift=SHIFT)
-    # Signed distance from the edge: positive inside. Half a pixel: the edge lies between the last and the first pixel.
+    # Signed distance of pixel centres from the edge. OpenCV fills the pixels that the edge crosses: they count half.
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
-    mask: Floats = np.clip(distance - 0.5 * np.sign(distance) + grow + 0.5, 0, 1).astype(np.float32)
+    mask: Floats = np.clip(distance - 0.5 * np.sign(distance) + grow, 0, 1).astype(np.float32)
     return mask

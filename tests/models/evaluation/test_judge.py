@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -76,6 +78,9 @@ class Means:
     def features(self, pictures):
         return pictures.reshape(len(pictures), -1, 3).mean(axis=1)
 
+    def texture(self, pictures):
+        return self.features(pictures)
+
     def errors(self, crops, samples):
         return float(len(crops)), float(len(samples))
 
@@ -90,6 +95,24 @@ def test_fid_and_lip_errors_come_from_the_networks_that_are_given(real):
     expected = np.square(real.frames[::3].reshape(-1, 3).mean(axis=0) / 2).sum()
     assert dark["fid"] == pytest.approx(expected, rel=0.05)
     assert (dark["lse_d"], dark["lse_c"]) == (FRAMES, FRAMES * 640)
+
+
+def test_a_pattern_inside_the_mouth_is_no_teeth(real):
+    """Of mouths that are open; the folder's is closed, so its lips are parted here."""
+    points = real.points.copy()
+    points[:, [65, 66, 67], 1] += 8
+    parted = replace(real, points=points)
+    y, x = np.indices(real.frames.shape[1:3])
+    pattern = np.where((x + y) % 2, 20, -20)[None, ..., None]
+    judge = Judge(None, hop=6, perceptual=Means())  # type: ignore[arg-type]
+    judge.judge("real", real.frames, parted)
+    judge.judge("pattern", (real.frames.astype(int) + pattern).clip(0, 255).astype(np.uint8), parted)
+    judge.judge("dark", real.frames // 2, parted)
+    plain, pattern_figures = judge.figures("real"), judge.figures("pattern")
+    assert (pattern_figures["checkerboard"] or 0) > 3 * (plain["checkerboard"] or 1)
+    assert pattern_figures["horizontal_detail"] == pytest.approx(plain["horizontal_detail"], rel=0.2)
+    assert plain["mouth_frechet"] == pytest.approx(0, abs=1e-6)
+    assert (judge.figures("dark")["mouth_frechet"] or 0) > 100
 
 
 def test_real_video_is_its_own_bound(judge):

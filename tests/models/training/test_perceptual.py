@@ -35,6 +35,14 @@ def test_the_perceptual_loss_is_zero_for_the_same_picture_and_trains_the_first_o
     assert picture.grad.abs().sum() > 0
 
 
+def test_textures_are_of_the_pictures_and_not_of_their_batch(perceptual):
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+    textures = perceptual.texture(pictures)
+    assert textures.shape == (3, 2 * (4 + 4 + 4))
+    assert np.allclose(textures[1], perceptual.texture(pictures[1:2])[0])
+    assert np.abs(textures[0] - perceptual.texture(np.full_like(pictures[:1], 128))[0]).max() > 0.01
+
+
 def test_psnr_of_a_known_error_inside_a_mask():
     target, picture = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
     picture[..., 0] = 0.2  # a tenth of the range

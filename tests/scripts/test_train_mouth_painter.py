@@ -1,0 +1,51 @@
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avatard.models.mcvdm.mouth_painter import MouthPainter
+from tests.support.mouths import write_folder
+from tests.support.paths import SCRIPTS
+
+SCRIPT = SCRIPTS / "train_mouth_painter.py"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_is_resumed_and_exported(tmp_path):
+    write_folder(tmp_path / "mouths")
+    sizes = ("--widths", "8,12", "--batch", 4, "--twins", 1, "--log", 1, "--validate", 1000)
+    for minutes in (0.02, 0.04):
+        ran = run("train", tmp_path / "mouths", tmp_path / "run", "--minutes", minutes, *sizes)
+        assert ran.returncode == 0, ran.stderr
+    rows = rows_of(tmp_path / "run" / "log.csv")
+    steps = [int(row["step"]) for row in rows]
+    assert steps == list(range(1, len(steps) + 1)), "the second call went on where the first had stopped"
+    assert float(rows[-1]["minutes"]) >= 0.04
+    assert rows[-1]["critic"] != "nan", "the discriminator has joined"
+    assert len(rows_of(tmp_path / "run" / "validation.csv")) == 2
+    assert list((tmp_path / "run").glob("sheet_*.png"))
+    ran = run("export", tmp_path / "mouths", tmp_path / "run", "--out", tmp_path / "painter.safetensors")
+    assert ran.returncode == 0, ran.stderr
+    assert MouthPainter.load(tmp_path / "painter.safetensors").config.widths == (8, 12)
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"), [("train", "scripts/prepare_mouths.py"), ("export", "run the stage `train` first")]
+)
+def test_what_is_missing_is_one_line(tmp_path, stage, said):
+    out = tmp_path / "painter.safetensors"
+    ran = run(stage, tmp_path / "nothing", tmp_path / "run", "--out", out, "--minutes", 0.01)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: ") and said in ran.stderr and ran.stderr.count("\n") == 1
