@@ -24,7 +24,7 @@ from torch import Tensor
 from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
 from avatard.models.training.loop import CsvLog, Ema, cosine, load_state, restore_optimizer, save_state, sheet
-from avatard.models.training.mouth.dataset import Mouths
+from avatard.models.training.mouth.dataset import Batch, Mouths
 from avatard.models.training.mouth.loss import Discriminator, Objective
 from avatard.models.training.mouth.validation import Validation
 from avatard.models.training.perceptual import Perceptual
@@ -148,7 +148,7 @@ def train(arguments: argparse.Namespace) -> None:
     validate(training, validation, figures, arguments.run)
 
 
-def update(training: Training, objective: Objective, batch, progress: float) -> dict[str, float]:  # type: ignore[no-untyped-def]
+def update(training: Training, objective: Objective, batch: Batch, progress: float) -> dict[str, float]:
     """One step of painter and discriminator."""
     warm = min((training.step + 1) / WARMUP, 1.0)
     for name, adam in training.adams.items():

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -68,7 +68,7 @@ def write_mouths(path: Path, mouths: Sequence[Mouth]) -> None:
     """Write one source's mouths; the file appears whole or not at all."""
     names = sorted({mouth.person for mouth in mouths})
     numbers = {name: n for n, name in enumerate(names)}
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "pictures": np.stack([mouth.picture for mouth in mouths]),
         "lips": np.stack([mouth.lips for mouth in mouths]).astype(np.float32),
         "person": np.array([numbers[mouth.person] for mouth in mouths], np.int32),
@@ -146,8 +146,9 @@ class Mouths:
 
     def _shares(self, numbers: NDArray[np.intp]) -> Floats:
         openings = np.array([self.mouths[n].opening for n in numbers])
-        weights: Floats = np.clip(openings / USUAL_OPENING, *OPENING_LIMITS)
-        return weights / weights.sum()
+        weights = np.clip(openings / USUAL_OPENING, *OPENING_LIMITS)
+        shares: Floats = weights / weights.sum()
+        return shares
 
     def reference(self, number: int, rng: np.random.Generator) -> tuple[Mouth, bool] | None:
         """Another mouth of a person, and whether to mirror it; a portrait is its own reference."""
@@ -193,13 +194,15 @@ class Example(NamedTuple):
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Examples → a batch; those with twins come first."""
-    pictures = [_planes([getattr(e, name) for e in examples]) for name in ("window", "mask", "reference")]
-    twins = [e.twin for e in examples if e.twin is not None]
+    window = _planes([example.window for example in examples])
+    mask = _planes([example.mask for example in examples])
+    reference = _planes([example.reference for example in examples])
+    twins = [example.twin for example in examples if example.twin is not None]
     if not twins:
-        window, mask, _ = pictures
-        return Batch(*pictures, window[:0], mask[:0], window.new_zeros(0, 2, 3))
+        return Batch(window, mask, reference, window[:0], mask[:0], window.new_zeros(0, 2, 3))
     moved, masks, matrices = zip(*twins, strict=True)
-    return Batch(*pictures, _planes(moved), _planes(masks), torch.from_numpy(np.stack(matrices)).float())
+    again = torch.from_numpy(np.stack(matrices)).float()
+    return Batch(window, mask, reference, _planes(moved), _planes(masks), again)
 
 
 def _planes(pictures: Sequence[Floats]) -> Tensor:
@@ -272,7 +275,8 @@ class Lips:
     def apply(self, lips: Floats) -> Floats:
         """The polygon `[K, 2]` that a tracker would give."""
         middle = lips.mean(axis=0)
-        return (lips - middle) * self.stretch + middle + self.shift
+        moved: Floats = (lips - middle) * self.stretch + middle + self.shift
+        return moved
 
 
 @dataclass(frozen=True)

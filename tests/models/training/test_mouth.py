@@ -144,14 +144,14 @@ def test_each_network_is_trained_by_its_own_loss(batch):
 
 
 def test_a_perfect_painter_has_the_texture_of_real_mouths(folder):
+    validation = Validation(Mouths(folder, "validation"))
+    answers = list(validation.batch.window.split(8)) * 3
+
     class Perfect(MouthPainter):
         def forward(self, seen, code):
-            return self.answers.pop(0)
+            return answers.pop(0)
 
-    validation = Validation(Mouths(folder, "validation"))
-    painter = Perfect(TINY)
-    painter.answers = list(validation.batch.window.split(8)) * 3
-    figures = validation.figures(painter)
+    figures = validation.figures(Perfect(TINY))
     assert figures["real_detail"] > figures["real_checkerboard"] > 0
     for given in ("blind", "hinted", "full"):
         assert figures[f"{given}_l1"] == 0
