@@ -4,7 +4,8 @@ Usage: python scripts/prepare_mouths.py SOURCE_DIR... --out MOUTHS_DIR
 
 Each SOURCE_DIR is one source, named after its folder: videos or portraits, with a `speakers.csv` (clip,speaker) where
 files are not people. One safetensors file is written per source; a source that is there is kept. Closed mouths, which
-hide what is to be painted, are left out, and faces that are too small or turned away.
+hide what is to be painted, are left out, and faces that are too small or turned away. With --weights each frame of a
+video is made anew by MC-VDM from the clip's most closed one: the painter learns from it what hints are worth.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import csv
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from itertools import repeat
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import cv2
 import numpy as np
@@ -26,9 +28,12 @@ from avatard.media.video_file import MediaError, read_frames
 from avatard.models.face.crop import Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.face.topology import INNER_LIP_RING
+from avatard.models.face.topology import INNER_LIP_RING, MESH_TO_68, mouth_opening
 from avatard.models.mcvdm.mouth_window import WINDOW_SCALE, MouthWindow
 from avatard.models.training.mouth.dataset import Mouth, write_mouths
+
+if TYPE_CHECKING:
+    from avatard.models.mcvdm.model import Mcvdm
 
 Array = NDArray[np.floating]
 
@@ -53,6 +58,14 @@ def networks() -> tuple[FaceMesh, MorphableModel]:
     return FaceMesh(), MorphableModel.load()
 
 
+@cache
+def video_network(weights: str) -> Mcvdm:
+    """The networks that make videos anew, one set a process."""
+    from avatard.models.mcvdm.model import Mcvdm
+
+    return Mcvdm.load(weights)
+
+
 def tracked(path: Path) -> tuple[list[NDArray[np.uint8]], Array]:
     """Pictures with a face, and their meshes `[N, 468, 3]`. Raises `MediaError` or `ValueError`."""
     mesh, _ = networks()
@@ -66,24 +79,36 @@ def tracked(path: Path) -> tuple[list[NDArray[np.uint8]], Array]:
             raise ValueError(f"{len(found)} faces")
         return [image], mesh.refine(image, found[0])[0][None].astype(np.float64)
     tracker = FaceTracker(mesh)
-    pairs = [(image, tracker(image)) for image in read_frames(path)][::STRIDE]
-    seen = [(image, points) for image, points in pairs if points is not None]
+    seen = [(image, points) for image in read_frames(path) if (points := tracker(image)) is not None]
     if not seen:
         raise ValueError("no face")
     return [image for image, _ in seen], np.stack([points for _, points in seen]).astype(np.float64)
 
 
-def mouths_of(path: Path, person: str) -> list[Mouth] | str:
+def made_anew(weights: str, images: list[NDArray[np.uint8]], meshes: Array, crop: Crop) -> NDArray[np.uint8]:
+    """The clip's crops `[N, 256, 256, 3]` as the networks make them from the one with the most closed mouth."""
+    from avatard.models.training.mouth.regenerate import regenerate
+
+    _, morphable = networks()
+    canonical, poses = morphable.frontal(crop.points(meshes))
+    faces = canonical[:, MESH_TO_68]
+    reference = int(np.argmin(mouth_opening(faces)))
+    return regenerate(video_network(weights), crop.image(images[reference]), faces, poses, reference)
+
+
+def mouths_of(path: Path, person: str, weights: str | None) -> list[Mouth] | str:
     """The open mouths of one file, or why there are none."""
     try:
         images, meshes = tracked(path)
     except (ValueError, MediaError) as reason:
         return str(reason)
     _, morphable = networks()
+    crop = Crop.of(morphable.pose(meshes))
+    anew = None if weights is None or len(images) == 1 else made_anew(weights, images, meshes, crop)
+    images, meshes = images[::STRIDE], meshes[::STRIDE]
     if len(images) > 1:
         from avatard.models.training.registration import register  # imports torch
 
-        crop = Crop.of(morphable.pose(meshes))
         registered = register([crop.image(image) for image in images], crop.points(meshes))
         meshes[..., :2] = (registered[..., :2] - crop.matrix[:, 2]) @ np.linalg.inv(crop.matrix[:, :2]).T
     canonical, pose = morphable.frontal(meshes)
@@ -98,9 +123,9 @@ def mouths_of(path: Path, person: str) -> list[Mouth] | str:
             continue
         lips = meshes[n, INNER_LIP_RING]
         window = MouthWindow.around(lips, scale, float(roll[n]), *Mouth.STORED)
-        mouths.append(
-            Mouth(window.cut(image), window.points(lips), person, opening[n], float(yaw[n]), scale / WINDOW_SCALE)
-        )
+        made = None if anew is None else window.after(crop.matrix).cut(anew[STRIDE * n])
+        sharpness = scale / WINDOW_SCALE
+        mouths.append(Mouth(window.cut(image), window.points(lips), person, opening[n], float(yaw[n]), sharpness, made))
     return mouths or "no open mouth"
 
 
@@ -118,6 +143,7 @@ def files_of(folder: Path) -> list[tuple[Path, str]]:
 def main(
     sources: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Folders of clips or portraits.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
+    weights: Annotated[str | None, typer.Option(help="MC-VDM, shipped or a file: make the videos anew, too.")] = None,
     processes: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Cut the open mouths of every source out into one file each under --out."""
@@ -130,7 +156,7 @@ def main(
         found: list[Mouth] = []
         skipped: Counter[str] = Counter()
         with ProcessPoolExecutor(processes) as pool:
-            results = pool.map(mouths_of, *zip(*files, strict=True), chunksize=2)
+            results = pool.map(mouths_of, *zip(*files, strict=True), repeat(weights), chunksize=2)
             for result in tqdm(results, total=len(files), unit="file", desc=target.stem, disable=None):
                 if isinstance(result, str):
                     skipped[result] += 1

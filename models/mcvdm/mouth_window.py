@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import cv2
@@ -54,6 +54,11 @@ class MouthWindow:
         middle = np.array([(width - 1) / 2, (height - 1) / 2])
         offset = middle - turn @ lips[:, :2].mean(axis=0)
         return cls(np.concatenate([turn, offset[:, None]], axis=1), height, width)
+
+    def after(self, crop: Floats) -> MouthWindow:
+        """The same window for a crop of the picture; `crop` `[2, 3]` maps pixels of the picture to those of it."""
+        turn = self.matrix[:, :2] @ np.linalg.inv(crop[:, :2])
+        return replace(self, matrix=np.concatenate([turn, (self.matrix[:, 2] - turn @ crop[:, 2])[:, None]], axis=1))
 
     def points(self, points: Floats) -> Floats:
         """Points `[..., 2 or more]` of the picture in pixels of the window, `[..., 2]`."""

@@ -35,6 +35,8 @@ SPEECH = 0.55
 USUAL_OPENING, OPENING_LIMITS = 0.12, (0.3, 3.0)
 #: Share of the examples with a reference; of those of portraits, whose reference is their own mirrored picture.
 REFERENCE, MIRRORED_REFERENCE = 0.5, 0.35
+#: Share of the hints that are taken from what MC-VDM makes, where that is known.
+AS_MADE = 0.7
 #: A reference must be open this far (interocular distances) to show teeth.
 REFERENCE_OPENING = 0.06
 
@@ -62,10 +64,11 @@ class Mouth:
     opening: float  # interocular distances
     yaw: float  # degrees
     sharpness: float  # pixels of the source per pixel of the window
+    made: Picture | None = None  # the same window as MC-VDM makes it from the clip's most closed frame
 
 
 def write_mouths(path: Path, mouths: Sequence[Mouth]) -> None:
-    """Write one source's mouths; the file appears whole or not at all."""
+    """Write one source's mouths, with what was made of them if all have that; the file appears whole or not at all."""
     names = sorted({mouth.person for mouth in mouths})
     numbers = {name: n for n, name in enumerate(names)}
     tensors: dict[str, NDArray[Any]] = {
@@ -76,6 +79,9 @@ def write_mouths(path: Path, mouths: Sequence[Mouth]) -> None:
         "yaw": np.array([mouth.yaw for mouth in mouths], np.float32),
         "sharpness": np.array([mouth.sharpness for mouth in mouths], np.float32),
     }
+    made = [mouth.made for mouth in mouths if mouth.made is not None]
+    if len(made) == len(mouths):
+        tensors["made"] = np.stack(made)
     partial = path.with_suffix(".part")
     save_file(tensors, partial, {"people": json.dumps(names)})
     partial.replace(path)
@@ -86,9 +92,10 @@ def read_mouths(path: Path) -> list[Mouth]:
     with safe_open(path, framework="numpy") as file:
         names = json.loads(file.metadata()["people"])
         columns = [file.get_tensor(key) for key in ("pictures", "lips", "person", "opening", "yaw", "sharpness")]
+        made = file.get_tensor("made") if "made" in file.keys() else [None] * len(columns[0])  # noqa: SIM118
     return [
-        Mouth(picture, lips, names[person], float(opening), float(yaw), float(sharpness))
-        for picture, lips, person, opening, yaw, sharpness in zip(*columns, strict=True)
+        Mouth(picture, lips, names[person], float(opening), float(yaw), float(sharpness), made)
+        for picture, lips, person, opening, yaw, sharpness, made in zip(*columns, made, strict=True)
     ]
 
 
@@ -96,9 +103,11 @@ class Batch(NamedTuple):
     """Examples for the painter; pictures in [-1, 1]."""
 
     window: Tensor  # [B, 3, H, W], as it is
+    expected: Tensor  # [B, 3, H, W], where hints are taken from: the window itself, or as MC-VDM makes it
     mask: Tensor  # [B, 1, H, W], what to paint
     reference: Tensor  # [B, 4, H, W], another window of the person and its mask, or zero
     twin: Tensor  # [T, 3, H, W], the first T windows moved a little
+    twin_expected: Tensor  # [T, 3, H, W], likewise of the twins
     twin_mask: Tensor  # [T, 1, H, W], drawn anew
     moved: Tensor  # [T, 2, 3], from normalised coordinates of the window to those of its twin
 
@@ -167,6 +176,8 @@ class Mouths:
         light = Light.random(rng)
         matrix = random_view(rng)
         window, mask = view(mouth, matrix, Lips.random(rng), light)
+        as_made = rng.random() < AS_MADE
+        expected = view_made(mouth, matrix, light) if as_made else window
         found = self.reference(number, rng) if rng.random() < REFERENCE else None
         if found is None:
             reference = np.zeros((*mask.shape, 4), np.float32)
@@ -177,32 +188,45 @@ class Mouths:
             picture, covered = view(other, seen, Lips(), light.varied(rng, spread))
             reference = np.concatenate([picture, covered[..., None]], axis=-1)
         if not twin:
-            return Example(window, mask, reference, None)
+            return Example(window, expected, mask, reference, None)
         nudge = small_motion(rng)
-        moved, again = view(mouth, compose(nudge, matrix), Lips.random(rng), light)
-        return Example(window, mask, reference, (moved, again, normalised(nudge)))
+        there = compose(nudge, matrix)
+        moved, again = view(mouth, there, Lips.random(rng), light)
+        twin_expected = view_made(mouth, there, light) if as_made else moved
+        return Example(window, expected, mask, reference, Twin(moved, twin_expected, again, normalised(nudge)))
+
+
+class Twin(NamedTuple):
+    """A window moved a little; see `Batch`."""
+
+    window: Floats
+    expected: Floats
+    mask: Floats
+    moved: Floats
 
 
 class Example(NamedTuple):
     """One example as arrays; see `Batch`."""
 
     window: Floats
+    expected: Floats
     mask: Floats
     reference: Floats
-    twin: tuple[Floats, Floats, Floats] | None
+    twin: Twin | None
 
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Examples → a batch; those with twins come first."""
     window = _planes([example.window for example in examples])
+    expected = _planes([example.expected for example in examples])
     mask = _planes([example.mask for example in examples])
     reference = _planes([example.reference for example in examples])
     twins = [example.twin for example in examples if example.twin is not None]
     if not twins:
-        return Batch(window, mask, reference, window[:0], mask[:0], window.new_zeros(0, 2, 3))
-    moved, masks, matrices = zip(*twins, strict=True)
-    again = torch.from_numpy(np.stack(matrices)).float()
-    return Batch(window, mask, reference, _planes(moved), _planes(masks), again)
+        return Batch(window, expected, mask, reference, window[:0], window[:0], mask[:0], window.new_zeros(0, 2, 3))
+    matrices = torch.from_numpy(np.stack([twin.moved for twin in twins])).float()
+    pictures = (_planes([getattr(twin, name) for twin in twins]) for name in ("window", "expected", "mask"))
+    return Batch(window, expected, mask, reference, *pictures, matrices)
 
 
 def _planes(pictures: Sequence[Floats]) -> Tensor:
@@ -307,7 +331,16 @@ class Light:
 
 def view(mouth: Mouth, matrix: Floats, lips: Lips, light: Light) -> tuple[Floats, Floats]:
     """A window `[H, W, 3]` on a stored mouth and its mask `[H, W]`."""
-    size = (WINDOW_WIDTH, WINDOW_HEIGHT)
-    window = cv2.warpAffine(mouth.picture, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     polygon = mouth.lips @ matrix[:, :2].T + matrix[:, 2]
-    return light.apply(np.asarray(window, np.uint8)), lip_mask(lips.apply(polygon), grow=lips.grow)
+    return light.apply(_warped(mouth.picture, matrix)), lip_mask(lips.apply(polygon), grow=lips.grow)
+
+
+def view_made(mouth: Mouth, matrix: Floats, light: Light) -> Floats:
+    """The same window as MC-VDM makes it, or where that is unknown as it is."""
+    return light.apply(_warped(mouth.picture if mouth.made is None else mouth.made, matrix))
+
+
+def _warped(picture: Picture, matrix: Floats) -> Picture:
+    size = (WINDOW_WIDTH, WINDOW_HEIGHT)
+    window = cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(window, np.uint8)

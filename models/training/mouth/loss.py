@@ -77,10 +77,10 @@ def soften(window: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(window, soft, chosen * (1 - mask))
 
 
-def hints(window: Tensor, mask: Tensor, hinted: Tensor) -> Tensor:
+def hints(expected: Tensor, mask: Tensor, hinted: Tensor) -> Tensor:
     """Hints `[B, 4, H, W]` for the windows where `hinted` `[B, 1, 1, 1]` is 1: as wrong as a decoder's paint may be."""
-    b, _, height, width = window.shape
-    colours = blurred(window, mask, float(torch.empty(()).uniform_(*HINT_BLURS)))
+    b, _, height, width = expected.shape
+    colours = blurred(expected, mask, float(torch.empty(()).uniform_(*HINT_BLURS)))
     inside = mask.sum((2, 3), keepdim=True).clamp_min(1)
     mean = (colours * mask).sum((2, 3), keepdim=True) / inside
     contrast = torch.empty(b, 1, 1, 1).uniform_(0.6, 1.15)
@@ -105,7 +105,7 @@ class Objective(nn.Module):
         twins = len(batch.twin)
         code = torch.randn(len(window), self.painter.config.code)
         hinted = (torch.rand(len(window), 1, 1, 1) < HINTED).float()
-        hint = hints(window, batch.mask, hinted)
+        hint = hints(batch.expected, batch.mask, hinted)
         painted = self.painter(observe(window, batch.mask, hint, batch.reference), code)
         shown = fill(window, painted, batch.mask)
         weight = batch.mask / batch.mask.sum((1, 2, 3), keepdim=True).clamp_min(32)
@@ -126,7 +126,7 @@ class Objective(nn.Module):
 
     def _steady(self, batch: Batch, painted: Tensor, code: Tensor, hinted: Tensor) -> Tensor:
         """How much more than it moved the paint of a window and of its twin differ."""
-        hint = hints(batch.twin, batch.twin_mask, hinted)
+        hint = hints(batch.twin_expected, batch.twin_mask, hinted)
         reference = batch.reference[: len(painted)]
         again = self.painter(observe(batch.twin, batch.twin_mask, hint, reference), code)
         grid = F.affine_grid(batch.moved, list(painted.shape), align_corners=False)

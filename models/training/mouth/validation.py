@@ -8,7 +8,7 @@ from torch import Tensor
 
 from avatard.models.evaluation import image_metrics
 from avatard.models.mcvdm.mouth_painter import MouthPainter, blurred, fill, observe
-from avatard.models.training.mouth.dataset import MIDDLE, Example, Light, Lips, Mouths, collate, view
+from avatard.models.training.mouth.dataset import MIDDLE, Example, Light, Lips, Mouths, collate, view, view_made
 
 #: Windows that go through the network together.
 TOGETHER = 8
@@ -37,7 +37,8 @@ class Validation:
             if found is not None and not found[1]:
                 picture, covered = view(found[0], MIDDLE, Lips(), Light())
                 reference = np.concatenate([picture, covered[..., None]], axis=-1)
-            examples.append(Example(window, mask, reference, None))
+            expected = view_made(mouths.mouths[number], MIDDLE, Light())
+            examples.append(Example(window, expected, mask, reference, None))
         self.batch = collate(examples)
         self.referred = self.batch.reference.abs().amax((1, 2, 3)) > 0
         self.inside = np.stack(inside)
@@ -47,9 +48,10 @@ class Validation:
         """The windows as the painter fills them, `[N, 3, H, W]`, all with one code."""
         batch, parts = self.batch, []
         for first in range(0, len(batch.window), TOGETHER):
-            window, mask = batch.window[first : first + TOGETHER], batch.mask[first : first + TOGETHER]
-            hint = torch.cat([blurred(window, mask), torch.ones_like(mask)], 1) if hinted else None
-            reference = batch.reference[first : first + TOGETHER] if referred else None
+            some = slice(first, first + TOGETHER)
+            window, mask = batch.window[some], batch.mask[some]
+            hint = torch.cat([blurred(batch.expected[some], mask), torch.ones_like(mask)], 1) if hinted else None
+            reference = batch.reference[some] if referred else None
             seen = observe(window, mask, hint, reference)
             code = torch.zeros(len(seen), painter.config.code)
             parts.append(fill(window, painter(seen, code).clamp(-1, 1), mask))

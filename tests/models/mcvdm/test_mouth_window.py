@@ -58,3 +58,10 @@ def test_masks_are_soft_and_of_the_size_asked_for():
     assert mask.shape == (48, 64) and mask.dtype == np.float32
     assert mask.min() == 0 and mask.max() == 1
     assert ((mask > 0) & (mask < 1)).any()
+
+
+def test_the_window_of_a_crop_is_the_window_of_its_picture():
+    lips, crop = np.array([[300.0, 200.0], [340.0, 210.0]]), np.array([[0.4, 0.1, 5.0], [-0.1, 0.4, -20.0]])
+    window = MouthWindow.around(lips, 70.0, roll=0.1)
+    in_crop = lips @ crop[:, :2].T + crop[:, 2]
+    assert window.after(crop).points(in_crop) == pytest.approx(window.points(lips))

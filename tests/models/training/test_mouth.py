@@ -1,17 +1,23 @@
 """Data, losses and validation of the mouth painter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
 from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH
 from avatard.models.training.clips import is_validation
-from avatard.models.training.mouth.dataset import Mouths, part_of, read_mouths
+from avatard.models.training.mouth.dataset import Mouths, part_of, read_mouths, write_mouths
 from avatard.models.training.mouth.loss import PATCH, Discriminator, Objective, hints, patches, soften
+from avatard.models.training.mouth.regenerate import regenerate
 from avatard.models.training.mouth.validation import Validation
 from tests.support.mouths import PEOPLE, mouth, write_folder
+from tests.support.tiny_mcvdm import frontal, someone, tiny
 
 TINY = PainterConfig(widths=(8, 12), full=4, code=3)
 
@@ -73,6 +79,33 @@ def test_a_batch_has_windows_masks_references_and_twins(batch):
     assert batch.twin.shape == (2, 3, *size) and batch.moved.shape == (2, 2, 3)
     assert batch.window.abs().max() <= 1
     assert ((batch.mask >= 0) & (batch.mask <= 1)).all() and (batch.mask.amax((1, 2, 3)) == 1).all()
+
+
+def test_hints_come_from_what_mcvdm_makes_where_that_is_known(tmp_path):
+    person = PEOPLE["train"][0]
+    known = [replace(mouth(person, 0.2, seed=n), made=np.zeros((160, 224, 3), np.uint8)) for n in range(2)]
+    write_mouths(tmp_path / "talk.safetensors", known)
+    batch = Mouths(tmp_path, "train").batch(24, 6, np.random.default_rng(0))
+    as_made = [bool((picture == -1).all()) for picture in batch.expected]
+    assert 8 < sum(as_made) < 24
+    for n in range(6):
+        assert bool((batch.twin_expected[n] == -1).all()) == as_made[n]
+    others = [n for n, known in enumerate(as_made) if not known]
+    assert torch.equal(batch.expected[others], batch.window[others])
+
+
+@pytest.mark.parametrize("count", [5, 16, 21])
+def test_a_clip_is_made_anew_frame_by_frame(count):
+    model, person, pose = tiny(), someone(), frontal()
+    faces = np.repeat(MorphableModel.load().mean_68[None], count, axis=0)
+    poses = Pose(*(np.repeat(part[None], count, axis=0) for part in (pose.rotation, pose.scale, pose.translation)))
+    first, second = (regenerate(model, person.portrait, faces, poses, reference=1) for _ in range(2))
+    assert first.shape == (count, 256, 256, 3) and first.dtype == np.uint8
+    assert (first == second).all()
+    moved = faces.copy()
+    moved[count - 1, 48:, 1] += 0.2
+    changed = regenerate(model, person.portrait, moved, poses, reference=1) != first
+    assert changed[count - 1].any()
 
 
 def test_twins_are_the_same_picture_moved(mouths):
