@@ -2,16 +2,18 @@
 
     scripts/train_mouth_painter.py train  MOUTHS_DIR RUN_DIR --perceptual vgg.safetensors --minutes 90
     scripts/train_mouth_painter.py export MOUTHS_DIR RUN_DIR --out models/weights/mouth_painter.safetensors
+    scripts/train_mouth_painter.py test   MOUTHS_DIR RUN_DIR --weights mouth_painter
 
 MOUTHS_DIR was written by scripts/prepare_mouths.py. `train` resumes `RUN_DIR/state.safetensors` if it is there; the
 learning rate and the discriminator follow the share of `--minutes` that is over, of all calls together. It writes
-`log.csv`, `validation.csv` and sheets of validation people (real, masked, painted from nothing, from a hint, from a
-hint and a reference). `export` writes the averaged weights.
+`log.csv`, `validation.csv` and sheets of validation people (avatard/models/training/mouth/validation.py). `export`
+writes the averaged weights. `test` measures exported ones on the test people: `test.json` and `test.png`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -21,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avatard.errors import UserError
 from avatard.models.mcvdm.layers import channels_last
-from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
+from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig, observe
 from avatard.models.training.loop import CsvLog, Ema, cosine, load_state, restore_optimizer, save_state, sheet
 from avatard.models.training.mouth.dataset import Batch, Mouths
 from avatard.models.training.mouth.loss import Discriminator, Objective
@@ -33,12 +36,14 @@ from avatard.models.training.perceptual import Perceptual
 ADVERSARY_FROM = 0.12
 #: Steps of warm-up of the learning rate.
 WARMUP = 100
+#: Windows whose time is taken.
+TIMED = 20
 
 
 def main() -> int:
     """Train or export; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["train", "export"])
+    parser.add_argument("stage", choices=["train", "export", "test"])
     parser.add_argument("mouths", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--perceptual", type=Path, help="trunk of the perceptual loss (scripts/fetch_perceptual.py)")
@@ -53,14 +58,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="file to write (export)")
+    parser.add_argument("--weights", default="mouth_painter", help="a shipped name or a file (test)")
     parser.add_argument("--note", default="", help="goes into the exported file's metadata")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     arguments.run.mkdir(parents=True, exist_ok=True)
     try:
-        {"train": train, "export": export}[arguments.stage](arguments)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+        {"train": train, "export": export, "test": test}[arguments.stage](arguments)
+    except (ValueError, TypeError, FileNotFoundError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -186,6 +192,25 @@ def export(arguments: argparse.Namespace) -> None:
     training = Training(arguments)
     training.average().save(arguments.out, {"step": str(training.step), "note": arguments.note})
     print(f"wrote {arguments.out}, step {training.step}")
+
+
+def test(arguments: argparse.Namespace) -> None:
+    """Measure weights on people of whom nothing was seen, not even to choose them."""
+    painter = MouthPainter.load(arguments.weights)
+    channels_last(painter)
+    validation = Validation(Mouths(arguments.mouths, "test"), portraits=60, speech=120)
+    figures = validation.figures(painter)
+    window = next(iter(validation.groups.values())).batch
+    seen, code = observe(window.window[:1], window.mask[:1]), torch.zeros(1, painter.config.code)
+    with torch.inference_mode():
+        painter(seen, code)
+        began = time.process_time()
+        for _ in range(TIMED):
+            painter(seen, code)
+    figures["core_ms"] = 1000 * (time.process_time() - began) / TIMED
+    (arguments.run / "test.json").write_text(json.dumps(figures, indent=2) + "\n")
+    sheet(arguments.run / "test.png", validation.rows(painter))
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

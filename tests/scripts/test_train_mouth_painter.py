@@ -1,4 +1,5 @@
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -39,10 +40,20 @@ def test_a_run_is_resumed_and_exported(tmp_path):
     ran = run("export", tmp_path / "mouths", tmp_path / "run", "--out", tmp_path / "painter.safetensors")
     assert ran.returncode == 0, ran.stderr
     assert MouthPainter.load(tmp_path / "painter.safetensors").config.widths == (8, 12)
+    ran = run("test", tmp_path / "mouths", tmp_path / "run", "--weights", tmp_path / "painter.safetensors")
+    assert ran.returncode == 0, ran.stderr
+    figures = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert figures["speech_full_l1"] > 0 and figures["core_ms"] > 0
+    assert (tmp_path / "run" / "test.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("stage", "said"), [("train", "scripts/prepare_mouths.py"), ("export", "run the stage `train` first")]
+    ("stage", "said"),
+    [
+        ("train", "scripts/prepare_mouths.py"),
+        ("export", "run the stage `train` first"),
+        ("test", "no weights 'mouth_painter' ship"),
+    ],
 )
 def test_what_is_missing_is_one_line(tmp_path, stage, said):
     out = tmp_path / "painter.safetensors"

@@ -15,7 +15,7 @@ from avatard.models.training.clips import is_validation
 from avatard.models.training.mouth.dataset import Mouths, part_of, read_mouths, write_mouths
 from avatard.models.training.mouth.loss import PATCH, Discriminator, Objective, hints, patches, soften
 from avatard.models.training.mouth.regenerate import regenerate
-from avatard.models.training.mouth.validation import Validation
+from avatard.models.training.mouth.validation import Group, Validation
 from tests.support.mouths import PEOPLE, mouth, write_folder
 from tests.support.tiny_mcvdm import frontal, someone, tiny
 
@@ -176,22 +176,35 @@ def test_each_network_is_trained_by_its_own_loss(batch):
     assert "critic" not in objective(batch, adversarial=False)
 
 
-def test_a_perfect_painter_has_the_texture_of_real_mouths(folder):
-    validation = Validation(Mouths(folder, "validation"))
-    answers = list(validation.batch.window.split(8)) * 3
+def test_a_perfect_painter_has_the_texture_of_real_mouths_and_their_rest(folder):
+    group = Group.of(Mouths(folder, "validation"), [0, 1, 2])
+    answers = [group.batch.window, group.batch.twin]
 
     class Perfect(MouthPainter):
         def forward(self, seen, code):
             return answers.pop(0)
 
-    figures = validation.figures(Perfect(TINY))
-    assert figures["real_detail"] > figures["real_checkerboard"] > 0
-    for given in ("blind", "hinted", "full"):
-        assert figures[f"{given}_l1"] == 0
-        assert figures[f"{given}_checkerboard"] == pytest.approx(1, abs=0.05)
-        assert figures[f"{given}_detail"] == pytest.approx(1, abs=0.05)
+    figures = group.figures(Perfect(TINY), "blind")
+    assert figures["l1"] == 0
+    assert figures["unrest"] == pytest.approx(1)
+    assert figures["checkerboard"] == pytest.approx(1) and figures["detail"] == pytest.approx(1)
 
 
-def test_validation_has_rows_to_look_at(folder):
-    rows = Validation(Mouths(folder, "validation")).rows(MouthPainter(TINY).eval())
-    assert len({row.shape for row in rows}) == 1 and len(rows) == 6
+def test_a_painter_that_changes_with_every_motion_is_restless(folder):
+    group = Group.of(Mouths(folder, "validation"), [0, 1, 2])
+    answers = [group.batch.window, -group.batch.twin]
+
+    class Restless(MouthPainter):
+        def forward(self, seen, code):
+            return answers.pop(0)
+
+    assert group.figures(Restless(TINY), "blind")["unrest"] > 5
+
+
+def test_validation_has_figures_and_rows_of_all_that_may_be_given(folder):
+    validation, painter = Validation(Mouths(folder, "validation")), MouthPainter(TINY).eval()
+    figures = validation.figures(painter)
+    given = {name.rsplit("_", 1)[0] for name in figures}
+    assert given == {"portraits_blind", "portraits_told", *(f"speech_{g}" for g in ("blind", "told", "hinted", "full"))}
+    rows = validation.rows(painter)
+    assert len({row.shape for row in rows}) == 1 and len(rows) == 8
