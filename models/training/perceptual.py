@@ -19,12 +19,6 @@ def l1(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     return (difference * weight).mean() / weight.mean().clamp_min(1e-6)
 
 
-def local_contrast(picture: Tensor, size: int) -> Tensor:
-    """Standard deviation of the pixels in the squares of `size` about each, `[N, C, H, W]` → the same."""
-    mean, power = (F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False) for x in (picture, picture.square()))
-    return (power - mean.square()).clamp_min(1e-5).sqrt()
-
-
 class Perceptual(nn.Module):
     """Relative L1 between the first three levels of a VGG-16 trunk (after Johnson et al. 2016), pictures in [-1, 1].
 

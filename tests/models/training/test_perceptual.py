@@ -5,7 +5,7 @@ import torch
 from avatard.models import checkpoint
 from avatard.models.mcvdm.decoder import WHOLE, Rendering
 from avatard.models.training.mcvdm.loss import WINDOW, choose_window, patches, picture_losses, psnr, to_pictures
-from avatard.models.training.perceptual import Perceptual, l1, local_contrast
+from avatard.models.training.perceptual import Perceptual, l1
 
 
 @pytest.fixture
@@ -75,19 +75,3 @@ def test_patches_show_the_same_place_of_both():
     first, second = patches(picture, picture)
     assert first.shape == (3, 3, 64, 64)
     assert torch.equal(first, second)
-
-
-def test_local_contrast_is_the_standard_deviation_about_each_pixel():
-    picture = torch.rand(2, 3, 20, 24)
-    found = local_contrast(picture, 5)
-    assert found.shape == picture.shape
-    assert torch.allclose(found[1, 2, 10, 7], picture[1, 2, 8:13, 5:10].std(correction=0), atol=1e-5)
-    assert torch.allclose(found[0, 0, 0, 0], picture[0, 0, :3, :3].std(correction=0), atol=1e-5)  # what lies inside
-
-
-def test_local_contrast_does_not_ask_where_an_edge_is():
-    stripes = (torch.arange(40) % 8 < 4).float().expand(1, 1, 40, 40)
-    moved = stripes.roll(2, -1)
-    inside = (..., slice(8, -8), slice(8, -8))
-    difference = (local_contrast(stripes, 9) - local_contrast(moved, 9))[inside].abs().max()
-    assert difference < 0.02 < (stripes - moved)[inside].abs().max()
