@@ -91,7 +91,8 @@ class Training:
         for network in (self.painter, self.discriminator):
             channels_last(network)
         self.averaged = Ema(self.painter, arguments.ema)
-        self.rates = {"painter_adam": arguments.rate, "discriminator_adam": arguments.rate / 2}
+        # Spectral normalisation makes a discriminator slow: it needs the larger steps (Heusel et al. 2017).
+        self.rates = {"painter_adam": arguments.rate, "discriminator_adam": 2 * arguments.rate}
         self.adams = {
             "painter_adam": torch.optim.AdamW(self.painter.parameters(), betas=(0.9, 0.99), weight_decay=1e-4),
             "discriminator_adam": torch.optim.Adam(self.discriminator.parameters(), betas=(0.5, 0.99)),

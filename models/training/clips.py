@@ -32,7 +32,9 @@ VALIDATION_SPEAKERS = frozenset("a04 a11 a13 a14 b04 b05 b08 b09 b11 b12 b18 b21
 
 
 #: Sources that the shipped weights learned from; people of any other source are new to them.
-SHIPPED_SOURCES = frozenset({"lrw_ar", "grid_s1", "officials", "synthetic", "factory"})
+SHIPPED_SOURCES = frozenset(
+    {"lrw_ar", "grid_s1", "grid_more", "officials", "synthetic", "factory", "talkvid", "mead", "lrs3"}
+)
 
 
 def is_validation(source: str, speaker: str) -> bool:

@@ -13,7 +13,7 @@ from avatard.models.training.mouth.dataset import Batch
 from avatard.models.training.perceptual import Perceptual
 
 #: Weights of the losses; `steady` is that of the difference between a window and its twin.
-L1, PERCEPTUAL, ADVERSARIAL, FEATURES, STEADY = 2.0, 0.6, 0.12, 0.15, 1.0
+L1, PERCEPTUAL, ADVERSARIAL, FEATURES, STEADY = 2.0, 0.6, 0.12, 6.0, 0.3
 #: Height and width of the patch about the mouth that the discriminator and the perceptual loss look at, pixels.
 PATCH = (64, 96)
 #: Share of the examples with a hint; of those, the range of its blur (pixels).
