@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.models.face.crop import CROP_SCALE
+from avatard.models.face.topology import INNER_LIP
 
 Floats = NDArray[np.floating]
 Picture = NDArray[np.uint8]
@@ -19,6 +20,8 @@ WINDOW_SCALE: Final = 2 * CROP_SCALE
 #: Height and width of the window in pixels: room for a jaw that drops and a smile.
 WINDOW_HEIGHT: Final = 96
 WINDOW_WIDTH: Final = 144
+#: Which of the eight inner-lip points are the corners of the mouth.
+LIP_CORNERS: Final = (0, 4)
 #: Fractional bits of polygon coordinates in OpenCV's drawing.
 SHIFT: Final = 4
 
@@ -65,6 +68,41 @@ class MouthWindow:
         moved: Floats = points[..., :2] @ self.matrix[:, :2].T + self.matrix[:, 2]
         return moved
 
+    def cut_map(self, values: Floats) -> Floats:
+        """The window `[height, width]` of numbers `[H, W]` float32 of the picture's size, interpolated."""
+        size = (self.width, self.height)
+        window: Floats = cv2.warpAffine(values, self.matrix, size, flags=cv2.INTER_LINEAR)
+        return window
+
+    def paste(self, picture: Picture, window: Floats, mask: Floats) -> None:
+        """Put a window back.
+
+        Args:
+            picture: `[H, W, 3]`, changed in place where the mask is.
+            window: `[height, width, 3]`, grey levels.
+            mask: `[height, width]`, 0..1; outside it the picture stays as it is to the bit.
+        """
+        rows, columns = np.nonzero(mask > 0)
+        if not len(rows):
+            return
+        corners = np.array(
+            [[x, y] for x in (columns.min() - 1, columns.max() + 1) for y in (rows.min() - 1, rows.max() + 1)]
+        )
+        there = (corners - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+        left, top = np.maximum(np.floor(there.min(axis=0)).astype(int), 0)
+        right, bottom = np.minimum(np.ceil(there.max(axis=0)).astype(int) + 1, (picture.shape[1], picture.shape[0]))
+        if right <= left or bottom <= top:
+            return
+        # From pixels of the picture's part to pixels of the window: the warp looks up in that direction.
+        look = self.matrix.copy()
+        look[:, 2] += look[:, :2] @ (left, top)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        size = (int(right - left), int(bottom - top))
+        pixels = cv2.warpAffine(window.astype(np.float32), look, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        share = cv2.warpAffine(mask.astype(np.float32), look, size, flags=flags)[..., None]
+        part = picture[top:bottom, left:right]
+        part[:] = np.clip(part + share * (pixels - part) + 0.5, 0, 255).astype(np.uint8)
+
     def cut(self, picture: Picture) -> Picture:
         """The window `[height, width, 3]` of a picture `[H, W, 3]`; what lies outside repeats its edge."""
         matrix = self.matrix
@@ -79,6 +117,28 @@ class MouthWindow:
             picture, matrix, (self.width, self.height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )
         return np.asarray(window, np.uint8)
+
+
+def inner_lips(points: Floats, between: int = 6) -> Floats:
+    """A smooth line once around the inner lips of the 68 points `[68, 2 or more]`: `[8 * between, 2]`.
+
+    Catmull-Rom splines from corner to corner (Catmull and Rom, 1974): lips are round, their corners are not.
+    """
+    ring = points[INNER_LIP, :2]
+    t = np.arange(between)[:, None] / between
+    parts = []
+    for n in range(len(ring)):
+        a, b = ring[n], ring[(n + 1) % len(ring)]
+        before = a if n in LIP_CORNERS else ring[n - 1]
+        after = b if (n + 1) % len(ring) in LIP_CORNERS else ring[(n + 2) % len(ring)]
+        slopes = (b - before) / 2, (after - a) / 2
+        parts.append(
+            (2 * t**3 - 3 * t**2 + 1) * a
+            + (t**3 - 2 * t**2 + t) * slopes[0]
+            + (3 * t**2 - 2 * t**3) * b
+            + (t**3 - t**2) * slopes[1]
+        )
+    return np.concatenate(parts)
 
 
 def lip_mask(lips: Floats, height: int = WINDOW_HEIGHT, width: int = WINDOW_WIDTH, grow: float = 2.0) -> Floats:

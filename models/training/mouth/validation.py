@@ -88,12 +88,12 @@ class Group:
         return torch.cat(parts)
 
     def figures(self, painter: MouthPainter, given: Given) -> dict[str, float]:
-        """L1 in the mask (pictures in [-1, 1]); texture between the lips and unrest as multiples of real mouths'."""
+        """L1 in the mask and unrest between the lips (pictures in [-1, 1]); texture there as multiples of real mouths'."""
         painted, twins = self.paint(painter, given), self.paint(painter, given, twins=True)
         real, made = self._texture(self.batch.window), self._texture(painted)
-        unrest = self._unrest(painted, twins) / self._unrest(self.batch.window, self.batch.twin)
         l1 = float(_mean((painted - self.batch.window).abs(), self.batch.mask))
-        return {"l1": l1, "unrest": float(unrest)} | {name: made[name] / real[name] for name in made}
+        unrest = float(self.unrest(painted, twins))
+        return {"l1": l1, "unrest": unrest} | {name: made[name] / real[name] for name in made}
 
     def _texture(self, pictures: Tensor) -> dict[str, float]:
         frames = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
@@ -101,7 +101,7 @@ class Group:
         detail = image_metrics.horizontal_detail(frames, self.inside)
         return {"checkerboard": float(np.nanmean(board)), "detail": float(np.nanmean(detail))}
 
-    def _unrest(self, pictures: Tensor, twins: Tensor) -> Tensor:
+    def unrest(self, pictures: Tensor, twins: Tensor) -> Tensor:
         """How much the inside of pictures and of their twins differ once the motion between them is undone."""
         grid = F.affine_grid(self.batch.moved, list(pictures.shape), align_corners=False)
         back = F.grid_sample(twins, grid, mode="bicubic", align_corners=False)
