@@ -146,7 +146,7 @@ def train(arguments: argparse.Namespace) -> None:
         training.minutes = before + (time.monotonic() - began) / 60
         if training.step % arguments.log == 0:
             row = {"step": training.step, "minutes": training.minutes}
-            wanted = ("total", "l1", "perceptual", "steady", "critic", "fooled", "features")
+            wanted = ("total", "l1", "colour", "perceptual", "steady", "critic", "fooled", "features")
             log.write(row | {name: losses.get(name, float("nan")) for name in wanted})
         if training.step % arguments.validate == 0:
             training.save()

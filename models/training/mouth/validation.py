@@ -88,7 +88,7 @@ class Group:
         return torch.cat(parts)
 
     def figures(self, painter: MouthPainter, given: Given) -> dict[str, float]:
-        """L1 in the mask, unrest between the lips (pictures in [-1, 1]); texture there as a multiple of real mouths'."""
+        """L1 in the mask and unrest between the lips, pictures in [-1, 1]; texture there over that of real mouths."""
         painted, twins = self.paint(painter, given), self.paint(painter, given, twins=True)
         real, made = self._texture(self.batch.window), self._texture(painted)
         l1 = float(_mean((painted - self.batch.window).abs(), self.batch.mask))
