@@ -36,6 +36,8 @@ from avatard.models.training.perceptual import Perceptual
 ADVERSARY_FROM = 0.12
 #: Steps of warm-up of the learning rate.
 WARMUP = 100
+#: Steps of the discriminator to one of the painter, which costs ten times as much.
+CRITICS = 3
 #: Windows whose time is taken.
 TIMED = 20
 
@@ -161,17 +163,21 @@ def update(training: Training, objective: Objective, batch: Batch, progress: flo
     for name, adam in training.adams.items():
         for group in adam.param_groups:
             group["lr"] = training.rates[name] * warm * cosine(round(1000 * progress), 1000, warmup=0)
-    losses = objective(batch, adversarial=progress >= ADVERSARY_FROM)
+    painting, found = objective.paint(batch), {}
+    adversarial = progress >= ADVERSARY_FROM
+    for _ in range(CRITICS if adversarial else 0):
+        critic = objective.critic(batch, painting)
+        critic.backward()
+        training.adams["discriminator_adam"].step()
+        training.adams["discriminator_adam"].zero_grad(set_to_none=True)
+        found["critic"] = float(critic.detach())
+    losses = objective(batch, painting, adversarial)
     losses["total"].backward()
     torch.nn.utils.clip_grad_norm_(training.painter.parameters(), 1.0)
     training.adams["painter_adam"].step()
-    if "critic" in losses:
-        losses["critic"].backward()
-        training.adams["discriminator_adam"].step()
-    for adam in training.adams.values():
-        adam.zero_grad(set_to_none=True)
+    training.adams["painter_adam"].zero_grad(set_to_none=True)
     training.averaged.update(training.painter, training.step)
-    return {name: float(loss.detach()) for name, loss in losses.items()}
+    return found | {name: float(loss.detach()) for name, loss in losses.items()}
 
 
 def validate(training: Training, validation: Validation, figures: CsvLog, run: Path) -> None:

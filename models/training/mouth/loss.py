@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +18,10 @@ from avatard.models.training.perceptual import Perceptual
 #: its twin. Squares ask what colour is where; pixels ask where each tooth ends, which nobody can know, and get a blur.
 L1, COLOUR, PERCEPTUAL, ADVERSARIAL, FEATURES, STEADY = 0.6, 1.4, 0.4, 0.2, 2.0, 0.15
 SQUARE = 4
+#: Pixels of a mask below which it counts for less.
+LEAST = 32
+#: Share of a verdict's cell that must be painted for it to count.
+SEES = 0.1
 #: Height and width of the patch about the mouth that the discriminator and the perceptual loss look at, pixels.
 PATCH = (64, 96)
 #: Share of the examples with a hint; of those, the range of its blur (pixels).
@@ -94,6 +100,16 @@ def hints(expected: Tensor, mask: Tensor, hinted: Tensor) -> Tensor:
     return torch.cat([colours, hinted.expand(b, 1, height, width)], dim=1)
 
 
+class Painting(NamedTuple):
+    """A batch as the painter filled it."""
+
+    window: Tensor  # [B, 3, H, W], what was to be painted
+    painted: Tensor  # [B, 3, H, W], of use in the mask
+    shown: Tensor  # [B, 3, H, W]
+    code: Tensor  # [B, N]
+    hinted: Tensor  # [B, 1, 1, 1]
+
+
 class Objective(nn.Module):
     """The losses of painter and discriminator on a batch."""
 
@@ -101,26 +117,35 @@ class Objective(nn.Module):
         super().__init__()
         self.painter, self.discriminator, self.perceptual = painter, discriminator, perceptual
 
-    def forward(self, batch: Batch, adversarial: bool) -> dict[str, Tensor]:
-        """Losses by name; `total` is the painter's, `critic` the discriminator's."""
+    def paint(self, batch: Batch) -> Painting:
+        """Fill a batch's windows, with what the painter may be given in some of them."""
         window = soften(batch.window, batch.mask)
-        twins = len(batch.twin)
         code = torch.randn(len(window), self.painter.config.code)
         hinted = (torch.rand(len(window), 1, 1, 1) < HINTED).float()
         hint = hints(batch.expected, batch.mask, hinted)
         painted = self.painter(observe(window, batch.mask, hint, batch.reference), code)
-        shown = fill(window, painted, batch.mask)
-        weight = batch.mask / batch.mask.sum((1, 2, 3), keepdim=True).clamp_min(32)
-        difference = (painted - window) * weight
+        return Painting(window, painted, fill(window, painted, batch.mask), code, hinted)
+
+    def critic(self, batch: Batch, painting: Painting) -> Tensor:
+        """The discriminator's hinge loss (Lim and Ye 2017) on one patch of each window."""
+        made, real, mask = patches(batch.mask, painting.shown.detach(), painting.window, batch.mask)
+        verdict, _ = self.discriminator(torch.cat([made, real]), mask.repeat(2, 1, 1, 1))
+        weight = _within(mask, verdict)
+        return ((F.relu(1 + verdict[: len(made)]) + F.relu(1 - verdict[len(made) :])) * weight).sum()
+
+    def forward(self, batch: Batch, painting: Painting, adversarial: bool) -> dict[str, Tensor]:
+        """The painter's losses by name; `total` is what is minimised."""
+        window, painted, mask = painting.window, painting.painted, batch.mask
+        difference = (painted - window) * mask / mask.sum((1, 2, 3), keepdim=True).clamp_min(LEAST)
         losses = {
             "l1": difference.abs().sum((1, 2, 3)).mean() / 3,
             "colour": F.avg_pool2d(difference, SQUARE).abs().sum((1, 2, 3)).mean() * SQUARE**2 / 3,
         }
         losses["total"] = L1 * losses["l1"] + COLOUR * losses["colour"]
-        if twins:
-            losses["steady"] = self._steady(batch, painted[:twins], code[:twins], hinted[:twins])
+        if len(batch.twin):
+            losses["steady"] = self._steady(batch, painting)
             losses["total"] = losses["total"] + STEADY * losses["steady"]
-        made, real, mask = patches(batch.mask, shown, window, batch.mask)
+        made, real, mask = patches(mask, painting.shown, window, mask)
         if self.perceptual is not None:
             some = torch.randperm(len(made))[: max(1, round(LOOKED_AT * len(made)))]
             losses["perceptual"] = self.perceptual(made[some], real[some])
@@ -130,26 +155,30 @@ class Objective(nn.Module):
             losses["total"] = losses["total"] + ADVERSARIAL * losses["fooled"] + FEATURES * losses["features"]
         return losses
 
-    def _steady(self, batch: Batch, painted: Tensor, code: Tensor, hinted: Tensor) -> Tensor:
+    def _steady(self, batch: Batch, painting: Painting) -> Tensor:
         """How much more than it moved the paint of a window and of its twin differ."""
-        hint = hints(batch.twin_expected, batch.twin_mask, hinted)
-        reference = batch.reference[: len(painted)]
-        again = self.painter(observe(batch.twin, batch.twin_mask, hint, reference), code)
+        twins = len(batch.twin)
+        hint = hints(batch.twin_expected, batch.twin_mask, painting.hinted[:twins])
+        seen = observe(batch.twin, batch.twin_mask, hint, batch.reference[:twins])
+        again, painted = self.painter(seen, painting.code[:twins]), painting.painted[:twins]
         grid = F.affine_grid(batch.moved, list(painted.shape), align_corners=False)
         back = F.grid_sample(torch.cat([again, batch.twin_mask], 1), grid, mode="bicubic", align_corners=False)
-        common = batch.mask[: len(painted)] * back[:, 3:].clamp(0, 1)
-        weight = common / common.sum((1, 2, 3), keepdim=True).clamp_min(32)
+        common = batch.mask[:twins] * back[:, 3:].clamp(0, 1)
+        weight = common / common.sum((1, 2, 3), keepdim=True).clamp_min(LEAST)
         return ((back[:, :3] - painted).abs() * weight).sum((1, 2, 3)).mean() / 3
 
     def _adversarial(self, made: Tensor, real: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Hinge losses (Lim and Ye 2017) and the distance between the discriminator's features of both."""
-        count = len(made)
-        verdict, features = self.discriminator(torch.cat([made.detach(), real]), mask.repeat(2, 1, 1, 1))
-        critic = F.relu(1 + verdict[:count]).mean() + F.relu(1 - verdict[count:]).mean()
-        for parameter in self.discriminator.parameters():
-            parameter.requires_grad_(False)
-        fooled, seen = self.discriminator(made, mask)
-        for parameter in self.discriminator.parameters():
-            parameter.requires_grad_(True)
-        apart = [(s - f[count:].detach()).abs().mean() for s, f in zip(seen, features, strict=True)]
-        return {"critic": critic, "fooled": -fooled.mean(), "features": torch.stack(apart).mean()}
+        """How far the discriminator is from being fooled, and the distance between its features of both."""
+        self.discriminator.requires_grad_(False)
+        verdict, features = self.discriminator(made, mask)
+        with torch.no_grad():
+            _, wanted = self.discriminator(real, mask)
+        self.discriminator.requires_grad_(True)
+        apart = [(f - w).abs().mean() for f, w in zip(features, wanted, strict=True)]
+        return {"fooled": -(verdict * _within(mask, verdict)).sum(), "features": torch.stack(apart).mean()}
+
+
+def _within(mask: Tensor, verdict: Tensor) -> Tensor:
+    """Weights `[B, 1, h, w]` of the verdicts that see paint, of sum one: where there is none, made is real."""
+    seen = (F.adaptive_avg_pool2d(mask, list(verdict.shape[-2:])) > SEES).float()
+    return seen / seen.sum().clamp_min(1)
