@@ -16,7 +16,7 @@ from avatard.models.training.perceptual import Perceptual
 
 #: Weights of the losses: absolute error of pixels and of squares of `SQUARE` pixels, …, difference between a window and
 #: its twin. Squares ask what colour is where; pixels ask where each tooth ends, which nobody can know, and get a blur.
-L1, COLOUR, PERCEPTUAL, ADVERSARIAL, FEATURES, STEADY = 0.6, 1.4, 0.4, 0.2, 2.0, 0.15
+L1, COLOUR, PERCEPTUAL, ADVERSARIAL, FEATURES, STEADY = 0.6, 1.4, 0.4, 0.2, 2.0, 0.6
 SQUARE = 4
 #: Pixels of a mask below which it counts for less.
 LEAST = 32
@@ -85,18 +85,40 @@ def soften(window: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(window, soft, chosen * (1 - mask))
 
 
-def hints(expected: Tensor, mask: Tensor, hinted: Tensor) -> Tensor:
-    """Hints `[B, 4, H, W]` for the windows where `hinted` `[B, 1, 1, 1]` is 1: as wrong as a decoder's paint may be."""
+class Doubt(NamedTuple):
+    """How wrong the hints of a batch are, as wrong as a decoder's paint may be. A window and its twin share it."""
+
+    deviation: float  # of the blur, pixels
+    contrast: Tensor  # [B, 1, 1, 1]
+    cast: Tensor  # [B, 3, 1, 1]
+    clouds: Tensor  # [B, 1, 5, 7], light and shade
+    shift: tuple[int, int]  # pixels down and right
+
+    @classmethod
+    def random(cls, count: int) -> Doubt:
+        """For a batch of windows."""
+        down, right = (int(n) for n in torch.randint(-3, 4, (2,)))
+        return cls(
+            float(torch.empty(()).uniform_(*HINT_BLURS)),
+            torch.empty(count, 1, 1, 1).uniform_(0.6, 1.15),
+            0.06 * torch.randn(count, 1, 1, 1) + 0.02 * torch.randn(count, 3, 1, 1),
+            0.06 * torch.randn(count, 1, 5, 7),
+            (down, right),
+        )
+
+    def first(self, count: int) -> Doubt:
+        """That of the first windows."""
+        return self._replace(contrast=self.contrast[:count], cast=self.cast[:count], clouds=self.clouds[:count])
+
+
+def hints(expected: Tensor, mask: Tensor, hinted: Tensor, doubt: Doubt) -> Tensor:
+    """Hints `[B, 4, H, W]` for the windows where `hinted` `[B, 1, 1, 1]` is 1."""
     b, _, height, width = expected.shape
-    colours = blurred(expected, mask, float(torch.empty(()).uniform_(*HINT_BLURS)))
-    inside = mask.sum((2, 3), keepdim=True).clamp_min(1)
-    mean = (colours * mask).sum((2, 3), keepdim=True) / inside
-    contrast = torch.empty(b, 1, 1, 1).uniform_(0.6, 1.15)
-    cast = 0.06 * torch.randn(b, 1, 1, 1) + 0.02 * torch.randn(b, 3, 1, 1)
-    cloud = F.interpolate(0.06 * torch.randn(b, 1, 5, 7), (height, width), mode="bilinear")
-    colours = mean + contrast * (colours - mean) + cast + cloud
-    dy, dx = (int(n) for n in torch.randint(-3, 4, (2,)))
-    colours = colours.roll((dy, dx), dims=(2, 3))
+    colours = blurred(expected, mask, doubt.deviation)
+    mean = (colours * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp_min(1)
+    clouds = F.interpolate(doubt.clouds, (height, width), mode="bilinear")
+    colours = mean + doubt.contrast * (colours - mean) + doubt.cast + clouds
+    colours = colours.roll(doubt.shift, dims=(2, 3))
     return torch.cat([colours, hinted.expand(b, 1, height, width)], dim=1)
 
 
@@ -108,6 +130,7 @@ class Painting(NamedTuple):
     shown: Tensor  # [B, 3, H, W]
     code: Tensor  # [B, N]
     hinted: Tensor  # [B, 1, 1, 1]
+    doubt: Doubt
 
 
 class Objective(nn.Module):
@@ -122,9 +145,10 @@ class Objective(nn.Module):
         window = soften(batch.window, batch.mask)
         code = torch.randn(len(window), self.painter.config.code)
         hinted = (torch.rand(len(window), 1, 1, 1) < HINTED).float()
-        hint = hints(batch.expected, batch.mask, hinted)
+        doubt = Doubt.random(len(window))
+        hint = hints(batch.expected, batch.mask, hinted, doubt)
         painted = self.painter(observe(window, batch.mask, hint, batch.reference), code)
-        return Painting(window, painted, fill(window, painted, batch.mask), code, hinted)
+        return Painting(window, painted, fill(window, painted, batch.mask), code, hinted, doubt)
 
     def critic(self, batch: Batch, painting: Painting) -> Tensor:
         """The discriminator's hinge loss (Lim and Ye 2017) on one patch of each window."""
@@ -158,7 +182,8 @@ class Objective(nn.Module):
     def _steady(self, batch: Batch, painting: Painting) -> Tensor:
         """How much more than it moved the paint of a window and of its twin differ."""
         twins = len(batch.twin)
-        hint = hints(batch.twin_expected, batch.twin_mask, painting.hinted[:twins])
+        doubt = painting.doubt.first(twins)
+        hint = hints(batch.twin_expected, batch.twin_mask, painting.hinted[:twins], doubt)
         seen = observe(batch.twin, batch.twin_mask, hint, batch.reference[:twins])
         again, painted = self.painter(seen, painting.code[:twins]), painting.painted[:twins]
         grid = F.affine_grid(batch.moved, list(painted.shape), align_corners=False)

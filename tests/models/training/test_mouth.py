@@ -13,7 +13,7 @@ from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
 from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH
 from avatard.models.training.clips import is_validation
 from avatard.models.training.mouth.dataset import Mouths, part_of, read_mouths, write_mouths
-from avatard.models.training.mouth.loss import PATCH, Discriminator, Objective, hints, patches, soften
+from avatard.models.training.mouth.loss import PATCH, Discriminator, Doubt, Objective, hints, patches, soften
 from avatard.models.training.mouth.regenerate import regenerate
 from avatard.models.training.mouth.validation import Group, Validation
 from tests.support.mouths import PEOPLE, mouth, write_folder
@@ -145,13 +145,13 @@ def test_softened_windows_keep_their_insides(batch):
 
 def test_hints_have_colour_and_no_detail(batch):
     torch.manual_seed(0)
-    hint = hints(batch.window, batch.mask, torch.ones(4, 1, 1, 1))
+    hint = hints(batch.window, batch.mask, torch.ones(4, 1, 1, 1), Doubt.random(4))
     inside = batch.mask[..., 1:] * batch.mask[..., :-1] == 1
 
     def roughness(x):
         return ((x[..., 1:] - x[..., :-1]).abs() * inside).sum() / inside.sum()
 
-    assert roughness(hint[:, :3]) < 0.2 * roughness(batch.window)
+    assert roughness(hint[:, :3]) < 0.4 * roughness(batch.window)
 
 
 def test_patches_lie_on_the_mouth(batch):
