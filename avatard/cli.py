@@ -311,12 +311,12 @@ def bench_serve(
     flags = [f"--set={override}" for override in set_ or []] + ([f"--profile={profile}"] if profile else [])
     from avatard.commands.bench import voice
     from avatard.commands.bench_live import Report, daemon, measure, table
-    from avatard.gateways.local import read_file
+    from avatard.media.audio_file import read_speech
 
     async def run() -> Report:
         import numpy as np
 
-        speech = np.concatenate(list(read_file(audio))) if audio is not None else voice(60)
+        speech = np.concatenate(list(read_speech(audio))) if audio is not None else voice(60)
         async with daemon(["--identity", str(identity), "--config", config, *flags]) as (url, pid):
             return await measure(url, pid, speech, seconds, interrupts)
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatard.engine.motion_stream import LEAVING_FRAMES, MotionStream
+from avatard.inference.engine_api import EngineError
 from avatard.models.atom import Atom, AtomConfig, reference_of
 from avatard.models.face.topology import mouth_opening
 from avatard.models.speech import WhisperConfig, WhisperFeatures
@@ -114,12 +115,12 @@ def test_nothing_in_nothing_out(networks):
     ],
 )
 def test_impossible_settings_are_refused(networks, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EngineError, match=message):
         stream_of(networks, **options)
 
 
 def test_another_encoder_is_refused(networks):
-    with pytest.raises(ValueError, match="speech features of 768 numbers, expected 32"):
+    with pytest.raises(EngineError, match="speech features of 768 numbers, expected 32"):
         MotionStream(networks[0], SimpleNamespace(dim=768), FACE)
 
 
