@@ -15,7 +15,7 @@ from avatard.timebase import BLENDSHAPES, LANDMARKS
 
 VERSION: Final = 1
 MAX_SPEECH_SECONDS: Final = 10
-EXPECTED_REQUEST: Final = "a msgpack map with t = audio, end_of_utterance, interrupt or identity"
+MAX_ERROR_LENGTH: Final = 200
 MAX_IMAGE_BYTES: Final = 8 * 1024 * 1024
 MAX_REQUEST_BYTES: Final = MAX_IMAGE_BYTES + 1024
 """The longest message the incoming socket reads: one portrait and its fields."""
@@ -240,7 +240,11 @@ def decode_request(payload: bytes) -> AnyRequest:
         if isinstance(request, Speech):
             request.samples()
     except MessageError as error:
-        raise MessageError(f"{error}; expected {EXPECTED_REQUEST}", _request_id(payload)) from None
+        # The text may quote what the sender sent: not megabytes of it.
+        expected = "expected a msgpack map with t = audio, end_of_utterance, interrupt or identity"
+        raise MessageError(
+            f"{str(error)[: MAX_ERROR_LENGTH - len(expected) - 2]}; {expected}", _request_id(payload)
+        ) from None
     return request
 
 
@@ -258,8 +262,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        # The text may quote what the sender sent: one line, and not megabytes of it.
-        raise MessageError(" ".join(str(error).split())[:200]) from None
+        raise MessageError(" ".join(str(error).split())[:MAX_ERROR_LENGTH]) from None
     except RecursionError:
         raise MessageError("the message is nested too deeply") from None
 

@@ -66,7 +66,7 @@ async def test_a_client_sees_and_hears_what_it_says(serving):
         await until(lambda: any("unknown message" in data.get("message", "") for _, _, data in client.events))
     finally:
         await client.close()
-    await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.collect())
+    await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.metrics.text())
 
 
 async def test_twenty_clients_in_a_row_leave_nothing_behind(serving):
@@ -76,7 +76,7 @@ async def test_twenty_clients_in_a_row_leave_nothing_behind(serving):
         client = LiveClient(url)
         await client.connect()
         await client.close()
-        await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.collect())
+        await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.metrics.text())
 
     await visit()
     before = len(asyncio.all_tasks())
@@ -125,15 +125,15 @@ async def test_garbage_is_answered_not_obeyed(serving):
     assert (await answer_of(http.delete(f"{url}/api/offer")))[0] == 405
     async with http.get(f"{url}/readyz") as response:
         assert response.status == 200
-    assert b'avatard_sessions{kind="page"} 0.0' in session.collect()
+    assert b'avatard_sessions{kind="page"} 0.0' in session.metrics.text()
 
 
 async def test_a_portrait_is_swapped_by_http(serving):
     session, url, http = serving
-    before = session.digest
+    before = session.generation.digest
     data = cv2.imencode(".png", np.full((64, 64, 3), 9, np.uint8))[1].tobytes()
     async with http.post(f"{url}/api/identity", data=data, headers={"Content-Type": "image/png"}) as response:
-        assert response.status == 200 and (await response.json())["identity"] == session.digest != before
+        assert response.status == 200 and (await response.json())["identity"] == session.generation.digest != before
     async with http.get(f"{url}/api/portrait") as response:
         pixels = cv2.imdecode(np.frombuffer(await response.read(), np.uint8), cv2.IMREAD_COLOR)
         assert response.content_type == "image/jpeg" and pixels is not None and abs(int(pixels[0, 0, 0]) - 9) < 3
@@ -333,8 +333,8 @@ async def test_with_a_token_only_health_is_open():
 
 async def test_while_the_worker_restarts_new_clients_are_asked_to_wait(serving):
     session, url, http = serving
-    assert session.worker_pid is not None
-    os.kill(session.worker_pid, signal.SIGKILL)
+    assert session.generation.supervisor.pid is not None
+    os.kill(session.generation.supervisor.pid, signal.SIGKILL)
     await until(lambda: not session.ready)
     async with http.get(f"{url}/readyz") as response:
         assert response.status == 503 and response.headers["Retry-After"] == "2"

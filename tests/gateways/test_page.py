@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.serving import beeps, config, running_server, until
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WHEP_CLIENT = ROOT / "tests" / "whep_client"
+WHEP_CLIENT = ROOT / "tests" / "gateways" / "whep_client"
 #: Reads every picture's mouth and records the sound for a while, in the page's own elements.
 RECORD = """
 async (seconds) => {
