@@ -160,6 +160,7 @@ def serve(
         bool | None, typer.Option("--zmq-single-part", help="Topic and payload in one part, for ZMQ_CONFLATE.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same audio and seed, same frames.")] = None,
+    print_url: Annotated[bool, typer.Option("--print-url", help="Print the page's URL on standard output.")] = False,
     config: ConfigOption = "nano",
     set_: SetOption = None,
     log_level: LogLevelOption = None,
@@ -195,7 +196,7 @@ def serve(
     from avatard.commands.serve import run
 
     with report_user_errors():
-        run(effective.config, identity)
+        run(effective.config, identity, print_url=print_url)
 
 
 @app.command()

@@ -23,15 +23,21 @@ logger = logging.getLogger(__name__)
 MICROPHONE = "mic"
 
 
-def run(config: Config, portrait: Path, engine: str = ENGINE) -> None:
+def run(config: Config, portrait: Path, engine: str = ENGINE, print_url: bool = False) -> None:
     """Serve until SIGINT or SIGTERM.
+
+    Args:
+        config: the effective configuration.
+        portrait: a picture file.
+        engine: `module:function` that makes the engine in the inference process.
+        print_url: print the page's URL as the only line of standard output, for programs.
 
     Raises:
         UserError: the portrait, an address, a key file or the sound cannot be used, or the inference process cannot
             be started.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(config, Portrait.read(portrait, config.portrait.face), engine))
+        runner.run(serve(config, Portrait.read(portrait, config.portrait.face), engine, print_url))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -45,7 +51,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> None:
+async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_url: bool = False) -> None:
     """Serve until a signal comes; see `run` for the errors."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -71,6 +77,8 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> Non
         if gateway is not None:
             stack.push_async_callback(gateway.stop)
             await gateway.start(session)
+        if print_url:
+            print(url, flush=True)
         print(f"avatard: open {url}{'?token=...' if config.server.token else ''}", file=sys.stderr, flush=True)
         logger.info("listening", extra={"url": url, "profile": config.stream.profile})
         speech = asyncio.create_task(_speak(config.audio.source, session), name="speech")

@@ -21,11 +21,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import zmq
 
 from avatard.clock import monotonic
@@ -233,10 +233,7 @@ class Worker:
 
 
 def _resident_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):  # not Linux
-        return 0
+    return int(psutil.Process().memory_info().rss)
 
 
 def _leave_with_the_daemon() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import sys
 
@@ -26,7 +25,7 @@ from avatard.commands.serve import run
 config = config_loader.load("nano", ["server.port=0", *sys.argv[3:]]).config
 setup(config.log)
 with report_user_errors():
-    run(config, Path(sys.argv[1]), sys.argv[2])
+    run(config, Path(sys.argv[1]), sys.argv[2], print_url=True)
 """
 
 
@@ -40,20 +39,20 @@ def portrait(tmp_path):
 async def start(portrait, *settings, engine="tests.support.warp_engine:make"):
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", RUN, str(portrait), engine, *settings),
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
         start_new_session=True,
     )
-    assert process.stderr is not None
-    lines: list[str] = []
+    assert process.stdout is not None and process.stderr is not None
     async with asyncio.timeout(60):
-        while line := (await process.stderr.readline()).decode():
+        url = (await process.stdout.readline()).decode().strip().rstrip("/")
+        lines: list[str] = []
+        while not url and (line := (await process.stderr.readline()).decode()):
             lines.append(line)
-            found = re.search(r"avatard: open (\S+)/", line)
-            if found:
-                return process, found.group(1), lines
-    await process.wait()
-    return process, "", lines
+    if not url:
+        await process.wait()
+    return process, url, lines
 
 
 async def test_a_signal_ends_it_cleanly_with_clients_connected(portrait):

@@ -73,7 +73,7 @@ def test_both_rates_stay_in_step_at_any_chunking(rate_hz, cuts):
     playback = np.concatenate([part.playback for part in parts])
     np.testing.assert_array_equal(speech, convert(samples, rate_hz, []))
     assert len(playback) == 3 * len(speech)
-    np.testing.assert_allclose(playback[::3][400:-400], speech[400:-400], atol=0.05)
+    np.testing.assert_allclose(playback[::3][400:-400], speech[400:-400], atol=0.08)
 
 
 @pytest.mark.parametrize(("rate_hz", "upper_hz"), [(44_100, 16_000), (48_000, 16_000), (24_000, 11_000)])

@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import zmq
 import zmq.asyncio
