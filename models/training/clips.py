@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from avatard.errors import UserError
 from avatard.models.face.pose import Pose
 from avatard.models.face.topology import MESH_TO_68
 
@@ -46,6 +48,10 @@ def is_validation(source: str, speaker: str) -> bool:
     return hashlib.sha1(speaker.encode(), usedforsecurity=False).hexdigest()[0] < "2"
 
 
+class DataError(UserError):
+    """Training data that are missing or do not fit."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of a data folder's `index.json`."""
@@ -67,11 +73,20 @@ def unseen_people(entries: Iterable[Entry], shipped: bool) -> list[Entry]:
     return [entry for entry in entries if entry.validation or (shipped and entry.source not in SHIPPED_SOURCES)]
 
 
+def in_turns(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """One clip of each person, then a second one of each, and so on; people and clips in alphabetical order."""
+    people: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda e: (e.source, e.speaker, e.clip)):
+        people[entry.source, entry.speaker].append(entry)
+    for turn in range(max(map(len, people.values()), default=0)):
+        yield from (clips[turn] for clips in people.values() if turn < len(clips))
+
+
 def read_index(folder: Path) -> list[Entry]:
-    """The clips of a prepared folder. Raises `FileNotFoundError` where it was not prepared."""
+    """The clips of a prepared folder. Raises `DataError` where it was not prepared."""
     index = folder / "index.json"
     if not index.is_file():
-        raise FileNotFoundError(f"{folder} has no index.json: run scripts/prepare_data.py first")
+        raise DataError(f"{folder} has no index.json: run scripts/prepare_data.py first")
     return [Entry(**row) for row in json.loads(index.read_text())]
 
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avatard.models.face.topology import INNER_LIP, LEFT_EYE, OUTER_LIP, RIGHT_EYE, mouth_opening
-from avatard.models.training.clips import Clip, Entry
+from avatard.models.training.clips import Clip, Entry, in_turns
 
 SIZE = 256
 Floats = NDArray[np.floating]
@@ -259,18 +260,9 @@ def validation_examples(
     folder: Path, entries: Sequence[Entry], mean_68: Floats, clips: int, frames: int, step: int = 3
 ) -> list[dict[str, Tensor]]:
     """A fixed set of unaugmented examples of unseen people, evenly over them; the portrait is the most closed mouth."""
-    people: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda e: (e.source, e.speaker, e.clip)):
-        if entry.validation and entry.frames > step * (frames - 1):
-            people[entry.source, entry.speaker].append(entry)
-    turns = [
-        group[n]
-        for n in range(max(map(len, people.values()), default=0))
-        for group in people.values()
-        if n < len(group)
-    ]
+    usable = (entry for entry in entries if entry.validation and entry.frames > step * (frames - 1))
     examples = []
-    for entry in turns[:clips]:
+    for entry in islice(in_turns(usable), clips):
         clip = _clip(folder / entry.path)
         closed = int(np.argmin(mouth_opening(clip.landmarks + mean_68)))
         examples.append(example(clip, range(0, step * frames, step), clip, closed, mean_68, None))
