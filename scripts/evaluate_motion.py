@@ -39,7 +39,7 @@ from tqdm import tqdm
 from avatard.config import Motion
 from avatard.engine.motion_stream import MotionStream
 from avatard.errors import UserError
-from avatard.models.atom import Atom, reference_of
+from avatard.models.atom.model import Atom, reference_of
 from avatard.models.evaluation.motion_baselines import Linear, loudness, streamed_features
 from avatard.models.evaluation.motion_metrics import best_lag, closures, correlation, drift, jerk, lip_error
 from avatard.models.evaluation.motion_plot import draw

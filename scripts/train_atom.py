@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from avatard.errors import UserError
 from avatard.models import checkpoint
-from avatard.models.atom import CONFIGS, Atom, AtomConfig
+from avatard.models.atom.model import CONFIGS, Atom, AtomConfig
 from avatard.models.evaluation.motion_metrics import halves, validate
 from avatard.models.training.atom.dataset import MotionData
 from avatard.models.training.atom.loss import Recipe, training_loss

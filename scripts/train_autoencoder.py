@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader, default_collate
 from avatard.errors import UserError
 from avatard.models.face import warp
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
+from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.decoder import FRAME, WHOLE, Window
 from avatard.models.mcvdm.landmark_encoder import Geometry
+from avatard.models.mcvdm.latent import AutoencoderConfig, Planes
 from avatard.models.training.clips import Entry, read_index
 from avatard.models.training.loop import (
     CsvLog,

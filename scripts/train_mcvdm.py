@@ -29,8 +29,9 @@ from avatard.models import checkpoint
 from avatard.models.diffusion import add_noise
 from avatard.models.face import warp
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.mcvdm.autoencoder import Autoencoder, Planes
+from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps, thumbnail
+from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import TIMESTEPS, Mcvdm, McvdmConfig, pack
 from avatard.models.mcvdm.unet import UNetConfig
 from avatard.models.training.clips import read_index

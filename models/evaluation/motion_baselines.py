@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from avatard.models.speech import SpeechEncoder
+from avatard.models.training.av_sync import with_neighbours
 from avatard.timebase import SAMPLES_PER_FRAME
 
 Array = NDArray[np.floating]
@@ -42,13 +43,6 @@ def streamed_features(
     return features
 
 
-def with_neighbours(features: Array) -> Array:
-    """`[N, D]` → `[N, (2 CONTEXT + 1) D + 1]`, edges repeated, and a constant."""
-    padded = np.pad(features, ((CONTEXT, CONTEXT), (0, 0)), mode="edge")
-    parts = [padded[k : k + len(features)] for k in range(2 * CONTEXT + 1)]
-    return np.concatenate([*parts, np.ones((len(features), 1))], axis=1)
-
-
 @dataclass(frozen=True)
 class Linear:
     """A linear map from features with neighbours to displacements `[N, 68, 3]`."""
@@ -58,11 +52,11 @@ class Linear:
     @classmethod
     def fit(cls, features: list[Array], moved: list[Array], penalty: float) -> Linear:
         """Ridge regression on clips of features `[N, D]` and displacements `[N, 68, 3]`."""
-        x = np.concatenate([with_neighbours(part) for part in features])
+        x = np.concatenate([with_neighbours(part, CONTEXT) for part in features])
         y = np.concatenate([part.reshape(len(part), -1) for part in moved])
         return cls(np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y))
 
     def __call__(self, features: Array) -> Array:
         """Displacements `[N, 68, 3]`."""
-        made: Array = (with_neighbours(features) @ self.weights).reshape(-1, 68, 3)
+        made: Array = (with_neighbours(features, CONTEXT) @ self.weights).reshape(-1, 68, 3)
         return made

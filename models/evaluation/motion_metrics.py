@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avatard.models.atom import Atom, reference_of
+from avatard.models.atom.model import Atom, reference_of
 from avatard.models.face.topology import MOUTH, mouth_opening
 from avatard.models.training.atom.dataset import MotionClip
 from avatard.timebase import FPS

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from avatard.models.evaluation.reference_clip import GroundTruth
 from avatard.models.face import warp
-from avatard.models.mcvdm.autoencoder import Autoencoder, Planes
+from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.landmark_encoder import Geometry
+from avatard.models.mcvdm.latent import Planes
 from avatard.models.pixels import Pictures, to_bytes, to_tensor
 from avatard.timebase import CROP_SIDE
 

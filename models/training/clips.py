@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from avatard.errors import UserError
+from avatard.models import checkpoint
 from avatard.models.face.pose import Pose
 from avatard.models.face.topology import MESH_TO_68
 
@@ -182,6 +182,4 @@ class Clip:
         if registered is not None:
             tensors["registered"] = registered.astype(np.float32)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial, metadata)
-        partial.replace(path)
+        checkpoint.save(path, tensors, metadata)

@@ -12,7 +12,7 @@ from avatard.engine.engine import make_engine
 from avatard.errors import UserError
 from avatard.inference.engine_api import EngineError
 from avatard.models import checkpoint
-from avatard.models.atom import AtomConfig
+from avatard.models.atom.model import AtomConfig
 from avatard.models.face.topology import mouth_opening
 from avatard.playout.audio_timeline import Timing
 from avatard.playout.scheduler import PlayoutFrame, Scheduler

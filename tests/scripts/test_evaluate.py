@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from avatard.models import checkpoint
-from avatard.models.atom import Atom, AtomConfig
-from avatard.models.mcvdm.autoencoder import AutoencoderConfig
+from avatard.models.atom.model import Atom, AtomConfig
+from avatard.models.mcvdm.latent import AutoencoderConfig
 from avatard.models.mcvdm.model import Mcvdm, McvdmConfig
 from avatard.models.mcvdm.unet import UNetConfig
 from avatard.models.training.clips import is_validation

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from avatard.models import checkpoint
-from avatard.models.atom import Atom, AtomConfig, openings
-from avatard.models.face.topology import MOUTH
+from avatard.models.atom.model import Atom, AtomConfig
+from avatard.models.face.topology import MOUTH, inner_lip_heights
 from avatard.models.training.atom.dataset import Batch
 from avatard.models.training.atom.loss import Recipe, liveliness_loss, motion_loss, prefix_lengths, training_loss
 from tests.support.motion_folder import write_folder
@@ -146,7 +146,7 @@ def test_still_lips_cost_more_than_lips_that_move_the_other_way():
 def test_openings_are_the_lips_distances():
     face = torch.zeros(1, 1, 68, 3)
     face[..., 65:68, 1] = 0.2
-    assert openings(face).flatten().tolist() == pytest.approx([0.2] * 3)
+    assert inner_lip_heights(face).flatten().tolist() == pytest.approx([0.2] * 3)
 
 
 def test_an_open_mouth_that_should_be_shut_costs_more():

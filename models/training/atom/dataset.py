@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
+from avatard.frame import raised_cosine
 from avatard.models import checkpoint
-from avatard.models.atom import REST_MODES, Atom, reference_of, rest_features
+from avatard.models.atom.model import REST_MODES, Atom, reference_of, rest_features
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import LIP_68, MIRROR_68, REST_68, UPPER_LIP
 from avatard.models.training.atom.audio_augmentation import CLOSING_FRAMES, OPENING_FRAMES, frames_at_tempo
@@ -33,7 +34,7 @@ IDENTITY_NOISE, PORTRAIT_NOISE = 2.0, 0.01
 #: How often the portrait is one of a closed mouth, as portraits are and frames of speech are not: otherwise the network
 #: takes closed lips for a shy mouth.
 CLOSED_SHARE = 0.3
-#: How often the reference is somebody else's of the same source: how far a mouth opens must not hang on whose it is.
+#: How often the reference is somebody else's of the same source: how far a mouth opens must not depend on identity.
 STRANGER_SHARE = 0.1
 #: How often a window is heard in another voice: with the mean features of another clip of its source.
 VOICE_SHARE = 0.5
@@ -139,8 +140,8 @@ def at_audio(clip: MotionClip, end: int, frames: int, among_silence: bool) -> tu
     # Where the picture runs beyond the sound it shows speech that is not heard: hold the edge frame instead.
     found = np.where((before > 0)[:, None, None], clip.landmarks[max(0, -clip.offset)], found)
     found = np.where((after > 0)[:, None, None], clip.landmarks[min(sound, sound - clip.offset) - 1], found)
-    away = np.where(before > 0, before / OPENING_FRAMES, np.where(after > 0, after / CLOSING_FRAMES, 0)).clip(0, 1)
-    share = ((1 - np.cos(np.pi * away)) / 2)[:, None, None].astype(np.float32)
+    away = np.where(before > 0, before / OPENING_FRAMES, np.where(after > 0, after / CLOSING_FRAMES, 0))
+    share = raised_cosine(away)[:, None, None].astype(np.float32)
     silent = (before > 0) | (after > 0)
     return found * (1 - share) + clip.closed * share, (known | silent).astype(np.float32)
 
@@ -152,17 +153,17 @@ def windows(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, NDArray[np.i
     return tensors[name], tensors[f"{name}_ends"].numpy()
 
 
-Face: TypeAlias = tuple[Array, Array]  # landmarks [68, 3] of a portrait and its neutral face
+ReferenceFace: TypeAlias = tuple[Array, Array]  # landmarks [68, 3] of a portrait and its neutral face
 
 
-class Window(NamedTuple):
+class MotionWindow(NamedTuple):
     """One example."""
 
     audio: Tensor  # [audio_frames, dim]
     landmarks: Array  # [S, 68, 3]
     known: Array  # [S], whether there are landmarks
-    portrait: Face  # of the clip's person
-    shown: Face  # what the network is given for it
+    portrait: ReferenceFace  # of the clip's person
+    shown: ReferenceFace  # what the network is given for it
 
 
 def draw_by_size(groups: Mapping[Key, Sequence[int]], rng: np.random.Generator) -> Key:
@@ -227,7 +228,7 @@ class MotionData:
         for buffer, value in zip((atom.modes, atom.to_rest), rest_regression(self.clips), strict=True):
             buffer.copy_(torch.from_numpy(value))
 
-    def _portrait(self, clip: MotionClip, rng: np.random.Generator) -> Face:
+    def _portrait(self, clip: MotionClip, rng: np.random.Generator) -> ReferenceFace:
         """Of any frame of a clip of the person's, mostly this one, or at rest."""
         if rng.random() < 0.2:
             same = self.people[clip.entry.source, clip.entry.speaker]
@@ -237,7 +238,7 @@ class MotionData:
         chosen = rng.integers(len(clip.landmarks))
         return clip.landmarks[chosen], clip.neutrals[chosen]
 
-    def _sample(self, frames: int, lookahead: int, rng: np.random.Generator) -> Window:
+    def _sample(self, frames: int, lookahead: int, rng: np.random.Generator) -> MotionWindow:
         """One window."""
         # Sources and people by the square root of what was said: a few clips must not weigh as much as five hundred.
         source = draw_by_size(self.sources, rng)
@@ -252,7 +253,7 @@ class MotionData:
         if draw < 0.06:
             audio = self.no_speech[rng.integers(len(self.no_speech))].float()
             shut = np.broadcast_to(clip.closed, (frames, 68, 3))
-            return Window(audio, shut, np.ones(frames, np.float32), portrait, shown)
+            return MotionWindow(audio, shut, np.ones(frames, np.float32), portrait, shown)
         silence = draw < 0.55 and len(clip.silence) > 0
         features, ends = (clip.silence, clip.silence_ends) if silence else (clip.speech, clip.speech_ends)
         chosen = rng.integers(len(ends))
@@ -260,13 +261,13 @@ class MotionData:
         audio = features[chosen].float()
         if rng.random() < VOICE_SHARE:
             audio = audio + rng.random() * (self.voices[other] - self.voices[number])
-        return Window(audio, landmarks, known, portrait, shown)
+        return MotionWindow(audio, landmarks, known, portrait, shown)
 
     def batch(self, size: int, frames: int, lookahead: int, rng: np.random.Generator) -> Batch:
         """A random batch, half of it mirrored.
 
-        The reference gets another identity and noise, and sometimes it is a stranger's: displacement must not hang on
-        whose face it is, nor may the network know a clip by its portrait.
+        The reference gets another identity and noise, and sometimes it is a stranger's: displacement must not depend
+        on identity, nor may the network recognise a clip by its portrait.
         """
         parts = [self._sample(frames, lookahead, rng) for _ in range(size)]
         turned = rng.random(size) < 0.5

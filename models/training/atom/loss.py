@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avatard.models.atom import Atom, openings
+from avatard.models.atom.model import Atom
 from avatard.models.diffusion import add_noise
-from avatard.models.face.topology import MOUTH
+from avatard.models.face.topology import MOUTH, inner_lip_heights
 from avatard.models.training.atom.dataset import Batch
 
 VELOCITY_WEIGHT = 2.0
@@ -45,7 +45,7 @@ def local_deviation(x: Tensor, size: int) -> Tensor:
 
 def liveliness_loss(x0: Tensor, target: Tensor, here: Tensor) -> Tensor:
     """How differently lips vary within a few frames; windows count where `here` `[B, S]` is 1 in all their frames."""
-    made, real = (torch.cat([x[:, :, MOUTH, :2].flatten(2), 2 * openings(x)], dim=-1) for x in (x0, target))
+    made, real = (torch.cat([x[:, :, MOUTH, :2].flatten(2), 2 * inner_lip_heights(x)], dim=-1) for x in (x0, target))
     loss = x0.new_zeros(())
     for order, size in LIVELINESS:
         deviations = [local_deviation(x.diff(n=order, dim=1), size) for x in (made, real)]
@@ -65,7 +65,7 @@ def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, sh
     x0 = torch.where(predicted[..., None, None] > 0, x0, target)
     position = ((x0 - target).square() * weight).mean((2, 3))
     velocity = ((x0.diff(dim=1) - target.diff(dim=1)).square() * weight).mean((2, 3))
-    gap = (1 + (CLOSED_WEIGHT - 1) * shut) * (openings(x0) - openings(target)).square().mean(-1)
+    gap = (1 + (CLOSED_WEIGHT - 1) * shut) * (inner_lip_heights(x0) - inner_lip_heights(target)).square().mean(-1)
     here = predicted * known
     moved = here[:, 1:] * known[:, :-1]
     return (
@@ -126,7 +126,7 @@ def training_loss(
     x = torch.where(path[:, None, None, None], calm, torch.where(start[:, None, None, None], 0.0, noisy))
     x = torch.where(clean[..., None, None] > 0, given, x)
     predicted = model(x, clean, t, batch.audio, batch.reference, lookahead).float()
-    shut = openings(x0 * atom.scale).mean(-1) < CLOSED_OPENING
+    shut = inner_lip_heights(x0 * atom.scale).mean(-1) < CLOSED_OPENING
     return motion_loss(predicted, x0, 1 - clean, batch.weight, shut)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avatard.models import checkpoint
-from avatard.models.atom import Atom, AtomConfig, reference_of
+from avatard.models.atom.model import Atom, AtomConfig, reference_of
 from avatard.models.face.topology import mouth_opening
 from avatard.models.training.atom.audio_augmentation import (
     Track,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatard.models import checkpoint
-from avatard.models.atom import CONFIGS, Atom, AtomConfig, Variant, rotary
+from avatard.models.atom.model import CONFIGS, Atom, AtomConfig, Variant, rotary
 from avatard.models.diffusion import add_noise, cosine_alpha_bar, ddim, few_timesteps
 from avatard.models.face.topology import LIP_68, REST_68
 from tests.support.tiny_atom import awake
