@@ -82,7 +82,7 @@ def main(data: Annotated[Path, typer.Argument(help="Prepared data.")]) -> None:
     """Measure and print."""
     sources: dict[str, list[Clip]] = defaultdict(list)
     for entry in clips_with_sound(data):
-        if not entry.validation:
+        if entry.split == "train":
             sources[entry.source].append(Clip(data / entry.path))
     mean = MorphableModel.load().mean_68
     typer.echo(json.dumps({source: measure(clips, mean) for source, clips in sources.items()}, indent=1))

@@ -86,9 +86,9 @@ def main(
 ) -> None:
     """Measure and print."""
     rng = np.random.default_rng(seed)
-    entries = [entry for entry in read_index(data) if entry.frames > 3 and "factory" not in entry.source]
+    entries = [entry for entry in read_index(data) if entry.frames > 3 and not entry.animated]
     sources: dict[str, list[Clip]] = defaultdict(list)
-    for n in sorted(rng.permutation(len(entries)), key=lambda n: not entries[n].validation):
+    for n in sorted(rng.permutation(len(entries)), key=lambda n: entries[n].split == "train"):
         if len(sources[entries[n].source]) < clips:
             sources[entries[n].source].append(Clip(data / entries[n].path))
     typer.echo(json.dumps({source: measure(found, rng) for source, found in sources.items()}, indent=1))

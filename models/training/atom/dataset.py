@@ -24,7 +24,8 @@ from avatard.models.atom.model import REST_MODES, Atom, reference_of, rest_featu
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import LIP_68, MIRROR_68, REST_68, UPPER_LIP
 from avatard.models.training.atom.audio_augmentation import CLOSING_FRAMES, OPENING_FRAMES, frames_at_tempo
-from avatard.models.training.clips import Clip, Entry, read_index
+from avatard.models.training.clips import Clip, DataError, Entry, read_index
+from avatard.models.training.splits import Split
 
 Array = NDArray[np.float32]
 Key = TypeVar("Key")
@@ -43,7 +44,7 @@ HEARD_FRAMES = 6
 
 
 def clips_with_sound(folder: Path) -> list[Entry]:
-    """The videos of a prepared folder that have sound. Raises `FileNotFoundError` where it was not prepared."""
+    """The videos of a prepared folder that have sound. Raises `DataError` where it was not prepared."""
     found = []
     for entry in read_index(folder):
         with safe_open(folder / entry.path, framework="numpy") as file:
@@ -173,10 +174,19 @@ def draw_by_size(groups: Mapping[Key, Sequence[int]], rng: np.random.Generator) 
 
 
 class MotionData:
-    """All clips of the people who may be trained on (or, with `validation`, the others), in memory."""
+    """All clips of a split that are in step with their sound, in memory.
 
-    def __init__(self, data: Path, prepared: Path, validation: bool = False, exclude: str = "") -> None:
-        """`exclude` names a source to leave out. Raises `ValueError` where no clip remains."""
+    Args:
+        data: what `scripts/prepare_data.py` wrote.
+        prepared: what `scripts/prepare_motion.py` wrote.
+        split: whose clips.
+        exclude: a source to leave out.
+
+    Raises:
+        DataError: no clip remains.
+    """
+
+    def __init__(self, data: Path, prepared: Path, split: Split = "train", exclude: str = "") -> None:
         entries = read_index(data)
         motion, _ = checkpoint.load(prepared / "motion.safetensors", framework="numpy")
         offsets = json.loads((prepared / "offsets.json").read_text())["clips"]
@@ -184,7 +194,7 @@ class MotionData:
         self.clips: list[MotionClip] = []
         for entry in entries:
             name = f"{entry.source}/{entry.clip}"
-            if entry.validation != validation or entry.source == exclude or not offsets.get(name, {}).get("kept"):
+            if entry.split != split or entry.source == exclude or not offsets.get(name, {}).get("kept"):
                 continue
             tensors, metadata = checkpoint.load(prepared / "features" / entry.path)
             landmarks, neutrals = Clip(data / entry.path).landmarks, motion[f"neutrals/{name}"]
@@ -202,9 +212,7 @@ class MotionData:
                 voice = windows(tensors, "voice")
                 self.clips.append(MotionClip(entry, landmarks, neutrals, closed, closed_neutral, offset, *voice))
         if not self.clips:
-            raise ValueError(
-                f"{data} has no {'validation' if validation else 'training'} clips in step with their sound"
-            )
+            raise DataError(f"{data} has no clips of the split {split!r} in step with their sound")
         self.no_speech = checkpoint.load(prepared / "features" / "no_speech.safetensors")[0]["silence"]
         self.identity = torch.from_numpy(motion["identity"])  # [K, 68, 3], one standard deviation each
         self.people: dict[tuple[str, str], list[int]] = {}

@@ -27,6 +27,8 @@ from avatard.models.training.mcvdm.regions import region_map
 from avatard.timebase import CROP_SIDE
 
 Floats = NDArray[np.floating]
+#: Examples side by side.
+Batch = dict[str, Tensor]
 Pictures = NDArray[np.uint8]
 
 
@@ -105,8 +107,8 @@ class Examples(Dataset[dict[str, Tensor]]):
         entry = clips[int(rng.integers(len(clips)))]
         clip = self.open(entry)
         opening = mouth_opening(clip.landmarks + self.mean_68)
-        photograph = int(entry.source == "factory")  # its frame 0 is the portrait itself, at another moment
-        frames = [photograph + n for n in self._choose_frames(rng, opening[photograph:])]
+        first = int(entry.animated)  # frame 0 is the portrait itself, at another moment
+        frames = [first + n for n in self._choose_frames(rng, opening[first:])]
         other = clip
         if rng.random() < self.sampling.other_clip:
             other = self.open(clips[int(rng.integers(len(clips)))])
@@ -234,7 +236,7 @@ def validation_examples(
     folder: Path, entries: Sequence[Entry], mean_68: Floats, clips: int, frames: int, step: int = 3
 ) -> list[dict[str, Tensor]]:
     """A fixed set of unaugmented examples of unseen people, evenly over them; the portrait is the most closed mouth."""
-    usable = (entry for entry in entries if entry.validation and entry.frames > step * (frames - 1))
+    usable = (entry for entry in entries if entry.split == "validation" and entry.frames > step * (frames - 1))
     examples = []
     for entry in islice(in_turns(usable), clips):
         clip = _clip(folder / entry.path)

@@ -23,7 +23,7 @@ def test_everyone_unseen_is_there_before_anyone_is_there_twice(folder):
     speakers = ["a04", "a04", "a04", "b08", "b11"]
     entries = [Entry("lrw_ar", f"{n}", speaker, 30, path) for n, speaker in enumerate(speakers)]
     entries.append(Entry("lrw_ar", "short", "b09", 8, path))
-    entries.append(Entry("factory_validation", "made", "k", 30, path))
+    entries.append(Entry("factory_validation", "made", "k", 30, path, animated=True))
     assert [entry.speaker for entry in choose_clips(folder, entries, 4)] == ["a04", "b08", "b11", "a04"]
     assert len(choose_clips(folder, entries, 100)) == 5
     assert choose_clips(folder, [], 3) == []

@@ -27,7 +27,7 @@ from avatard.models.training.atom.dataset import (
     rest_regression,
 )
 from avatard.models.training.av_sync import SyncClip, estimate
-from avatard.models.training.clips import Clip, Entry
+from avatard.models.training.clips import Clip, DataError, Entry
 from avatard.timebase import SAMPLES_PER_FRAME
 from tests.support.motion_folder import write_folder
 
@@ -43,7 +43,7 @@ def write_prepared(data, out, dim=6):
         frames = ends[:, None] - WINDOW + torch.arange(WINDOW)
         features = frames[..., None].expand(-1, -1, dim).half()
         part = {"speech": features, "speech_ends": ends}
-        if not entry.validation:
+        if entry.split == "train":
             part |= {"silence": features, "silence_ends": ends}
         path = out / "features" / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def folders(tmp_path):
 
 def test_people_and_clips_that_may_be_trained_on(folders):
     data, prepared = folders
-    training, validation = MotionData(data, prepared), MotionData(data, prepared, validation=True)
+    training, validation = MotionData(data, prepared), MotionData(data, prepared, split="validation")
     assert {clip.entry.clip for clip in training.clips} == {"grid_s1_0", "grid_s1_1", "grid_s1_2", "a05_0"}
     assert {clip.entry.speaker for clip in validation.clips} == {"a04"}
     assert MotionData(data, prepared, exclude="grid_s1").sources == {"lrw_ar": [0]}
@@ -84,7 +84,7 @@ def test_a_second_voice_is_a_second_clip(folders):
 
 def test_no_clips_is_an_error(folders):
     (folders[1] / "offsets.json").write_text(json.dumps({"clips": {}}))
-    with pytest.raises(ValueError, match="no training clips in step"):
+    with pytest.raises(DataError, match="no clips of the split 'train' in step"):
         MotionData(*folders)
 
 
