@@ -35,7 +35,7 @@ class EvaluationClip:
     video: Array  # [N, 68, 3]
     neutral: NDArray[np.float32]  # [68, 3], from the first frame alone
     offset: int  # landmark frame n belongs to audio frame n + offset
-    words: Sequence[Word]
+    words: list[Word]
 
     @classmethod
     def read(
@@ -44,7 +44,7 @@ class EvaluationClip:
         entry: Entry,
         morphable: MorphableModel,
         offsets: Mapping[str, Any],
-        words: Mapping[str, Sequence[Word]],
+        words: Mapping[str, list[Word]],
     ) -> EvaluationClip:
         """Read one clip; `offsets` and `words` may lack it."""
         clip = Clip(data / entry.path)
@@ -101,8 +101,8 @@ def regressor(atom: Atom, speech: SpeechEncoder, hop: int, lookahead: int) -> Ge
     def generate(face: EvaluationClip, sound: EvaluationClip) -> Array:
         portrait = torch.from_numpy(face.landmarks.astype(np.float32))
         reference = reference_of(portrait, torch.from_numpy(face.neutral))[None]
-        windows = encode_windows(speech, sound.samples, atom.config.audio_frames, hop, lookahead).split(1)
-        moved = roll_out(atom, windows, reference, steps=1, lookahead=lookahead, hop=hop, prefix=False)
+        windows = encode_windows(speech, sound.samples, atom.config.audio_frames, hop, lookahead)
+        moved = roll_out(atom, torch.split(windows, 1), reference, steps=1, lookahead=lookahead, hop=hop, prefix=False)
         frames: Array = (moved[0, : sound.frames] + atom.resting(reference)[0]).numpy()
         return frames
 

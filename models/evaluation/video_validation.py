@@ -68,7 +68,8 @@ def validate_autoencoder(network: Autoencoder, examples: list[Batch], picture: P
 
     `zeroed` and `shuffled` decode without a latent and with another clip's: both must cost in the mouth.
     """
-    means, rows, previous = _Means(), [], None
+    means, rows = _Means(), []
+    previous: Planes | None = None
     for item in examples:
         batch = default_collate([item])
         frames, reference = normalise(batch["frames"]), normalise(batch["reference"])

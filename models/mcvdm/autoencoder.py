@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from avatard.models import checkpoint
 from avatard.models.mcvdm.decoder import (
     CELLS,
     WHOLE,
-    Pictures,
     PlainDecoder,
     Portrait,
     ReferenceDecoder,
@@ -29,6 +27,7 @@ from avatard.models.mcvdm.decoder import (
 from avatard.models.mcvdm.latent import MOTION_SCALE, AutoencoderConfig, Planes
 from avatard.models.mcvdm.layers import ResBlock, activate, channels_last, clips_of, conv
 from avatard.models.mcvdm.timesformer import TimeSformerEncoder
+from avatard.models.pixels import Pictures, to_bytes
 
 
 class ConvEncoder(nn.Module):
@@ -82,7 +81,8 @@ class Trunk(nn.Module):
         xy = rearrange(xy, "b c y x -> b 1 y x c")
         xt = rearrange(xt[:, :, frames], "b c t x -> b t 1 x c")
         yt = rearrange(yt[:, :, frames], "b c t y -> b t y 1 c")
-        return rearrange(xy + xt + yt, "b t y x c -> b t c y x")
+        volume: Tensor = rearrange(xy + xt + yt, "b t y x c -> b t c y x")
+        return volume
 
 
 class Autoencoder(nn.Module):
@@ -140,8 +140,7 @@ class Autoencoder(nn.Module):
     def render_uint8(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
         """Volumes of one clip → pictures; see `ReferenceDecoder.show`."""
         if isinstance(self.decoder, PlainDecoder):
-            frames = (self.decoder(volume)[0].clamp(-1, 1) + 1) * 127.5
-            return np.asarray(frames.round().byte().permute(0, 2, 3, 1).contiguous())
+            return to_bytes(self.decoder(volume)[0])
         pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-import time
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -135,13 +135,15 @@ class Trainer:
     @property
     def examples_done(self) -> int:
         """By all processes together."""
-        return self.step * self._settings.batch * self.accelerator.num_processes
+        done: int = self.step * self._settings.batch * self.accelerator.num_processes
+        return done
 
     @property
     def examples_left(self) -> int:
         """For all processes together."""
-        left = self._settings.steps - self.step
-        return max(left, 0) * self._settings.batch * self.accelerator.num_processes
+        steps = max(self._settings.steps - self.step, 0)
+        left: int = steps * self._settings.batch * self.accelerator.num_processes
+        return left
 
     def train(
         self,
@@ -165,7 +167,7 @@ class Trainer:
         first = self.step
         scheduler = LambdaLR(self._optimizer, lambda done: schedule(first + done))
         sums: dict[str, float] = {}
-        began = time.process_time()
+        began = _cpu_seconds()
         main = accelerator.is_main_process
         bar = tqdm(total=settings.steps, initial=first, unit="step", mininterval=5, disable=None if main else True)
         for arguments in batches:
@@ -185,10 +187,10 @@ class Trainer:
                 continue
             last = self.step >= settings.steps
             if self.step % settings.log == 0:
-                spent_ms = 1000 * (time.process_time() - began) / settings.log
+                spent_ms = 1000 * (_cpu_seconds() - began) / settings.log
                 means = {key: value / settings.log for key, value in sums.items()}
                 self._log.write({"step": self.step, **means, "core_ms": spent_ms})
-                sums, began = {}, time.process_time()
+                sums, began = {}, _cpu_seconds()
             if self.step % settings.validate == 0 or last:
                 self.averaged.eval()
                 figures = validate(self.averaged.module, self.step)
@@ -204,6 +206,12 @@ class Trainer:
         networks = {"network": self._network.state_dict(), "ema": self.averaged.module.state_dict()}
         metadata = self._metadata | {"step": str(self.step)}
         save_state(self._state, networks, {"optimizer": self._optimizer}, metadata)
+
+
+def _cpu_seconds() -> float:
+    """That this process has used."""
+    used = os.times()
+    return used.user + used.system
 
 
 class CsvLog:

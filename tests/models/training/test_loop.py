@@ -43,15 +43,16 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path):
 def test_the_average_follows_quickly_at_first_and_slowly_later():
     network = nn.Linear(1, 1)
     averaged = averaged_model(network, decay=0.9)
+    weight = averaged.module.get_parameter("weight")
     averaged.update_parameters(network)
 
     def follow() -> float:
         """How much of a change of 1 the average takes over."""
-        before = averaged.module.weight.clone()
+        before = weight.clone()
         with torch.no_grad():
             network.weight.copy_(before + 1)
         averaged.update_parameters(network)
-        return float((averaged.module.weight - before).detach())
+        return float((weight - before).detach())
 
     assert follow() == pytest.approx(9 / 11)
     averaged.n_averaged += 10_000
