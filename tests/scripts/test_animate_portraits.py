@@ -5,7 +5,7 @@ import pytest
 
 from avatard.models.face.topology import MESH_TO_68
 from avatard.models.training.clips import Clip, Entry, read_index, write_index
-from tests.models.training.test_synthesis import performance
+from tests.models.training.synthesis.test_animate import performance
 from tests.support.faces import PORTRAIT, morphable
 from tests.support.scripts import run_script
 

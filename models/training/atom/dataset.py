@@ -246,8 +246,8 @@ class MotionData:
         chosen = rng.integers(len(clip.landmarks))
         return clip.landmarks[chosen], clip.neutrals[chosen]
 
-    def _sample(self, frames: int, lookahead: int, rng: np.random.Generator) -> MotionWindow:
-        """One window."""
+    def draw_window(self, frames: int, lookahead: int, rng: np.random.Generator) -> MotionWindow:
+        """One example; it depends on `rng` alone."""
         # Sources and people by the square root of what was said: a few clips must not weigh as much as five hundred.
         source = draw_by_size(self.sources, rng)
         person = draw_by_size({who: clips for who, clips in self.people.items() if who[0] == source}, rng)
@@ -277,7 +277,7 @@ class MotionData:
         The reference gets another identity and noise, and sometimes it is a stranger's: displacement must not depend
         on identity, nor may the network recognise a clip by its portrait.
         """
-        parts = [self._sample(frames, lookahead, rng) for _ in range(size)]
+        parts = [self.draw_window(frames, lookahead, rng) for _ in range(size)]
         turned = rng.random(size) < 0.5
 
         def faces(found: list[Array]) -> Tensor:
