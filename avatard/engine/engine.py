@@ -20,8 +20,8 @@ from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
 from avatard.engine.video_stream import PreparedPortrait, VideoStream
 from avatard.frame import Frame, HeadPose, Samples
-from avatard.models.atom import Atom
-from avatard.models.face.arkit import ArkitSolver
+from avatard.models.atom.model import Atom
+from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.model import Mcvdm

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from avatard.engine.idle_motion import Idle
 from avatard.frame import Samples, raised_cosine
 from avatard.inference.engine_api import EngineError
-from avatard.models.atom import Atom, reference_of
+from avatard.models.atom.model import Atom, reference_of
 from avatard.models.speech import SpeechEncoder
 from avatard.timebase import FRAME_MS, LANDMARKS, SAMPLES_PER_FRAME
 

@@ -20,9 +20,9 @@ from avatard.engine.crossfade import blend
 from avatard.inference.engine_api import EngineError
 from avatard.models.face import warp
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.autoencoder import Planes
 from avatard.models.mcvdm.decoder import CELLS, FRAME, Pictures
 from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
+from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
 
 #: Frames of a clip must fill the coarsest level of the UNet.

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from avatard.timebase import CROP_SIDE
+
 #: Softening of the interpolation weights (squared, normalised units): about 1.5 pixels of 256.
 SOFTENING = 0.012**2
 #: The ring around the head that moves with the skull: the jaw line, and its reflection above the ears, times this.
@@ -22,7 +24,7 @@ RING = 1.28
 BORDER = 8
 
 
-def normalise(pixels: Tensor, size: int = 256) -> Tensor:
+def normalise(pixels: Tensor, size: int = CROP_SIDE) -> Tensor:
     """Pixel coordinates `[..., 2+]` (x, y, …) → normalised `[..., 2]`."""
     return (pixels[..., :2] + 0.5) * (2.0 / size) - 1.0
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from avatard.models.face import warp
 from avatard.models.mcvdm.layers import SLOPE, ResBlock, activate, clips_of, conv, upsample
+from avatard.timebase import CROP_SIDE
 
 Pictures = NDArray[np.uint8]
 
 #: Side of a frame, of the grid of the fine flow and of the latent's, in pixels and cells.
-FRAME, FINE_CELLS, CELLS = 256, 64, 32
+FRAME, FINE_CELLS, CELLS = CROP_SIDE, 64, 32
 #: Scale of the flow heads: a fresh decoder moves nothing, a trained one moves a few cells at most.
 COARSE, FINE = 0.1, 0.05
 
@@ -73,7 +74,7 @@ class ReferenceDecoder(nn.Module):
     """Volumes + portrait + rigid motion → frames: m · warp(portrait) + (1 - m) · paint.
 
     Paint and the fine part of the flow belong to the face: they fade out towards the border of `FACE`, beyond which a
-    frame is the warped portrait. That leaves half of the pixels to the dear layers.
+    frame is the warped portrait. That leaves half of the pixels to the expensive layers.
     """
 
     def __init__(self, width: int, mid: int, small: int):

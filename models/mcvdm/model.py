@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from avatard.models import checkpoint
 from avatard.models.diffusion import cosine_alpha_bar, ddim, sqrt_linear_alpha_bar
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
+from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.decoder import Portrait
 from avatard.models.mcvdm.landmark_encoder import Geometry, LandmarkEncoder, condition_maps, thumbnail
+from avatard.models.mcvdm.latent import AutoencoderConfig, Planes
 from avatard.models.mcvdm.unet import UNet, UNetConfig
 
 #: Length of the diffusion in training; few steps of it are taken when generating.

@@ -46,10 +46,10 @@ class Offset:
         return self.correlation >= KEEP_CORRELATION
 
 
-def with_context(features: Array) -> Array:
-    """`[N, D]` → `[N, (2 CONTEXT + 1) D + 1]`: the neighbours beside each frame, and a constant."""
-    padded = np.pad(features, ((CONTEXT, CONTEXT), (0, 0)), mode="edge")
-    parts = [padded[k : k + len(features)] for k in range(2 * CONTEXT + 1)]
+def with_neighbours(features: Array, reach: int) -> Array:
+    """`[N, D]` → `[N, (2 reach + 1) D + 1]`: the neighbours beside each frame, edges repeated, and a constant."""
+    padded = np.pad(features, ((reach, reach), (0, 0)), mode="edge")
+    parts = [padded[k : k + len(features)] for k in range(2 * reach + 1)]
     return np.concatenate([*parts, np.ones((len(features), 1))], axis=1)
 
 
@@ -102,7 +102,7 @@ def estimate(clips: list[SyncClip], anchor: str, rounds: int = 2) -> list[Offset
     anchored = any(clip.group == anchor for clip in clips)
     folds = {group: n % FOLDS for n, group in enumerate(groups)}
     scores = np.zeros((len(clips), 2 * MAX_LAG + 1))
-    contexts = [with_context(clip.features).astype(np.float32) for clip in clips]
+    contexts = [with_neighbours(clip.features, CONTEXT).astype(np.float32) for clip in clips]
     for turn in range(rounds):
         for fold in range(FOLDS):
             fitted = [

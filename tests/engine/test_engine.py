@@ -13,7 +13,7 @@ from avatard.errors import UserError
 from avatard.frame import Sound
 from avatard.inference.engine_api import EngineError
 from avatard.models import checkpoint
-from avatard.models.atom import AtomConfig
+from avatard.models.atom.model import AtomConfig
 from avatard.models.face.topology import mouth_opening
 from avatard.playout.audio_timeline import Timing
 from avatard.playout.scheduler import AudioChunk, PlayoutFrame, Scheduler

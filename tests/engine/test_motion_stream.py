@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from avatard.engine.motion_stream import LEAVING_FRAMES, MotionStream, start_noise
 from avatard.inference.engine_api import EngineError
-from avatard.models.atom import Atom, AtomConfig, reference_of
+from avatard.models.atom.model import Atom, AtomConfig, reference_of
 from avatard.models.face.topology import mouth_opening
 from avatard.models.speech import WhisperConfig, WhisperFeatures
 from avatard.models.training.atom.audio_augmentation import no_speech

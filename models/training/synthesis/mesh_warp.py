@@ -1,4 +1,4 @@
-"""A photographed face as a puppet: its mesh, rings around it and a fixed border, warped to any expression and pose.
+"""Mesh warp of a photographed face: its mesh, rings around it and a fixed border, to any expression and pose.
 
 The triangulation is made once on the mean face. Each picture takes the portrait's own pixels from the photographed
 mesh to the wanted one, triangle by triangle. What a portrait does not show is painted behind two kinds of holes:
@@ -69,7 +69,7 @@ def lid_gap(canonical: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Portrait:
+class PortraitMesh:
     """One photographed face."""
 
     name: str
@@ -79,7 +79,7 @@ class Portrait:
     rest: Array  # [468, 3]: the canonical mesh without expression
 
     @classmethod
-    def of(cls, name: str, image: Image, mesh: Array, model: MorphableModel) -> Portrait:
+    def of(cls, name: str, image: Image, mesh: Array, model: MorphableModel) -> PortraitMesh:
         """From a picture `[H, W, 3]` and its mesh `[468, 3]` in pixels."""
         crop = Crop.of(model.pose(mesh))
         points = crop.points(mesh)
@@ -141,7 +141,7 @@ class Opening:
     y: NDArray[np.float32]
 
 
-class Rig:
+class MeshWarper:
     """The triangulation of face, rings and border, the same for all faces."""
 
     def __init__(self, model: MorphableModel):
@@ -174,7 +174,7 @@ class Rig:
         oval[:, :2] = centre + factor * (oval[:, :2] - centre)
         return oval
 
-    def vertices(self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array) -> Array:
+    def vertices(self, portrait: PortraitMesh, canonical: Array, pose: Pose, shape: Array) -> Array:
         """All vertices `[V, 3]` (crop pixels, relative depth) of a portrait's face `[468, 3]` at a pose.
 
         `shape` `[468, 3]` is how far the face differs from the photographed one at rest; the rings follow it.
@@ -201,7 +201,7 @@ class Rig:
         return towards
 
     def render(
-        self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array, inner_lips: Array
+        self, portrait: PortraitMesh, canonical: Array, pose: Pose, shape: Array, inner_lips: Array
     ) -> tuple[Image, Opening]:
         """The portrait with the face `[468, 3]` at a pose, `[512, 512, 3]` RGB (oversampled), and its mouth.
 

@@ -3,12 +3,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from avatard.models import checkpoint
-from avatard.models.atom import CONFIGS, Atom, AtomConfig, Variant, rotary
-from avatard.models.diffusion import add_noise, cosine_alpha_bar, ddim, few_timesteps
+from avatard.models.atom.model import Atom, AtomConfig, Variant, rotary
 from avatard.models.face.topology import LIP_68, REST_68
 from tests.support.tiny_atom import awake
 
@@ -93,12 +90,6 @@ def test_a_checkpoint_describes_itself(tmp_path):
     assert torch.equal(loaded(**inputs(TINY)), atom(**inputs(TINY)))
 
 
-def test_paper_size():
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in Atom(CONFIGS["paper"]).parameters())
-    assert 30e6 < count < 80e6
-
-
 def test_rotary_depends_on_distance_only():
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
@@ -106,45 +97,6 @@ def test_rotary_depends_on_distance_only():
         return (rotary(q, torch.tensor([a])) * rotary(k, torch.tensor([b]))).sum()
 
     torch.testing.assert_close(score(3.0, 5.0), score(13.0, 15.0), atol=1e-4, rtol=1e-4)
-
-
-def test_cosine_schedule_falls_from_signal_to_noise():
-    alpha_bar = cosine_alpha_bar(1000)
-    assert alpha_bar[0] > 0.999 and alpha_bar[-1] < 1e-3
-    assert (alpha_bar.diff() <= 0).all() and alpha_bar[500].item() == pytest.approx(0.49, abs=0.02)
-
-
-@given(st.integers(1, 50))
-def test_few_timesteps_start_at_the_top(steps):
-    path = few_timesteps(1000, steps)
-    assert len(path) == steps and path[0] == 999 and path == sorted(set(path), reverse=True)
-
-
-def test_no_steps_are_refused():
-    with pytest.raises(ValueError, match="got 0 sampling steps, expected 1 to 1000"):
-        few_timesteps(1000, 0)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 12), st.integers(0, 2**31))
-def test_ddim_finds_what_a_perfect_network_knows(steps, seed):
-    draw = torch.Generator().manual_seed(seed)
-    truth, noise = torch.randn(2, 5, generator=draw), torch.randn(2, 5, generator=draw)
-    assert torch.equal(ddim(lambda x, t: truth, noise, cosine_alpha_bar(), steps), truth)
-
-
-def test_ddim_follows_the_forward_process():
-    """With a perfect network, each intermediate state is the clean sample with the same noise, only less of it."""
-    truth, noise, alpha_bar = torch.ones(1, 4), torch.randn(1, 4), cosine_alpha_bar()
-    seen = []
-
-    def network(x, t):
-        seen.append((x, t))
-        return truth
-
-    ddim(network, add_noise(truth, noise, alpha_bar[-1:]), alpha_bar, 4)
-    for x, t in seen:
-        torch.testing.assert_close(x, add_noise(truth, noise, alpha_bar[t : t + 1]), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("metadata", [{}, {"config": "{}"}, {"config": '{"width": "wide"}'}])

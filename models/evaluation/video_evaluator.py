@@ -1,15 +1,11 @@
-"""Judging made video against real video of people that no training saw: what the evaluation scripts share."""
+"""Compare generated video with real video of people whom no training saw."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
+from collections.abc import Mapping
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,81 +13,23 @@ from avatard.models.evaluation import image_metrics
 from avatard.models.evaluation.faceres import FaceRes
 from avatard.models.evaluation.inception import Inception
 from avatard.models.evaluation.motion_metrics import best_lag, closures, correlation, jerk, lip_error
+from avatard.models.evaluation.reference_clip import ReferenceClip
 from avatard.models.evaluation.syncnet import SyncNet
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, MOUTH, eye_opening, mouth_opening
-from avatard.models.training.clips import Clip, Entry
-from avatard.timebase import CROP_SIDE
+from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, MOUTH, mouth_opening
+from avatard.models.pixels import Pictures
+from avatard.models.training.clips import Clip
 
-Pictures = NDArray[np.uint8]  # [N, 256, 256, 3]
 Floats = NDArray[np.floating]
 Figures = dict[str, float | None]
 
-#: The costly measures look at every third frame.
+#: Expensive measures look at every third frame.
 STRIDE = 3
-#: Share of the median opening above which eyes do not blink.
-OPEN_EYES = 0.85
 
 
-def unseen(folder: Path, entries: Iterable[Entry], count: int, least_frames: int = 16) -> list[Entry]:
-    """At most `count` real clips of `dataset.unseen_people`, in turns: everyone comes once before anyone comes twice.
-
-    Made clips (the data factory's) are no measure of anything, and faces that leave the picture are tracking errors.
-    """
-    people: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda e: (e.source, e.speaker, e.clip)):
-        if entry.frames >= least_frames and not entry.source.startswith("factory"):
-            people[entry.source, entry.speaker].append(entry)
-    turns = range(max(map(len, people.values()), default=0))
-    ordered = (clips[turn] for turn in turns for clips in people.values() if turn < len(clips))
-    return list(islice((entry for entry in ordered if _stays_inside(folder / entry.path)), count))
-
-
-def _stays_inside(path: Path) -> bool:
-    points = Clip(path).points[:, MESH_TO_68, :2]
-    return bool((points >= 0).all() and (points < CROP_SIDE).all())
-
-
-@dataclass(frozen=True)
-class Real:
-    """A real video and the frame that is its portrait: of those with open eyes the one with the most closed mouth."""
-
-    name: str
-    clip: Clip
-    frames: Pictures
-    points: Floats  # [N, 68, 2], pixels
-    reference: int
-
-    @classmethod
-    def read(cls, folder: Path, entry: Entry) -> Real:
-        """From a prepared folder."""
-        clip = Clip(folder / entry.path)
-        points = clip.points[:, MESH_TO_68, :2]
-        name = f"{entry.source}-{entry.speaker}-{entry.clip}"
-        reference = int(np.argmin(np.where(_awake(points), mouth_opening(points), np.inf)))
-        return cls(name, clip, clip.frames(), points, reference)
-
-    def from_the_start(self) -> Real:
-        """The same with the first frame with open eyes as the portrait."""
-        return replace(self, reference=int(np.argmax(_awake(self.points))))
-
-    @property
-    def portrait(self) -> NDArray[np.uint8]:
-        """`[256, 256, 3]`."""
-        portrait: NDArray[np.uint8] = self.frames[self.reference]
-        return portrait
-
-
-def _awake(points: Floats) -> NDArray[np.bool_]:
-    """In which frames `[N, 68, 2]` the eyes do not blink, `[N]`."""
-    eyes = eye_opening(points).mean(axis=-1)
-    awake: NDArray[np.bool_] = eyes >= OPEN_EYES * np.median(eyes)
-    return awake
-
-
-class Judge:
-    """Measures videos against real ones, and sums up over clips.
+class VideoEvaluator:
+    """Measures generated videos, by variant, and averages over clips.
 
     Args:
         faceres: for identity; without it `csim` and `frechet` are undefined.
@@ -114,15 +52,15 @@ class Judge:
         nothing = np.full((MESH_VERTICES, 3), np.nan, np.float32)
         return np.stack([nothing if mesh is None else mesh for mesh in found])
 
-    def judge(self, variant: str, frames: Pictures, real: Real, **more: float) -> None:
+    def compare(self, variant: str, frames: Pictures, real: ReferenceClip, **more: float) -> None:
         """Measure frames `[N, 256, 256, 3]` that should equal those of `real`; `more` are figures known already.
 
-        The portrait's own frame counts in nothing but the changes over time: whoever repeats it has no error there.
+        The portrait's own frame counts only in the changes over time: to repeat it is no merit.
         """
         others = np.delete(np.arange(len(frames)), real.reference)
         some = others[::STRIDE]
         points, target = self.track(frames)[others][:, MESH_TO_68, :2], real.points[others]
-        self._note(
+        self._record(
             variant,
             psnr=image_metrics.psnr(frames[others], real.frames[others]),
             ssim=image_metrics.ssim(frames[some], real.frames[some]),
@@ -131,44 +69,44 @@ class Judge:
             lmd_percent_iod=image_metrics.landmark_distances(points, target),
             mouth_lmd_percent_iod=image_metrics.landmark_distances(points, target, MOUTH),
         )
-        self._judge_alone(variant, frames, frames[some], real.portrait, more)
+        self._measure(variant, frames, frames[some], real.portrait, more)
 
-    def judge_alone(self, variant: str, frames: Pictures, portrait: NDArray[np.uint8], **more: float) -> None:
+    def measure(self, variant: str, frames: Pictures, portrait: NDArray[np.uint8], **more: float) -> None:
         """Measure frames that have no target: likeness to the portrait `[256, 256, 3]`, sharpness, steadiness."""
-        self._judge_alone(variant, frames, frames[::STRIDE], portrait, more)
+        self._measure(variant, frames, frames[::STRIDE], portrait, more)
 
-    def _judge_alone(
+    def _measure(
         self, variant: str, frames: Pictures, some: Pictures, portrait: NDArray[np.uint8], more: Mapping[str, float]
     ) -> None:
-        self._note(variant, cpbd=image_metrics.cpbd(some), changes=image_metrics.warped_differences(frames))
+        self._record(variant, cpbd=image_metrics.cpbd(some), changes=image_metrics.warped_differences(frames))
         if self._faceres is not None:
             features, likeness = self._faceres.features(some), self._faceres.features(portrait[None])[0]
-            self._note(variant, features=features, csim=image_metrics.cosine(features, likeness))
+            self._record(variant, features=features, csim=image_metrics.cosine(features, likeness))
         if self._inception is not None:
-            self._note(variant, inception=self._inception.features(some))
-        self._note(variant, **{name: np.array([value]) for name, value in more.items()})
+            self._record(variant, inception=self._inception.features(some))
+        self._record(variant, **{name: np.array([value]) for name, value in more.items()})
 
-    def judge_voice(self, variant: str, frames: Pictures, audio: NDArray[np.int16]) -> None:
+    def measure_lip_sync(self, variant: str, frames: Pictures, audio: NDArray[np.int16]) -> None:
         """Measure how well the lips of aligned frames `[N, 256, 256, 3]` fit their voice (16 kHz)."""
         if self._syncnet is not None:
             distance, confidence = self._syncnet.errors(frames, audio)
-            self._note(variant, lse_d=np.array([distance]), lse_c=np.array([confidence]))
+            self._record(variant, lse_d=np.array([distance]), lse_c=np.array([confidence]))
 
-    def _note(self, variant: str, **values: Floats) -> None:
+    def _record(self, variant: str, **values: Floats) -> None:
         for name, value in values.items():
             self._measured[variant][name].append(value)
 
-    def mouth_psnr(self, frames: Pictures, real: Real) -> float:
+    def mouth_psnr(self, frames: Pictures, real: ReferenceClip) -> float:
         """The mean of only that measure."""
         others = np.delete(np.arange(len(frames)), real.reference)
         return float(image_metrics.mouth_psnr(frames[others], real.frames[others], real.points[others]).mean())
 
-    def knows(self, variant: str) -> bool:
-        """Whether anything of this variant was judged."""
+    def has(self, variant: str) -> bool:
+        """Whether anything of this variant was measured."""
         return variant in self._measured
 
     def figures(self, variant: str, reference: str = "real") -> Figures:
-        """The means over all that was judged; `None` where a measure is undefined."""
+        """The means over all that was measured; `None` where a measure is undefined."""
         measured = self._measured[variant]
         flat = {name: np.concatenate(values) for name, values in measured.items()}
         changes, features, inception = flat.pop("changes"), flat.pop("features", None), flat.pop("inception", None)
@@ -185,19 +123,19 @@ class Judge:
         return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
-class MotionJudge:
-    """Compares mouths in made pictures with real ones, by variant."""
+class MotionEvaluator:
+    """Compares the mouths in generated pictures with real ones, by variant."""
 
-    def __init__(self, judge: Judge, morphable: MorphableModel):
-        self._judge, self._morphable = judge, morphable
+    def __init__(self, evaluator: VideoEvaluator, morphable: MorphableModel):
+        self._evaluator, self._morphable = evaluator, morphable
         self._pairs: dict[str, list[tuple[Floats, Floats]]] = defaultdict(list)
 
     def compare(self, variant: str, frames: Pictures, real: Clip, offset: int) -> None:
-        """Note the faces found in `frames`, of which frame n + offset belongs to the real clip's frame n."""
-        meshes = self._judge.track(frames)
+        """Track the faces in `frames`, of which frame n + offset belongs to the real clip's frame n."""
+        meshes = self._evaluator.track(frames)
         found = ~np.isnan(meshes).any(axis=(1, 2))
         if found.mean() < 0.5:
-            return  # no face: what there is to say about that, likeness says
+            return  # without a face `csim` says enough
         canonical, _ = self._morphable.frontal(meshes[found].astype(np.float64))
         landmarks = np.empty((len(frames), 68, 3))
         landmarks[found] = self._morphable.landmarks(canonical)
@@ -229,29 +167,3 @@ class MotionJudge:
             "closure": None if np.isnan(closed) else closed,
             "jerk_ratio": float(shaken[1] / shaken[0]) if shaken[0] else None,
         }
-
-
-# -- pictures to look at ---------------------------------------------------------------------------------------------
-
-
-def labelled(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    """The picture with a line of text in its upper left corner."""
-    marked = picture.copy()
-    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(marked, text, (5, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, width, cv2.LINE_AA)
-    return marked
-
-
-def sheet(path: Path, rows: Mapping[str, Sequence[NDArray[np.uint8]]], side: int = 160) -> None:
-    """Write a PNG of labelled rows of square pictures, all rows of one length."""
-    strips = []
-    for name, pictures in rows.items():
-        small = [np.asarray(cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA), np.uint8) for p in pictures]
-        strips.append(np.concatenate([labelled(small[0], name), *small[1:]], axis=1))
-    cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(strips), cv2.COLOR_RGB2BGR))
-
-
-def side_by_side(videos: Mapping[str, Pictures]) -> Pictures:
-    """Videos of one length beside each other, each with its name: `[N, 256, 256 · K, 3]`."""
-    columns = [np.stack([labelled(frame, name) for frame in frames]) for name, frames in videos.items()]
-    return np.concatenate(columns, axis=2)

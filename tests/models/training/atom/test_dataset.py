@@ -6,16 +6,8 @@ import pytest
 import torch
 
 from avatard.models import checkpoint
-from avatard.models.atom import Atom, AtomConfig, reference_of
+from avatard.models.atom.model import Atom, AtomConfig, reference_of
 from avatard.models.face.topology import mouth_opening
-from avatard.models.training.atom.audio_augmentation import (
-    Track,
-    among_silence,
-    among_speech,
-    at_tempo,
-    frames_at_tempo,
-    no_speech,
-)
 from avatard.models.training.atom.dataset import (
     MotionClip,
     MotionData,
@@ -26,8 +18,7 @@ from avatard.models.training.atom.dataset import (
     mirrored,
     rest_regression,
 )
-from avatard.models.training.av_sync import SyncClip, estimate
-from avatard.models.training.clips import Clip, Entry
+from avatard.models.training.clips import Clip, DataError, Entry
 from avatard.timebase import SAMPLES_PER_FRAME
 from tests.support.motion_folder import write_folder
 
@@ -43,7 +34,7 @@ def write_prepared(data, out, dim=6):
         frames = ends[:, None] - WINDOW + torch.arange(WINDOW)
         features = frames[..., None].expand(-1, -1, dim).half()
         part = {"speech": features, "speech_ends": ends}
-        if not entry.validation:
+        if entry.split == "train":
             part |= {"silence": features, "silence_ends": ends}
         path = out / "features" / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +56,7 @@ def folders(tmp_path):
 
 def test_people_and_clips_that_may_be_trained_on(folders):
     data, prepared = folders
-    training, validation = MotionData(data, prepared), MotionData(data, prepared, validation=True)
+    training, validation = MotionData(data, prepared), MotionData(data, prepared, split="validation")
     assert {clip.entry.clip for clip in training.clips} == {"grid_s1_0", "grid_s1_1", "grid_s1_2", "a05_0"}
     assert {clip.entry.speaker for clip in validation.clips} == {"a04"}
     assert MotionData(data, prepared, exclude="grid_s1").sources == {"lrw_ar": [0]}
@@ -84,7 +75,7 @@ def test_a_second_voice_is_a_second_clip(folders):
 
 def test_no_clips_is_an_error(folders):
     (folders[1] / "offsets.json").write_text(json.dumps({"clips": {}}))
-    with pytest.raises(ValueError, match="no training clips in step"):
+    with pytest.raises(DataError, match="no clips of the split 'train' in step"):
         MotionData(*folders)
 
 
@@ -107,7 +98,7 @@ def test_strangers_and_other_voices_are_of_the_same_source(folders, monkeypatch)
     sources = {marks[clip.entry.clip]: clip.entry.source for clip in data.clips}
     pairs = set()
     for seed in range(60):
-        window = data._sample(8, 2, np.random.default_rng(seed))
+        window = data.draw_window(8, 2, np.random.default_rng(seed))
         own, shown = (float(face[0][0, 0]) for face in (window.portrait, window.shown))
         assert sources[own] == sources[shown]
         pairs.add((own, shown))
@@ -196,87 +187,11 @@ def test_statistics_reach_the_network(folders):
     assert atom.scale[62] > atom.scale[0] > 0 and atom.bound[66, 1] > 0.1
 
 
-def test_windows_of_a_track():
-    track = Track(np.arange(4 * SAMPLES_PER_FRAME, dtype=np.float32), start=-1)
-    window = track.window(end=4, frames=6)  # frames -2..3; the track has -1..2
-    assert len(window) == 6 * SAMPLES_PER_FRAME
-    assert not window[:SAMPLES_PER_FRAME].any() and not window[5 * SAMPLES_PER_FRAME :].any()
-    assert window[SAMPLES_PER_FRAME + 1] == 1
-    assert not track.window(end=40, frames=6).any()
-
-
-def test_tracks_keep_the_clip_in_place():
-    rng = np.random.default_rng(0)
-    samples = np.sin(np.arange(20 * SAMPLES_PER_FRAME) / 5).astype(np.float32) * 0.1
-    before = np.ones(7 * SAMPLES_PER_FRAME + 13, np.float32) * 0.1
-    joined = among_speech(samples, before, rng)
-    assert joined.start == -7 and len(joined.samples) == 27 * SAMPLES_PER_FRAME
-    alone = among_silence(samples, 5, rng)
-    clip = alone.window(20, 20)
-    assert np.corrcoef(clip, samples)[0, 1] > 0.9
-    assert np.abs(alone.window(0, 5)).max() < np.abs(clip).max()
-    for _ in range(20):
-        assert np.abs(no_speech(10, rng).samples).max() <= 1
-
-
-@pytest.mark.parametrize("tempo", [0.8, 1.25])
-@pytest.mark.parametrize("offset", [-1, 0, 2])
-def test_sound_and_picture_stay_together_at_any_tempo(tempo, offset):
-    """Something heard in frame 12 is seen in frame 12 - offset, and so it is when played faster or slower."""
-    samples, picture = np.zeros(30 * SAMPLES_PER_FRAME, np.float32), np.zeros((30, 68, 3), np.float32)
-    samples[12 * SAMPLES_PER_FRAME : 13 * SAMPLES_PER_FRAME] = np.sin(np.arange(SAMPLES_PER_FRAME) / 3)
-    picture[12 - offset] = 1
-
-    def middle(signal):
-        return float(signal @ np.arange(len(signal)) / signal.sum())
-
-    heard = np.square(at_tempo(samples, tempo).reshape(-1, SAMPLES_PER_FRAME)).mean(axis=1)
-    seen = frames_at_tempo(picture, tempo, offset)
-    assert len(heard) == len(seen)
-    assert middle(seen[:, 40, 1]) + offset == pytest.approx(middle(heard), abs=0.15)
-
-
 def test_a_face_in_a_mirror():
     face = np.random.default_rng(1).normal(size=(2, 68, 3)).astype(np.float32)
     assert np.array_equal(mirrored(mirrored(face)), face)
     corners = mirrored(face)[:, [48, 54]]
     assert np.array_equal(corners, face[:, [54, 48]] * [-1, 1, 1])
-
-
-def synthetic_sync(lags, rng, frames=40):
-    """Clips whose features tell the opening, heard `lag` frames after it is seen."""
-    mixing = rng.normal(size=(2, 12))
-    clips = []
-    for n, lag in enumerate(lags):
-        opening = np.convolve(rng.normal(size=frames + 20), np.ones(3) / 3, mode="same")
-        heard = np.stack([opening, rng.normal(size=frames + 20)], axis=1) @ mixing
-        clips.append(
-            SyncClip(heard[10 - lag : 10 - lag + frames], opening[10 : 10 + frames], "anchor" if n < 4 else "other")
-        )
-    return clips
-
-
-def test_offsets_are_found():
-    rng = np.random.default_rng(2)
-    lags = [0] * 4 + [2, 2, 1, 2, 3, 2]
-    found = estimate(synthetic_sync(lags, rng), "anchor")
-    assert [offset.frames for offset in found] == lags
-    assert all(offset.kept for offset in found)
-
-
-def test_without_an_anchor_clips_are_taken_to_be_in_step():
-    clips = synthetic_sync([0] * 4 + [0] * 8, np.random.default_rng(4))
-    found = estimate([SyncClip(clip.features, clip.opening, f"{n % 4}") for n, clip in enumerate(clips)], "nobody")
-    assert [offset.frames for offset in found] == [0] * 12
-    assert all(offset.kept for offset in found)
-
-
-def test_sound_of_another_clip_is_dropped():
-    rng = np.random.default_rng(3)
-    clips = synthetic_sync([0] * 4 + [1] * 8, rng)
-    wrong = SyncClip(rng.normal(size=clips[-1].features.shape), clips[-1].opening, "other")
-    found = estimate([*clips, wrong], "anchor")
-    assert not found[-1].kept and sum(not offset.kept for offset in found) == 1
 
 
 def test_the_fixture_speaks(tmp_path):

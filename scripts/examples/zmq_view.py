@@ -1,8 +1,8 @@
 """Look at an avatar over ZeroMQ: picture, landmarks drawn on it, strongest ARKit coefficients, state.
 
-python scripts/zmq_view.py                          # a window
-python scripts/zmq_view.py --out frames --seconds 5 # PNG files, named by frame
-python scripts/zmq_view.py --server-key KEY --key me.key_secret --connect tcp://10.0.0.5:5556
+python scripts/examples/zmq_view.py                          # a window
+python scripts/examples/zmq_view.py --out frames --seconds 5 # PNG files, named by frame
+python scripts/examples/zmq_view.py --server-key KEY --key me.key_secret --connect tcp://10.0.0.5:5556
 """
 
 import sys

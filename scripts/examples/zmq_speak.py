@@ -1,8 +1,8 @@
 """Make an avatar speak over ZeroMQ: send the sound of a file (any that PyAV reads), as live speech or all at once.
 
-python scripts/zmq_speak.py hello.wav
-python scripts/zmq_speak.py answer.mp3 --fast --interrupt-after 1.5
-python scripts/zmq_speak.py --portrait other.png
+python scripts/examples/zmq_speak.py hello.wav
+python scripts/examples/zmq_speak.py answer.mp3 --fast --interrupt-after 1.5
+python scripts/examples/zmq_speak.py --portrait other.png
 """
 
 import sys

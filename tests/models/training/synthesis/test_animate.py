@@ -1,4 +1,4 @@
-"""The data factory: openings, warps, mouths and animated clips, on made-up faces."""
+"""Animated portraits: openings, warps, mouths and animated clips, on made-up faces."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from avatard.models.training.synthesis.mesh_warp import (
     OVERSAMPLING,
     UPPER_INNER,
     UPPER_LIDS,
-    Portrait,
-    Rig,
+    MeshWarper,
+    PortraitMesh,
     in_texture,
     lid_gap,
     lip_gap,
@@ -43,12 +43,12 @@ def model() -> MorphableModel:
 
 
 @cache
-def rig() -> Rig:
-    return Rig(model())
+def warper() -> MeshWarper:
+    return MeshWarper(model())
 
 
 @cache
-def portrait(opening: float = 0.0, teeth: bool = False) -> Portrait:
+def portrait(opening: float = 0.0, teeth: bool = False) -> PortraitMesh:
     """Skin with soft spots, its lips so far apart."""
     side = OVERSAMPLING * (CROP_SIDE + 2 * MARGIN)
     noise = np.random.default_rng(0).normal(0, 60, (side, side, 1))
@@ -58,7 +58,7 @@ def portrait(opening: float = 0.0, teeth: bool = False) -> Portrait:
         order = [MOUTH_CORNERS[0], *UPPER_INNER, MOUTH_CORNERS[1], *LOWER_INNER[::-1]]
         outline = in_texture(FRONTAL.project(face)[order, :2])
         cv2.fillPoly(texture, [np.round(outline).astype(np.int32)], (235, 230, 220))
-    return Portrait("nobody", texture, face, FRONTAL, model().mean)
+    return PortraitMesh("nobody", texture, face, FRONTAL, model().mean)
 
 
 @cache
@@ -89,14 +89,14 @@ def still(frames: int) -> Variation:
 
 
 def test_lips_and_lids_bound_holes():
-    edges = {frozenset(map(int, pair)) for t in rig().triangles for pair in (t[:2], t[1:], t[[0, 2]])}
+    edges = {frozenset(map(int, pair)) for t in warper().triangles for pair in (t[:2], t[1:], t[[0, 2]])}
     outlines = [[MOUTH_CORNERS[0], *UPPER_INNER, MOUTH_CORNERS[1], *LOWER_INNER[::-1]]]
     for eye in range(2):
         outlines.append([EYE_CORNERS[eye, 0], *UPPER_LIDS[eye], EYE_CORNERS[eye, 1], *LOWER_LIDS[eye][::-1]])
     for outline in outlines:
         rim = {frozenset((int(a), int(b))) for a, b in zip(outline, [*outline[1:], outline[0]], strict=True)}
         assert rim <= edges
-        assert not np.isin(rig().triangles, outline).all(axis=1).any()
+        assert not np.isin(warper().triangles, outline).all(axis=1).any()
 
 
 def test_openings_are_what_was_asked_for():
@@ -111,7 +111,7 @@ def test_openings_are_what_was_asked_for():
 def test_a_face_as_photographed_renders_as_its_portrait(opening):
     face = portrait(opening)
     mouth = Mouth.own(face)
-    image, hole = rig().render(face, face.canonical, face.pose, np.zeros_like(face.canonical), mouth.points)
+    image, hole = warper().render(face, face.canonical, face.pose, np.zeros_like(face.canonical), mouth.points)
     assert hole.inside.any() == (opening > 0)
     mouth.paint(image, hole, face.pose)
     inner = (slice(20, -20), slice(20, -20))
@@ -121,7 +121,7 @@ def test_a_face_as_photographed_renders_as_its_portrait(opening):
 def test_pixels_follow_the_head():
     face = portrait()
     pose = Pose(rotation_matrix(0, 0, 0), FRONTAL.scale, FRONTAL.translation + np.array([6.0, -4.0]))
-    image, _ = rig().render(face, face.canonical, pose, np.zeros_like(face.canonical), face.canonical[:, :2])
+    image, _ = warper().render(face, face.canonical, pose, np.zeros_like(face.canonical), face.canonical[:, :2])
     there, here = face.crop[90:140, 100:150].astype(float), shrink(image)[86:136, 106:156].astype(float)
     assert np.abs(there - here).mean() < 1.0
 
@@ -130,7 +130,7 @@ def test_the_mouth_shows_the_other_picture():
     face = portrait()
     opened = with_openings(face.canonical, np.full(9, 0.3), None)
     mouth = Mouth.of(np.full((64, 64, 3), (10, 120, 40), np.uint8), np.zeros((468, 2)) + 32, np.ones(3), SKIN)
-    image, hole = rig().render(face, opened, face.pose, np.zeros_like(opened), mouth.points)
+    image, hole = warper().render(face, opened, face.pose, np.zeros_like(opened), mouth.points)
     mouth.paint(image, hole, face.pose)
     x, y = face.pose.project(opened)[[13, 14], :2].mean(axis=0).round().astype(int)
     np.testing.assert_allclose(shrink(image)[y, x], (10, 120, 40), atol=2)
@@ -148,32 +148,32 @@ def test_only_smiles_give_teeth():
     assert found is not None and found.mask.max() > 0.9
 
 
-def test_light_is_taken_over_within_limits():
+def test_light_is_maden_over_within_limits():
     np.testing.assert_allclose(relight(SKIN, SKIN / 2, (0.1, 10), 1.0), 0.5)
     np.testing.assert_allclose(relight(SKIN, SKIN / 10, (0.6, 1.2), 1.0), 0.6)
 
 
 def test_a_portrait_gives_the_performance():
     driver, face = performance(), portrait()
-    take = animate(rig(), model(), face, driver, still(5), None)
-    assert len(take.frames) == 6 and take.canonical.shape == (6, 468, 3)
-    np.testing.assert_allclose(take.canonical[0], face.canonical)
-    assert np.abs(take.frames[0][20:-20, 20:-20].astype(float) - face.crop[20:-20, 20:-20]).mean() < 1.5
-    np.testing.assert_allclose(lip_gap(take.canonical[1:]).mean(axis=1), driver.lips.mean(axis=1), rtol=0.1, atol=1e-3)
-    lids = lid_gap(take.canonical[1:]).mean(axis=-1) / lid_gap(face.canonical).mean(axis=-1)
+    made = animate(warper(), model(), face, driver, still(5), None)
+    assert len(made.frames) == 6 and made.canonical.shape == (6, 468, 3)
+    np.testing.assert_allclose(made.canonical[0], face.canonical)
+    assert np.abs(made.frames[0][20:-20, 20:-20].astype(float) - face.crop[20:-20, 20:-20]).mean() < 1.5
+    np.testing.assert_allclose(lip_gap(made.canonical[1:]).mean(axis=1), driver.lips.mean(axis=1), rtol=0.1, atol=1e-3)
+    lids = lid_gap(made.canonical[1:]).mean(axis=-1) / lid_gap(face.canonical).mean(axis=-1)
     assert (lids > OPEN_LIDS - 0.01).all()
-    x, y = take.pose[5].project(take.canonical[5])[[13, 14], :2].mean(axis=0).round().astype(int)
-    red, green, _ = take.frames[5][y, x].astype(int)
+    x, y = made.pose[5].project(made.canonical[5])[[13, 14], :2].mean(axis=0).round().astype(int)
+    red, green, _ = made.frames[5][y, x].astype(int)
     assert green > red  # the performer's mouth, not the portrait's skin
     assert 0 < VISIBLE_OPENING <= 1
 
 
 def test_teeth_hang_in_the_head():
     donor = Teeth.of(portrait(0.15, teeth=True))
-    take = animate(rig(), model(), portrait(), performance(), replace(still(5), teeth_light=1.0), donor)
-    top, bottom = take.pose[5].project(take.canonical[5])[[13, 14], :2]
+    made = animate(warper(), model(), portrait(), performance(), replace(still(5), teeth_light=1.0), donor)
+    top, bottom = made.pose[5].project(made.canonical[5])[[13, 14], :2]
     x = int(round(top[0]))
-    column = take.frames[5][int(top[1]) : int(bottom[1]) + 1, x].astype(int).sum(axis=1)
+    column = made.frames[5][int(top[1]) : int(bottom[1]) + 1, x].astype(int).sum(axis=1)
     assert column[: len(column) // 2].max() > 450 > column[2 * len(column) // 3]
 
 

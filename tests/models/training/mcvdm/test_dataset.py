@@ -4,16 +4,9 @@ import torch
 
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.training.clips import Clip, Entry, read_index, write_index
-from avatard.models.training.mcvdm.dataset import (
-    INNER_WEIGHT,
-    Examples,
-    Sampling,
-    augment,
-    mouth_mask,
-    validation_examples,
-    weight_map,
-)
+from avatard.models.training.clips import Clip, DataError, Entry, read_index, write_index
+from avatard.models.training.mcvdm.dataset import Examples, Sampling, augment, validation_examples
+from avatard.models.training.splits import Split
 from tests.support.tiny_mcvdm import frontal
 
 MODEL = MorphableModel.load()
@@ -38,13 +31,14 @@ def folder(tmp_path_factory):
         pictures = [np.full((256, 256, 3), 10 + 8 * n, np.uint8) for n in range(frames)]
         path = f"{source}/{clip}.safetensors"
         Clip.write(folder / path, pictures, np.zeros((frames, 468, 3)), landmarks, pose, {"speaker": speaker})
-        entries.append(Entry(source, clip, speaker, frames, path))
+        split: Split = "validation" if speaker == "b08" else "train"
+        entries.append(Entry(source, clip, speaker, frames, path, split, animated=source == "factory"))
     write_index(folder, entries)
     return folder
 
 
 def examples(folder, sampling=None, mix=None, **options):
-    entries = [e for e in read_index(folder) if not e.validation]
+    entries = [e for e in read_index(folder) if e.split == "train"]
     sampling = sampling or Sampling(frames=4)
     return Examples(folder, entries, mix or {"lrw_ar": 1}, MEAN, sampling, length=20, **options)
 
@@ -67,7 +61,7 @@ def test_shapes(folder):
         "rigid": (4, 68, 2),
         "target": (4, 68, 2),
         "registered": (5, 68, 2),
-        "weight": (4, 1, 256, 256),
+        "regions": (4, 1, 256, 256),
         "shown": (4,),
     }
 
@@ -82,7 +76,7 @@ def test_points_are_projected_landmarks_and_the_rigid_ones_keep_the_portraits_ex
 
 def test_only_shown_frames_come_as_pictures(folder):
     example = examples(folder, Sampling(frames=12, max_step=1, shown=2, tail=4))[0]
-    assert example["frames"].shape[0] == example["weight"].shape[0] == 2
+    assert example["frames"].shape[0] == example["regions"].shape[0] == 2
     assert example["target"].shape[0] == 12
     assert example["shown"].tolist() == sorted(example["shown"].tolist())
     assert example["shown"].min() >= 8
@@ -103,7 +97,7 @@ def test_people_kept_aside_are_only_in_the_validation(folder):
 
 
 def test_a_source_without_clips_is_named(folder):
-    with pytest.raises(ValueError, match="no training clips of grid_s1"):
+    with pytest.raises(DataError, match="no training clips of grid_s1"):
         examples(folder, mix={"lrw_ar": 0.5, "grid_s1": 0.5})
 
 
@@ -117,16 +111,3 @@ def test_points_follow_their_picture_through_every_augmentation():
         bright = np.where(bright > (bright.max() + bright.min()) / 2, 1.0, 0.0)
         y, x = (np.average(axis, weights=bright) for axis in np.mgrid[:256, :256])
         np.testing.assert_allclose(points[0, 0], [x, y], atol=1.5)
-
-
-def test_the_open_mouth_weighs_most_and_its_box_holds_the_lips():
-    points = frontal().project(MEAN)[:, :2]
-    points[65:68, 1] += 12
-    weight = weight_map(points)
-    x, y = points[[62, 66]].mean(0).round().astype(int)
-    assert weight[y, x] == weight.max() == INNER_WEIGHT
-    assert weight[0, 0] == 1
-    mask = mouth_mask(torch.from_numpy(points))
-    assert mask.shape == (1, 256, 256)
-    assert all(mask[0, int(y), int(x)] for x, y in points[48:68])
-    assert not mask[0, int(points[30, 1]) - 10, int(points[30, 0])]

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avatard.models import checkpoint
-from avatard.models.diffusion import cosine_alpha_bar, ddim
-from avatard.models.face.topology import LIP_68, REST_68
+from avatard.models.diffusion import cosine_alpha_bar, ddim, timestep_embedding
+from avatard.models.face.topology import LIP_68, REST_68, inner_lip_heights
+from avatard.timebase import LANDMARKS
 
-LANDMARKS = 68
 #: Modes of facial motion by which the resting face is told from a portrait.
 REST_MODES = 3
 #: Ablations of the paper's Table 3: audio concatenated (A), with the reference (B), and with local attention (C).
@@ -51,26 +51,14 @@ class AtomConfig:
         return json.dumps(asdict(self))
 
 
-CONFIGS = {
-    "nano": AtomConfig(),
-    # HuBERT-large: two 1024-vectors a frame.
-    "paper": AtomConfig(speech_dim=2048, audio_frames=112, frames=100, width=512, depth=8, rest_depth=4, heads=8),
-}
-
-
 def reference_of(landmarks: Tensor, neutral: Tensor) -> Tensor:
     """c_lmd of a portrait: its neutral face and the expression that was taken out of it, `[..., 68, 3]` each."""
     return torch.stack([neutral, landmarks - neutral], dim=-3)
 
 
-def openings(x: Tensor) -> Tensor:
-    """Heights of the inner lip `[..., 3]` of landmarks `[..., 68, 3]`."""
-    return x[..., [67, 66, 65], 1] - x[..., [61, 62, 63], 1]
-
-
 def rest_features(portrait: Tensor, expression: Tensor, modes: Tensor) -> Tensor:
     """What tells how far a portrait's mouth is from closed `[..., K + 2]`: its opening, and its expression's modes."""
-    opening = openings(portrait).mean(-1, keepdim=True)
+    opening = inner_lip_heights(portrait).mean(-1, keepdim=True)
     return torch.cat([torch.ones_like(opening), opening, expression.flatten(-2) @ modes], dim=-1)
 
 
@@ -142,13 +130,6 @@ class Block(nn.Module):
                 y = self.cross_attention(y, at, memory, memory_at, mask)
             x = x + y * (1 + films[2 * part]) + films[2 * part + 1]
         return x
-
-
-def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Sinusoids `[B, width]` of timesteps `[B]`. Source: DDPM, Ho et al. 2020."""
-    rate = 10_000.0 ** (-torch.arange(width // 2, device=t.device) / (width // 2))
-    angle = t[:, None] * rate
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 class Atom(nn.Module):
