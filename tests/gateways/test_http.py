@@ -90,7 +90,7 @@ async def test_a_full_server_says_when_to_come_back(serving):
     client = LiveClient(url)
     try:
         await client.connect()
-        with pytest.raises(ClientError, match="503: all 1 sessions are in use"):
+        with pytest.raises(ClientError, match="503: the one seat is taken; try again in 10 s"):
             await LiveClient(url).connect()
         async with http.get(f"{url}/api/status") as response:
             assert (await response.json())["clients"] == 1
@@ -241,7 +241,7 @@ async def test_a_page_of_another_site_is_refused(serving):
     _, url, http = serving
     elsewhere = {"headers": {"Origin": "https://evil.example"}}
     status, text = await answer_of(http.post(f"{url}/api/interrupt", **elsewhere))
-    assert (status, text) == (403, "requests from pages of https://evil.example are not taken")
+    assert (status, text) == (403, "requests from pages of https://evil.example are not accepted")
     async with http.options(f"{url}/whep", **elsewhere) as response:
         assert response.status == 403 and "Access-Control-Allow-Origin" not in response.headers
     rebound = {"headers": {"Origin": "http://evil.example", "Host": "evil.example"}}
@@ -264,15 +264,16 @@ async def test_the_page_comes_whole_from_this_server(serving):
 async def test_with_a_token_only_health_is_open():
     settings = config(server=Server(port=0, token="s3cret"))
     async with running_server(settings) as (_, url), aiohttp.ClientSession() as http:
-        for path in ("/", "/metrics", "/readyz", "/web/app.js", "/ws/audio"):
+        for path in ("/", "/metrics", "/web/app.js", "/ws/audio"):
             async with http.get(f"{url}{path}") as response:
                 assert response.status == 401 and response.headers["WWW-Authenticate"] == "Bearer"
-        async with http.get(f"{url}/healthz") as response:
-            assert response.status == 200
+        for path in ("/healthz", "/readyz"):
+            async with http.get(f"{url}{path}") as response:
+                assert response.status == 200
         assert (await answer_of(http.post(f"{url}/whep", data=b"")))[0] == 401
         async with http.options(f"{url}/whep", headers={"Origin": "https://viewer.example"}) as response:
             assert response.status == 204 and response.headers["Access-Control-Allow-Origin"] == "*"
-        async with http.get(f"{url}/readyz", headers={"Authorization": "Bearer s3cret"}) as response:
+        async with http.get(f"{url}/metrics", headers={"Authorization": "Bearer s3cret"}) as response:
             assert response.status == 200
         async with http.get(f"{url}/?token=wrong") as response:
             assert response.status == 401
@@ -306,25 +307,6 @@ async def test_metrics_are_prometheus_text(serving):
         text = await response.text()
     for name in ("avatard_rtf", "avatard_first_frame_seconds", "avatard_interrupt_seconds", "avatard_queue_depth"):
         assert f"# HELP {name}" in text
-
-
-async def test_the_bit_rate_is_the_one_asked_for():
-    """Noise cannot be compressed, so the encoder spends what it is allowed."""
-    from avatard.protocols.broadcast import Encoder, Encoding
-
-    rng = np.random.default_rng(0)
-    silence = np.zeros(640, np.int16)
-    for codec in ("vp8", "h264"):
-        spent = []
-        for bitrate_bps in (300_000, 1_200_000):
-            encoder = Encoder(Encoding(codec, bitrate_bps))
-            size = 0
-            for n in range(100):
-                noise = rng.integers(0, 255, (256, 256, 3), np.uint8)
-                size += len(encoder.encode(n, noise // 4 + 90, silence, n == 0).video) if n >= 25 else 0
-            spent.append(size * 8 * 25 / 75)
-        assert spent[1] > 2.2 * spent[0], (codec, spent)
-        assert spent[1] == pytest.approx(1_200_000, rel=0.5)
 
 
 async def test_h264_is_an_option():
