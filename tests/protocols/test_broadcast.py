@@ -10,7 +10,8 @@ from av.video.codeccontext import VideoCodecContext
 
 from avatard.clock import monotonic
 from avatard.protocols import broadcast
-from avatard.protocols.broadcast import Broadcaster, Encoder, Encoding
+from avatard.protocols.broadcast import Broadcaster, Encoder, Encoding, Track
+from avatard.protocols.offer import Codec
 from tests.support.serving import said
 
 
@@ -72,17 +73,17 @@ async def test_each_codec_is_encoded_while_somebody_watches_it(monkeypatch):
 
     monkeypatch.setattr(Encoder, "encode", recording)
     broadcaster = Broadcaster(Encoding(), monotonic)
-    viewers: dict[str, Any] = {}
+    viewers: dict[Codec, Track] = {}
     for codec in broadcaster.encoding.codecs:
         (viewers[codec],) = broadcaster.add_client(["video"], codec, nobody)
     broadcaster.send(0, np.zeros((64, 64, 3), np.uint8), np.zeros(640, np.int16))
     assert not broadcaster.queued, "nobody is connected yet"
-    packets = {"vp8": bytes(await sent(broadcaster, asyncio.create_task(viewers["vp8"].recv()), 1))}
+    packets: dict[Codec, bytes] = {"vp8": bytes(await sent(broadcaster, asyncio.create_task(viewers["vp8"].recv()), 1))}
     assert asked.pop() == {"vp8"}
     packets["h264"] = bytes(await sent(broadcaster, asyncio.create_task(viewers["h264"].recv()), 1000))
     assert asked[-1] == {"vp8", "h264"}
-    for codec, data in packets.items():
-        (picture,) = decoded(codec, data)
+    for decodable, data in packets.items():
+        (picture,) = decoded(decodable, data)
         assert (picture.width, picture.height) == (64, 64), "each viewer begins at a key frame of its codec"
     broadcaster.release([viewers["vp8"]])
     while not viewers["h264"]._queue.empty():

@@ -9,6 +9,7 @@ from avatard.clock import monotonic
 from avatard.protocols.broadcast import Broadcaster, Encoding
 from avatard.protocols.offer import (
     Candidate,
+    Codec,
     NotAcceptableError,
     OfferError,
     negotiate,
@@ -19,7 +20,7 @@ from avatard.protocols.peer import IceServers, Peer
 from tests.support.webrtc import RecordingHandler
 
 OFFERS = Path(__file__).with_name("offers")
-BOTH = ("vp8", "h264")
+BOTH: tuple[Codec, ...] = ("vp8", "h264")
 
 
 def offer(name: str) -> str:

@@ -207,7 +207,9 @@ async def test_ice_is_restarted_while_the_picture_goes_on():
     await client.complete(new)
     reading = asyncio.ensure_future(track.recv())
     await frames_until(reading.done)
-    assert (await reading).width == 64 and viewer.pc.connectionState == "connected" and not peer.closed
+    frame = await reading
+    assert isinstance(frame, av.VideoFrame) and frame.width == 64
+    assert viewer.pc.connectionState == "connected" and not peer.closed
     await viewer.close()
     await until(lambda: peer.closed)
     await broadcaster.close()

@@ -43,8 +43,11 @@ class Viewer:
         else:
             self.pc.addTransceiver("video", direction="recvonly")
             self.pc.addTransceiver("audio", direction="recvonly")
-            codecs = RTCRtpReceiver.getCapabilities("video").codecs
-            known = [known for known in codecs if codec == "vp8" or known.mimeType.lower() == f"video/{codec}"]
+            capabilities = RTCRtpReceiver.getCapabilities("video")
+            assert capabilities is not None
+            known = [
+                known for known in capabilities.codecs if codec == "vp8" or known.mimeType.lower() == f"video/{codec}"
+            ]
             self.pc.getTransceivers()[0].setCodecPreferences(known)
         self.pc.on("track", lambda track: self.tasks.append(asyncio.ensure_future(self.read(track))))
 
