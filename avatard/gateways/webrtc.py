@@ -195,7 +195,7 @@ class PeerRegistry:
             raise UnavailableError("the avatar is starting", STARTING_SECONDS, code="starting")
         taken, most = self._seats(kind)
         if len(taken) >= most:
-            places = "seat" if kind != "whep" else "viewer's place"
-            which = f"the one {places} is" if most == 1 else f"all {most} {places}s are"
+            seat = "seat" if kind != "whep" else "viewer seat"
+            which = f"the one {seat} is" if most == 1 else f"all {most} {seat}s are"
             text = f"{which} taken; try again in {RETRY_SECONDS} s"
             raise UnavailableError(text, RETRY_SECONDS, code="full", seats=most)

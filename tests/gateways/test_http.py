@@ -16,6 +16,7 @@ import pytest
 from avatard.commands.bench_client import ClientError, LiveClient
 from avatard.config import Server, Webrtc
 from avatard.media.resample import to_pcm16
+from tests.protocols.test_offer import offer
 from tests.support.paths import ROOT
 from tests.support.serving import Screen, beeps, config, running_server, until
 
@@ -90,6 +91,15 @@ async def test_a_full_server_says_when_to_come_back(serving):
     client = LiveClient(url)
     try:
         await client.connect()
+        async with http.post(f"{url}/api/offer", json={"type": "offer", "sdp": offer("chrome_page")}) as response:
+            body = await response.json()
+            assert response.status == 503 and response.headers["Retry-After"] == "10"
+            assert body == {
+                "error": "the one seat is taken; try again in 10 s",
+                "code": "full",
+                "seats": 1,
+                "retry_after_s": 10,
+            }
         with pytest.raises(ClientError, match="503: the one seat is taken; try again in 10 s"):
             await LiveClient(url).connect()
         async with http.get(f"{url}/api/status") as response:
@@ -143,12 +153,30 @@ async def test_a_portrait_is_swapped_by_http(serving):
     image = {"Content-Type": "image/png"}
     status, text = await answer_of(http.post(f"{url}/api/identity?face=2", data=data, headers=image))
     assert (status, text) == (422, "the portrait has 1 face, got face 2")
+    two = cv2.imencode(".png", np.full((64, 128, 3), 9, np.uint8))[1].tobytes()
+    async with http.post(f"{url}/api/identity", data=two, headers=image) as response:
+        body = await response.json()
+        assert response.status == 422 and (body["code"], body["faces"]) == ("several-faces", 2)
     status, text = await answer_of(http.post(f"{url}/api/identity?face=two", data=data, headers=image))
     assert (status, text) == (400, "got face=two, expected 1 to 64, counted from the left")
     status, text = await answer_of(http.post(f"{url}/api/identity?face={'0' * 5000}", data=data, headers=image))
     assert status == 400 and text.startswith("got face=000") and len(text) < 100
     huge = http.post(f"{url}/api/identity", data=io.BytesIO(bytes(9 << 20)), headers={"Content-Type": "image/png"})
     assert (await answer_of(huge))[0] == 413
+
+
+async def test_half_requests_are_closed_by_the_server(serving, monkeypatch):
+    monkeypatch.setattr("avatard.gateways.connections.HEAD_SECONDS", 0.2)
+    _, url, http = serving
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET / HTTP/1.1\r\n")
+    async with asyncio.timeout(10):
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    writer.close()
+    await writer.wait_closed()
+    async with http.get(f"{url}/healthz") as response:
+        assert response.status == 200
 
 
 async def test_a_voice_agent_speaks_and_interrupts_over_a_websocket(serving):

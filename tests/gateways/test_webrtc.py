@@ -78,7 +78,7 @@ async def test_the_figures_go_on_after_an_error(registry, monkeypatch, caplog):
 async def test_the_number_of_viewers_is_configured(registry):
     for _ in range(2):
         await registry.admit("whep")
-    with pytest.raises(UnavailableError, match="^all 2 viewer's places are taken; try again in 10 s$"):
+    with pytest.raises(UnavailableError, match="^all 2 viewer seats are taken; try again in 10 s$"):
         await registry.admit("whep")
     assert (await registry.admit("page")).kind == "page"
 

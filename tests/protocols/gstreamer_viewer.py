@@ -6,14 +6,20 @@ Run by the system's Python, whose `gi` belongs to the installed GStreamer:
 """
 
 import sys
+import urllib.error
 import urllib.request
 
-import gi
+import gi  # type: ignore[import-not-found]
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstSdp", "1.0")
 gi.require_version("GstWebRTC", "1.0")
-from gi.repository import GLib, Gst, GstSdp, GstWebRTC  # noqa: E402 - after the versions
+from gi.repository import (  # type: ignore[import-not-found]  # noqa: E402 - after the versions
+    GLib,
+    Gst,
+    GstSdp,
+    GstWebRTC,
+)
 
 PAYLOADS = {"VP8": "payload=96", "H264": "payload=102,packetization-mode=(string)1,profile-level-id=(string)42e01f"}
 FRAMES = 10
