@@ -171,7 +171,8 @@ class IceRestart:
 
     async def prepare(self, username: str, password: str) -> Connection:
         """Gather the candidates of a new connection to a client with these new credentials."""
-        old = self._ice._connection
+        await self._abandon()
+        old = self._active
         new = Connection(
             ice_controlling=old.ice_controlling,
             stun_server=old.stun_server,
@@ -199,7 +200,8 @@ class IceRestart:
             await new.connect()
         except BaseException:  # cancelled, too
             await new.close()
-            self._ice._connection = self._ice.iceGatherer._connection = self._active
+            if self._ice._connection is new:  # and not that of a later restart
+                self._ice._connection = self._ice.iceGatherer._connection = self._active
             raise
         old, self._active = self._active, new
         # The monitor of the old connection would take its end for that of the transport.
@@ -210,9 +212,14 @@ class IceRestart:
         self._ice._RTCIceTransport__monitor_task = asyncio.ensure_future(self._ice._monitor())  # type: ignore[attr-defined]
         await old.close()
 
+    async def _abandon(self) -> None:
+        """End a restart that has not completed: another one replaces it."""
+        if self._ice._connection is not self._active:
+            await self._ice._connection.close()
+
     async def close(self) -> None:
         """End a connection that is about to be replaced; aiortc closes the newest one only."""
-        if self._active is not self._ice._connection:
+        if self._ice._connection is not self._active:
             await self._active.close()
 
     async def _recv(self) -> bytes:

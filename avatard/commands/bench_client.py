@@ -132,9 +132,9 @@ class LiveClient:
         """When the first sample of the speech was captured."""
         return self._voice.started_at if self._voice is not None else 0.0
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a message over the data channel."""
-        self._channel.send(json.dumps(message))
+    def send(self, message: dict[str, Any] | str) -> None:
+        """Send a message, or any text, over the data channel."""
+        self._channel.send(message if isinstance(message, str) else json.dumps(message))
 
     async def close(self) -> None:
         """Hang up."""

@@ -43,6 +43,11 @@ class ConnectionLimiter:
     def __len__(self) -> int:
         return len(self._connections)
 
+    @property
+    def busy(self) -> int:
+        """Connections with a request in progress."""
+        return sum(connection.busy for connection in self._connections.values())
+
     def limited(self, factory: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
         """A protocol factory for `loop.create_server` that limits the connections of `factory`."""
         return lambda: Connection(self, factory())
@@ -88,7 +93,7 @@ class ConnectionLimiter:
             self._log()
 
     def _log(self) -> None:
-        logger.warning("HTTP connections closed", extra={**self._closed, "open": len(self)})
+        logger.warning("HTTP connections closed", extra={**self._closed, "open": len(self), "busy": self.busy})
         self._closed.clear()
         self._log_timer = None
 

@@ -113,7 +113,7 @@ async def test_a_request_in_progress_is_never_closed(monkeypatch):
     answer = asyncio.Event()
     async with serving(1, answer) as (limiter, connect):
         client = await connect(HALF + b"\r\n")
-        await until(lambda: [connection.busy for connection in limiter._connections.values()] == [True])
+        await until(lambda: limiter.busy == 1)
         late = await (await connect(HALF)).read()
         assert late.startswith("HTTP/1.1 503 ") and "Retry-After: 10" in late and "too many connections" in late
         asyncio.get_running_loop().call_later(0.3, answer.set)

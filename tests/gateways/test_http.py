@@ -61,7 +61,7 @@ async def test_a_client_sees_and_hears_what_it_says(serving):
         assert fates["dropped"] == 0 and 'avatard_stage_seconds_total{stage="encoder"}' in text
         client.send({"type": "interrupt"})
         await until(lambda: any(kind == "bot-interrupted" for _, kind, _ in client.events))
-        client._channel.send("[" * 60_000)
+        client.send("[" * 60_000)
         await until(lambda: any(data.get("message") == "expected JSON" for _, _, data in client.events))
         client.send({"type": "dance", "id": "7"})
         await until(lambda: any("unknown message" in data.get("message", "") for _, _, data in client.events))

@@ -188,6 +188,8 @@ async def test_ice_is_restarted_while_the_picture_goes_on():
     lines += [f"a=candidate:{candidate.to_sdp()}" for candidate in new.local_candidates] + ["a=end-of-candidates"]
     fragment = parse_fragment("\r\n".join(lines))
     assert peer.is_restart(fragment)
+    given_up = parse_fragment("a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\n")
+    await peer.restart_ice(given_up)
     reply = parse_fragment(await peer.restart_ice(fragment))
     assert reply.ended and reply.candidates and reply.username
     new.remote_username, new.remote_password = reply.username, reply.password
