@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ import zmq.asyncio
 
 from avatard.errors import UserError
 from avatard.protocols.curve import Gatekeeper, ServerKeys
+from avatard.protocols.network import is_loopback
 
 HEARTBEAT_MS: Final = 2_000
 HEARTBEAT_TIMEOUT_MS: Final = 6_000
@@ -112,11 +112,3 @@ def check_endpoint(endpoint: str, keys: ServerKeys | None) -> None:
             f"{endpoint} is reachable from other machines: bind to 127.0.0.1, or make keys with `avatard keys`"
             " and set zmq.secret_key_file"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what listens on this host name or address is reached from this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name or an interface: who knows what it resolves to
