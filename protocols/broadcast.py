@@ -30,6 +30,7 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from avatard.protocols.offer import Codec, Kind
+from avatard.protocols.tasks import cancel_and_wait
 from avatard.timebase import FPS, PLAYBACK_RATE_HZ
 
 logger = logging.getLogger(__name__)
@@ -304,10 +305,8 @@ class Broadcaster:
 
     async def close(self) -> None:
         """Stop encoding."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await cancel_and_wait(self._task)
+        self._task = None
         self._executor.shutdown()
 
     async def _work(self) -> None:

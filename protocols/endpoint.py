@@ -12,6 +12,7 @@ import zmq.asyncio
 from avatard.errors import UserError
 from avatard.protocols.curve import Gatekeeper, ServerKeys
 from avatard.protocols.network import is_loopback
+from avatard.protocols.tasks import cancel_and_wait
 
 HEARTBEAT_MS: Final = 2_000
 HEARTBEAT_TIMEOUT_MS: Final = 6_000
@@ -42,9 +43,7 @@ class Endpoint:
 
     async def stop(self) -> None:
         """End the tasks and close the socket; what is queued for slow peers is dropped."""
-        for task in self._tasks:
-            task.cancel()
-        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        ends = await cancel_and_wait(self._tasks)
         self._tasks.clear()
         self._resources.close()
         for end in ends:

@@ -22,6 +22,7 @@ from avatard.errors import UserError
 from avatard.frame import Samples
 from avatard.media.pcm import to_pcm16
 from avatard.protocols.aiortc_internals import tap_rtp
+from avatard.protocols.tasks import cancel_and_wait
 from avatard.timebase import SAMPLE_RATE_HZ
 
 VOICE_RATE_HZ = 48_000
@@ -138,9 +139,7 @@ class LiveClient:
 
     async def close(self) -> None:
         """Hang up."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(self._tasks)
         await self._pc.close()
 
     def _on_packet(self, kind: str, packet: RtpPacket) -> None:

@@ -18,6 +18,7 @@ from avatard.playout.scheduler import PlayoutFrame
 from avatard.protocols.broadcast import Broadcaster, Encoding
 from avatard.protocols.events import Error, Event, Metrics
 from avatard.protocols.peer import IceServers, Peer
+from avatard.protocols.tasks import cancel_and_wait
 from avatard.session.session import Session
 
 logger = logging.getLogger(__name__)
@@ -140,9 +141,7 @@ class PeerRegistry:
     async def close(self) -> None:
         """Close all connections."""
         self.closing = True
-        if self._statistics is not None:
-            self._statistics.cancel()
-            await asyncio.gather(self._statistics, return_exceptions=True)
+        await cancel_and_wait(self._statistics)
         await asyncio.gather(*(client.peer.close() for client in list(self._clients.values())))
         await self.broadcaster.close()
 

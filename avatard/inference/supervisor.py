@@ -19,6 +19,7 @@ from avatard.errors import UserError
 from avatard.frame import Frame, Samples
 from avatard.inference import ipc
 from avatard.portrait import Portrait, PortraitError
+from avatard.protocols.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +103,8 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Stop the process for good."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await cancel_and_wait(self._task)
+        self._task = None
 
     def start_epoch(self, epoch: int, first_frame: int) -> None:
         """Start a new epoch."""
@@ -213,9 +212,7 @@ class Supervisor:
         return self._failed.message if self._failed is not None else done.pop().result()
 
     async def _end(self, tasks: list[asyncio.Task[str]]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(tasks)
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(WorkerError("the inference process is restarting; try again"))
