@@ -104,6 +104,21 @@ class Portrait(Section, frozen=True):
     ] = 0
 
 
+FramingMode: TypeAlias = Literal["head", "photo", "face"]
+
+
+class Picture(Section, frozen=True):
+    """What part of the photograph is shown, how large and on what background."""
+
+    framing: Annotated[
+        FramingMode, Meta(description="head: head and shoulders; photo: the whole photograph; face: little more than it")
+    ] = "head"
+    size: Annotated[
+        int,
+        Meta(ge=128, le=1080, multiple_of=2, description="longer side in pixels; at most twice the photograph's own"),
+    ] = 512
+
+
 class Idle(Section, frozen=True):
     """What moves while nobody speaks."""
 
@@ -198,6 +213,7 @@ class Config(Section, frozen=True):
     motion: Motion = Motion()
     video: Video = Video()
     portrait: Portrait = Portrait()
+    picture: Picture = Picture()
     idle: Idle = Idle()
     audio: Audio = Audio()
     server: Server = Server()
