@@ -111,7 +111,8 @@ class Picture(Section, frozen=True):
     """What part of the photograph is shown, how large and on what background."""
 
     framing: Annotated[
-        FramingMode, Meta(description="head: head and shoulders; photo: the whole photograph; face: little more than it")
+        FramingMode,
+        Meta(description="head: head and shoulders; photo: the whole photograph; face: little more than it"),
     ] = "head"
     size: Annotated[
         int,

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from avatard.config import Config, Speech
+from avatard.engine import affine
+from avatard.engine.compositor import Compositor
+from avatard.engine.framing import frame_identity
 from avatard.engine.head_pose import DrivingPose, IdlePose
 from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
@@ -24,6 +27,7 @@ from avatard.models.atom.model import Atom
 from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
+from avatard.models.face.topology import MESH_TO_68, OUTER_LIP
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
@@ -43,6 +47,7 @@ class Person:
 
     identity: Identity
     prepared: PreparedPortrait
+    compositor: Compositor
     idle: Idle
     head: DrivingPose | IdlePose
     arkit: ArkitSolver
@@ -54,11 +59,15 @@ class Person:
         return self.head(self.identity.pose, frame)
 
     def frame(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Pose) -> Frame:
-        """Pixels and motion in the coordinates of the wire."""
+        """Pixels and motion in the coordinates of the wire; `pose` is in pixels of the crop, which is upright."""
+        to_frame = self.compositor.to_frame
         height, width, _ = pixels.shape
-        scale = float(pose.scale)
-        x, y = (pose.translation - np.array([width, height]) / 2) / scale
-        qx, qy, qz, qw = map(float, Rotation.from_matrix(pose.rotation).as_quat(canonical=True))
+        factor = float(np.hypot(*to_frame[:, 0]))
+        scale = factor * float(pose.scale)
+        x, y = (affine.apply(to_frame, pose.translation) - np.array([width, height]) / 2) / scale
+        upright = np.eye(3)
+        upright[:2, :2] = to_frame[:, :2] / factor
+        qx, qy, qz, qw = map(float, Rotation.from_matrix(upright @ pose.rotation).as_quat(canonical=True))
         head = HeadPose((qx, qy, qz, qw), (float(x), float(y), 0.0), scale)
         return Frame(pixels, (self.mean + landmarks).astype(np.float32), self.arkit(landmarks), head)
 
@@ -88,9 +97,9 @@ class NeuralStream:
         for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
             self._waiting[motion.first + k] = landmarks, pose
         chosen = slice(-(motion.first - self._first) % self._stride, None, self._stride)
-        for rendered, images in self._video.stream(motion.landmarks[chosen], motion.poses[chosen]):
+        for rendered, layers in self._video.layers(motion.landmarks[chosen], motion.poses[chosen]):
             first = self._first + (rendered - self._first) * self._stride
-            pixels = np.repeat(images, self._stride, axis=0)
+            pixels = [whole for one in layers for whole in [self._person.compositor.frame(one)] * self._stride]
             yield first, [self._person.frame(p, *self._waiting.pop(first + k)) for k, p in enumerate(pixels)]
 
 
@@ -116,17 +125,20 @@ class NeuralEngine:
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
         identity = Identity.find(portrait)
+        framing = frame_identity(identity, self._config.picture.framing, self._config.picture.size)
+        compositor = Compositor(identity.photograph, identity.crop, framing, identity.points[MESH_TO_68[OUTER_LIP], :2])
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
             identity,
             PreparedPortrait.of(self._mcvdm, identity, mean),
+            compositor,
             idle,
             self._driving or IdlePose(idle, self._config.idle.motion),
             ArkitSolver(mean, identity.neutral),
             mean,
         )
-        return identity.digest, person.frame(identity.portrait, identity.neutral, identity.pose)
+        return identity.digest, person.frame(compositor.still, identity.neutral, identity.pose)
 
     def begin(self, first_frame: int, warm_up: bool = False) -> NeuralStream:
         """See `engine_api.Engine`."""

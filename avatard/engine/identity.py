@@ -35,7 +35,9 @@ class IdentityError(UserError):
 class Identity:
     """One person's portrait and what is known of the face in it."""
 
-    portrait: NDArray[np.uint8]  # [256, 256, 3], RGB
+    photograph: NDArray[np.uint8]  # [H, W, 3], RGB, upright: all of the picture
+    crop: Crop  # photograph → portrait
+    portrait: NDArray[np.uint8]  # [256, 256, 3], RGB: what the networks see
     points: NDArray[np.float32]  # [468, 3], mesh in portrait pixels (z: relative depth)
     landmarks: NDArray[np.float32]  # [68, 3], frontal offsets from the mean face, in its interocular distances
     neutral: NDArray[np.float32]  # [68, 3], the same without expression
@@ -91,6 +93,8 @@ class Identity:
         canonical, poses = morphable.frontal(points[None])
         landmarks = morphable.landmarks(canonical)[0]
         return cls(
+            photograph=image,
+            crop=crop,
             portrait=portrait,
             points=points.astype(np.float32),
             landmarks=landmarks.astype(np.float32),

@@ -32,7 +32,7 @@ REACH, OUTSIDE = 1.0, 1.0
 #: Frames rendered at a time: a few stay in the processor's cache, a long hop does not.
 CHUNK = 4
 
-Made = TypeVar("Made", Pictures, Layers)
+Made = TypeVar("Made", Pictures, list[Layers])
 
 
 class Face(Protocol):
@@ -145,8 +145,8 @@ class VideoStream:
         """
         return self._stream(landmarks, poses, self._render)
 
-    def layers(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[tuple[int, Layers]]:
-        """As `stream`, but what the pictures are made of, for a compositor."""
+    def layers(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[tuple[int, list[Layers]]]:
+        """As `stream`, but what each picture is made of, for a compositor."""
         return self._stream(landmarks, poses, self._layers)
 
     def _stream(
@@ -229,7 +229,7 @@ class VideoStream:
             )
 
     @torch.inference_mode()
-    def _layers(self, volume: Tensor, flow: Tensor) -> Layers:
+    def _layers(self, volume: Tensor, flow: Tensor) -> list[Layers]:
         """As `_render`."""
         with torch.autocast("cpu", torch.bfloat16):
             return self._mcvdm.autoencoder.layers(

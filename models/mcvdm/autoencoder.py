@@ -145,11 +145,11 @@ class Autoencoder(nn.Module):
         pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 
-    def layers(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Layers:
-        """Volumes of one clip → the parts of its pictures; see `ReferenceDecoder.layers`."""
+    def layers(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> list[Layers]:
+        """Volumes of one clip → what each of its frames is made of; see `ReferenceDecoder.layers`."""
         if isinstance(self.decoder, PlainDecoder):
-            return Layers.painted_only(self.render_uint8(volume, portrait, rigid, photograph))
-        layers: Layers = self.decoder.layers(volume, portrait, rigid, photograph)
+            return [Layers.painted_only(f) for f in self.render_uint8(volume, portrait, rigid, photograph)]
+        layers: list[Layers] = self.decoder.layers(volume, portrait, rigid, photograph)
         return layers
 
     def decode(self, planes: Planes, portrait: Portrait, rigid: Tensor, frames: slice = slice(None)) -> Tensor:

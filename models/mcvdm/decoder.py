@@ -46,18 +46,18 @@ class Rendering(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """What the frames of one clip are made of, for who puts them together at another resolution."""
+    """What one frame is made of, for who puts it together at another resolution."""
 
-    flow: NDArray[np.float32]  # [S, 2, 64, 64], of the whole frame, normalised units (see `warp`)
-    painted: Pictures  # [S, h, w, 3], RGB, of the part of the frame that may be painted
-    keep: NDArray[np.uint8]  # [S, h, w], the share of the warp in it, of 255
+    flow: NDArray[np.float32]  # [2, 64, 64], of the whole frame, normalised units (see `warp`)
+    painted: Pictures  # [h, w, 3], RGB, of the part of the frame that may be painted
+    keep: NDArray[np.uint8]  # [h, w], the share of the warp in it, of 255
     window: tuple[slice, slice]  # that part: rows and columns of the 256
 
     @classmethod
-    def painted_only(cls, frames: Pictures) -> Layers:
-        """Of frames `[S, 256, 256, 3]` that show nothing of the portrait itself."""
-        flow = np.zeros((len(frames), 2, FINE_CELLS, FINE_CELLS), np.float32)
-        return cls(flow, frames, np.zeros(frames.shape[:3], np.uint8), (slice(0, FRAME), slice(0, FRAME)))
+    def painted_only(cls, frame: Pictures) -> Layers:
+        """Of a frame `[256, 256, 3]` that shows nothing of the portrait itself."""
+        flow = np.zeros((2, FINE_CELLS, FINE_CELLS), np.float32)
+        return cls(flow, frame, np.zeros(frame.shape[:2], np.uint8), (slice(0, FRAME), slice(0, FRAME)))
 
 
 class Window(NamedTuple):
@@ -76,7 +76,6 @@ class Window(NamedTuple):
             for picture, (top, left) in zip(pictures, self.corners, strict=True)
         ]
         return parts[0] if len(self.corners) == 1 else torch.stack(parts)
-
 
     @property
     def pixels(self) -> tuple[slice, slice]:
@@ -164,14 +163,15 @@ class ReferenceDecoder(nn.Module):
         face.copy_(_bytes(torch.lerp(painted, warped, keep)))
         return frames
 
-    def layers(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Layers:
+    def layers(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> list[Layers]:
         """What `render_uint8` puts together, for the same arguments, but apart."""
         h, flow = self._flow(volume, portrait, rigid)
         frames = np.stack([warp.remap(photograph, f, FACE.pixels) for f in flow])
         warped = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float().div_(127.5).sub_(1)
         painted, keep = self._paint(h, warped, FACE)
         paint = _bytes(painted.clone())[0].byte().permute(0, 2, 3, 1).contiguous().numpy()
-        return Layers(flow, paint, (keep[0, :, 0] * 255).round().byte().numpy(), FACE.pixels)
+        share = (keep[0, :, 0] * 255).round().byte().numpy()
+        return [Layers(f, p, k, FACE.pixels) for f, p, k in zip(flow, paint, share, strict=True)]
 
     def _flow(self, volume: Tensor, portrait: Portrait, rigid: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
         """Of one clip: features of its frames in FACE, and their flow `[S, 2, 64, 64]`."""

@@ -1,0 +1,222 @@
+"""Frames of the photograph itself: its own pixels, moved by the decoder's flow, with the decoder's paint in the mouth.
+
+The networks see and move a square of 256 pixels, turned upright around the face (`models/face/crop.py`). Here that
+motion is applied to the photograph at the frame's resolution. Only a rectangle around the head is ever computed: at its
+border, and at the border of the photograph, the motion has faded to nothing, so that it joins what stands still without
+a seam, and no pixel comes from outside the photograph.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard.engine import affine
+from avatard.engine.framing import Framing, resample
+from avatard.engine.paint import Brush
+from avatard.models.face.crop import Crop
+from avatard.models.mcvdm.decoder import FINE_CELLS, Layers
+from avatard.timebase import CROP_SIDE
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+#: Pixels of the frame to one point of the flow as it is computed here.
+CELL: Final = 8
+#: How far (crop pixels) motion reaches beyond the crop: hair stands above it, shoulders below it stay.
+ABOVE: Final = 44.0
+BESIDE: Final = 20.0
+#: It begins to fade so far inside the crop's border (crop pixels); above, the head is as rigid as in its middle.
+INSIDE: Final = 16.0
+#: Over so many crop pixels it fades towards the photograph's border, which it must not cross.
+EDGE: Final = 28.0
+#: The photograph is sampled from twice its pixels, made bicubically, by linear interpolation: that is sharp, equally so
+#: at any phase, and a third of a bicubic's cost. What it dulls in the finest detail is added before.
+OVERSAMPLING: Final = 2
+SHARPEN: Final = 0.05
+PADDING: Final = 24
+
+
+class Rectangle(NamedTuple):
+    """Part of a frame, in pixels; all even, so that subsampled chroma has whole pixels in it."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+class Compositor:
+    """The frames of one photograph.
+
+    Args:
+        photograph: `[H, W, 3]` RGB.
+        crop: photograph → the square that the networks see.
+        framing: what of the photograph is shown.
+        mouth: points around the lips in pixels of the crop, `[K, 2]`: only near them paint is used.
+    """
+
+    def __init__(self, photograph: Pixels, crop: Crop, framing: Framing, mouth: NDArray[np.floating]) -> None:
+        self.framing: Final = framing
+        self.to_frame: Final = affine.compose(framing.matrix, affine.inverse(crop.matrix))  # crop → frame
+        #: The photograph in its frame `[H, W, 3]`, unmoved.
+        self.still: Final = resample(photograph, framing.matrix, (framing.width, framing.height))
+        #: The part of the frame that may move; the rest is `still`.
+        self.rectangle: Final = _moving(self.to_frame, framing)
+        shape = (self.rectangle.height, self.rectangle.width)
+        source = _Source.of(photograph, framing, self.rectangle, round(EDGE * _scale(self.to_frame)) + 4)
+        self._source = source.pixels
+        self._field = _Field(photograph.shape, framing, self.to_frame, self.rectangle, source.rest)
+        self._brush = Brush(self.to_frame, self.rectangle.left, self.rectangle.top, shape, mouth, self.still)
+        # Fresh pages for each frame cost more than the work done on them.
+        self._warped = np.empty((*shape, 4), np.uint8)
+
+    def __call__(self, layers: Layers) -> Pixels:
+        """The moving rectangle of a frame `[h, w, 3]`."""
+        positions = self._field(layers.flow)
+        _sample(self._source, positions, self._warped)
+        pixels = np.asarray(cv2.cvtColor(self._warped, cv2.COLOR_RGBA2RGB), np.uint8)
+        self._brush(pixels, layers)
+        return pixels
+
+    def frame(self, layers: Layers) -> Pixels:
+        """A whole frame `[H, W, 3]`."""
+        whole = self.still.copy()
+        whole[self.rectangle.slices] = self(layers)
+        return whole
+
+    def positions(self, flow: Floats) -> Floats:
+        """Where each pixel of the rectangle comes from, `[h, w, 2]` in pixels of the unmoved frame."""
+        left, top = self.rectangle[:2]
+        rest = self._field.rest[0, 0]
+        start: Floats = (self._field(flow) - rest) / OVERSAMPLING + np.array([left, top], np.float32)
+        return start
+
+
+def _moving(to_frame: NDArray[np.float64], framing: Framing) -> Rectangle:
+    """The part of a frame that motion reaches, and two cells more, whose motion is none."""
+    low, high = -BESIDE, CROP_SIDE + BESIDE
+    corners = np.array([(x, y, 1.0) for x in (low, high) for y in (-ABOVE, high)]) @ to_frame.T
+    left, top = (2 * int(max(0.0, edge) // 2) for edge in corners.min(0) - 2 * CELL)
+    right, bottom = corners.max(0) + 2 * CELL
+    width = min(2 * int(np.ceil(right / 2)), framing.width) - left
+    height = min(2 * int(np.ceil(bottom / 2)), framing.height) - top
+    return Rectangle(left, top, width, height)
+
+
+class _Source(NamedTuple):
+    """What is sampled: the rectangle and what may move into it, OVERSAMPLING times as large."""
+
+    pixels: Pixels  # [h, w, 4]: four channels are sampled in a third of the time of three
+    rest: Floats  # [h, w, 2]: where the rectangle's pixels are in it when nothing moves
+
+    @classmethod
+    def of(cls, photograph: Pixels, framing: Framing, rectangle: Rectangle, margin: int) -> _Source:
+        """Of a rectangle and `margin` pixels of the frame around it, as far as the photograph goes."""
+        edge = framing.matrix @ np.array([-0.5, -0.5, 1.0]) + 0.5
+        size = framing.scale * np.array(photograph.shape[1::-1])
+        start = np.array([rectangle.left, rectangle.top])
+        end = start + np.array([rectangle.width, rectangle.height])
+        # Whole pixels of the frame that are inside the photograph.
+        low = np.maximum(start - margin, np.ceil(edge - 1e-6)).astype(int)
+        high = np.minimum(end + margin, np.floor(edge + size + 1e-6)).astype(int)
+        matrix = framing.matrix.copy()
+        matrix[:, 2] -= low
+        width, height = (int(side) for side in high - low)
+        near = resample(photograph, matrix, (width, height)).astype(np.float32)
+        kernel = np.array([-SHARPEN, 1 + 2 * SHARPEN, -SHARPEN])
+        crisp = cv2.sepFilter2D(near, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+        large = cv2.resize(crisp, (OVERSAMPLING * width, OVERSAMPLING * height), interpolation=cv2.INTER_CUBIC)
+        # Rows that are a multiple of 4 kB long would share their places in the processor's cache.
+        pixels = np.empty((large.shape[0], large.shape[1] + PADDING, 4), np.uint8)[:, : large.shape[1]]
+        pixels[...] = cv2.cvtColor(large.round().clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2RGBA)
+        # The centre of a frame's pixel lies between the OVERSAMPLING ones that it became.
+        shift = (OVERSAMPLING - 1) / 2
+        x, y = (
+            OVERSAMPLING * np.arange(a, b, dtype=np.float32) + shift
+            for a, b in zip(start - low, end - low, strict=True)
+        )
+        return cls(pixels, np.stack(np.meshgrid(x, y), -1))
+
+
+class _Field:
+    """From the decoder's flow to where each pixel of the rectangle comes from."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        framing: Framing,
+        to_frame: NDArray[np.float64],
+        rectangle: Rectangle,
+        rest: Floats,
+    ) -> None:
+        self.rest = rest
+        self._size = (rectangle.width, rectangle.height)
+        columns, rows = (max(8, -(-side // CELL)) for side in self._size)
+        step = np.array([rectangle.width / columns, rectangle.height / rows])
+        # Centres of the cells, in pixels of the frame, of the crop and of the flow.
+        x = rectangle.left + (np.arange(columns) + 0.5) * step[0] - 0.5
+        y = rectangle.top + (np.arange(rows) + 0.5) * step[1] - 0.5
+        frame = np.stack(np.meshgrid(x, y), -1)
+        crop = affine.apply(affine.inverse(to_frame), frame)
+        self._where = ((crop + 0.5) * (FINE_CELLS / CROP_SIDE) - 0.5).astype(np.float32)
+        # Normalised units of the crop → pixels of the source.
+        self._turn = (OVERSAMPLING * CROP_SIDE / 2 * to_frame[:, :2].T).astype(np.float32)
+        # The photograph's border: motion ends there. Between two centres it may reach as far as at both of them.
+        corner = framing.matrix @ np.array([-0.5, -0.5, 1.0]) + 0.5
+        end = corner + framing.scale * np.array(shape[1::-1]) - 1
+        room = np.minimum(frame - corner, end - frame)  # [rows, columns, 2]
+        self._most = (OVERSAMPLING * np.maximum(room - step, 0)).astype(np.float32)
+        fade = _reach(crop) * _smooth((room / (EDGE * _scale(to_frame))).min(-1))
+        # Cubic interpolation of a border looks at two cells: what joins the still rest is still itself.
+        if rectangle.left > 0:
+            fade[:, :2] = 0
+        if rectangle.top > 0:
+            fade[:2] = 0
+        if rectangle.left + rectangle.width < framing.width:
+            fade[:, -2:] = 0
+        if rectangle.top + rectangle.height < framing.height:
+            fade[-2:] = 0
+        self._fade = fade.astype(np.float32)[..., None]
+        self._positions = np.empty((rectangle.height, rectangle.width, 2), np.float32)
+
+    def __call__(self, flow: Floats) -> Floats:
+        """Positions `[h, w, 2]` in pixels of the source, valid until the next call."""
+        planes = np.ascontiguousarray(flow.transpose(1, 2, 0))
+        moved = _sample(planes, self._where)
+        moved = np.clip((moved @ self._turn) * self._fade, -self._most, self._most)
+        cv2.resize(moved, self._size, self._positions, interpolation=cv2.INTER_CUBIC)
+        return np.asarray(cv2.add(self._positions, self.rest, self._positions), np.float32)
+
+
+def _sample(picture: Any, positions: Floats, into: Any = None) -> Any:
+    """A picture `[H, W, C]` at positions `[h, w, 2]`, linearly; beyond it its edge is repeated."""
+    # OpenCV's stubs do not know that both coordinates may come in one array.
+    return cv2.remap(picture, positions, None, cv2.INTER_LINEAR, into, cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+
+
+def _reach(crop: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of the flow is left at points of the crop `[..., 2]` near and beyond its border."""
+    x, y = crop[..., 0], crop[..., 1]
+    end = CROP_SIDE - 1.0
+    beside, below = (_smooth((gap + BESIDE) / (BESIDE + INSIDE)) for gap in (np.minimum(x, end - x), end - y))
+    return beside * below * _smooth((y + ABOVE) / ABOVE)
+
+
+def _smooth(x: NDArray[np.floating]) -> NDArray[np.float64]:
+    """0 below 0, 1 above 1, and without a corner between."""
+    t = np.clip(x, 0.0, 1.0)
+    eased: NDArray[np.float64] = t * t * (3 - 2 * t)
+    return eased
+
+
+def _scale(matrix: NDArray[np.float64]) -> float:
+    return float(np.hypot(matrix[0, 0], matrix[0, 1]))
