@@ -104,6 +104,9 @@ class Portrait(Section, frozen=True):
     ] = 0
 
 
+#: Least and most pixels of a picture's longer side.
+PICTURE_SIZES = (128, 1080)
+
 FramingMode: TypeAlias = Literal["head", "photo", "face"]
 
 
@@ -116,7 +119,12 @@ class Picture(Section, frozen=True):
     ] = "head"
     size: Annotated[
         int,
-        Meta(ge=128, le=1080, multiple_of=2, description="longer side in pixels; at most twice the photograph's own"),
+        Meta(
+            ge=PICTURE_SIZES[0],
+            le=PICTURE_SIZES[1],
+            multiple_of=2,
+            description="longer side in pixels; at most twice the photograph's own",
+        ),
     ] = 512
 
 

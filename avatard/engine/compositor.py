@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from avatard.engine import affine
 from avatard.engine.framing import Framing, resample
 from avatard.engine.paint import Brush
+from avatard.frame import Backdrop, Rectangle
 from avatard.models.face.crop import Crop
 from avatard.models.mcvdm.decoder import FINE_CELLS, Layers
 from avatard.timebase import CROP_SIDE
@@ -40,20 +41,6 @@ SHARPEN: Final = 0.05
 PADDING: Final = 24
 
 
-class Rectangle(NamedTuple):
-    """Part of a frame, in pixels; all even, so that subsampled chroma has whole pixels in it."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns."""
-        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
-
-
 class Compositor:
     """The frames of one photograph.
 
@@ -67,10 +54,10 @@ class Compositor:
     def __init__(self, photograph: Pixels, crop: Crop, framing: Framing, mouth: NDArray[np.floating]) -> None:
         self.framing: Final = framing
         self.to_frame: Final = affine.compose(framing.matrix, affine.inverse(crop.matrix))  # crop → frame
+        self.rectangle: Final = _moving(self.to_frame, framing)
         #: The photograph in its frame `[H, W, 3]`, unmoved.
         self.still: Final = resample(photograph, framing.matrix, (framing.width, framing.height))
-        #: The part of the frame that may move; the rest is `still`.
-        self.rectangle: Final = _moving(self.to_frame, framing)
+        self.backdrop: Final = Backdrop(self.still, self.rectangle)
         shape = (self.rectangle.height, self.rectangle.width)
         source = _Source.of(photograph, framing, self.rectangle, round(EDGE * _scale(self.to_frame)) + 4)
         self._source = source.pixels
@@ -89,9 +76,7 @@ class Compositor:
 
     def frame(self, layers: Layers) -> Pixels:
         """A whole frame `[H, W, 3]`."""
-        whole = self.still.copy()
-        whole[self.rectangle.slices] = self(layers)
-        return whole
+        return self.backdrop.with_moved(self(layers))
 
     def positions(self, flow: Floats) -> Floats:
         """Where each pixel of the rectangle comes from, `[h, w, 2]` in pixels of the unmoved frame."""

@@ -69,7 +69,8 @@ class Person:
         upright[:2, :2] = to_frame[:, :2] / factor
         qx, qy, qz, qw = map(float, Rotation.from_matrix(upright @ pose.rotation).as_quat(canonical=True))
         head = HeadPose((qx, qy, qz, qw), (float(x), float(y), 0.0), scale)
-        return Frame(pixels, (self.mean + landmarks).astype(np.float32), self.arkit(landmarks), head)
+        points = (self.mean + landmarks).astype(np.float32)
+        return Frame(pixels, points, self.arkit(landmarks), head, self.compositor.backdrop)
 
 
 class NeuralStream:
