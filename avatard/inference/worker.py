@@ -213,7 +213,11 @@ class Worker:
             spent = monotonic() - since
             moving = tuple(backdrop.moving) if backdrop is not None else None
             ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, motion_seconds, spent, moving)
-            new = [backdrop.pixels] if backdrop is not None and backdrop is not self._backdrop else []
+            new = (
+                [np.ascontiguousarray(backdrop.pixels)]
+                if backdrop is not None and backdrop is not self._backdrop
+                else []
+            )
             self._send(ready, ipc.pack_faces(frames), pixels, *new)
             self._backdrop = backdrop
             # The motion of a clip is accounted for once.
