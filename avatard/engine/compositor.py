@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.engine import affine
+from avatard.engine.eyes import REST, EyePainter, Eyes
 from avatard.engine.framing import Framing, resample
 from avatard.engine.paint import Brush
 from avatard.frame import Backdrop, Rectangle
 from avatard.models.face.crop import Crop
+from avatard.models.face.topology import MESH_TO_68, OUTER_LIP, interocular
 from avatard.models.mcvdm.decoder import FINE_CELLS, Layers
 from avatard.timebase import CROP_SIDE
 
@@ -48,10 +50,10 @@ class Compositor:
         photograph: `[H, W, 3]` RGB.
         crop: photograph → the square that the networks see.
         framing: what of the photograph is shown.
-        mouth: points around the lips in pixels of the crop, `[K, 2]`: only near them paint is used.
+        mesh: of the face, in pixels of the crop, `[468, 2 or 3]`: where the mouth is painted, and eyes blink and look.
     """
 
-    def __init__(self, photograph: Pixels, crop: Crop, framing: Framing, mouth: NDArray[np.floating]) -> None:
+    def __init__(self, photograph: Pixels, crop: Crop, framing: Framing, mesh: NDArray[np.floating]) -> None:
         self.framing: Final = framing
         self.to_frame: Final = affine.compose(framing.matrix, affine.inverse(crop.matrix))  # crop → frame
         self.rectangle: Final = _moving(self.to_frame, framing)
@@ -61,22 +63,25 @@ class Compositor:
         shape = (self.rectangle.height, self.rectangle.width)
         source = _Source.of(photograph, framing, self.rectangle, round(EDGE * _scale(self.to_frame)) + 4)
         self._source = source.pixels
+        self._eyes = _eyes(source, affine.apply(self.to_frame, mesh[:, :2]), self.rectangle)
+        mouth = mesh[MESH_TO_68[OUTER_LIP], :2]
         self._field = _Field(photograph.shape, framing, self.to_frame, self.rectangle, source.rest)
         self._brush = Brush(self.to_frame, self.rectangle.left, self.rectangle.top, shape, mouth, self.still)
         # Fresh pages for each frame cost more than the work done on them.
         self._warped = np.empty((*shape, 4), np.uint8)
 
-    def __call__(self, layers: Layers) -> Pixels:
-        """The moving rectangle of a frame `[h, w, 3]`."""
+    def __call__(self, layers: Layers, eyes: Eyes = REST) -> Pixels:
+        """The moving rectangle of a frame `[h, w, 3]`; the lids of `layers` are those of the photograph."""
+        self._eyes(eyes)
         positions = self._field(layers.flow)
         _sample(self._source, positions, self._warped)
         pixels = np.asarray(cv2.cvtColor(self._warped, cv2.COLOR_RGBA2RGB), np.uint8)
         self._brush(pixels, layers)
         return pixels
 
-    def frame(self, layers: Layers) -> Pixels:
+    def frame(self, layers: Layers, eyes: Eyes = REST) -> Pixels:
         """A whole frame `[H, W, 3]`."""
-        return self.backdrop.with_moved(self(layers))
+        return self.backdrop.with_moved(self(layers, eyes))
 
     def positions(self, flow: Floats) -> Floats:
         """Where each pixel of the rectangle comes from, `[h, w, 2]` in pixels of the unmoved frame."""
@@ -130,6 +135,12 @@ class _Source(NamedTuple):
             for a, b in zip(start - low, end - low, strict=True)
         )
         return cls(pixels, np.stack(np.meshgrid(x, y), -1))
+
+
+def _eyes(source: _Source, points: NDArray[np.float64], rectangle: Rectangle) -> EyePainter:
+    """Of a mesh `[468, 2]` in pixels of the frame."""
+    there = OVERSAMPLING * (points - np.array(rectangle[:2])) + source.rest[0, 0]
+    return EyePainter(source.pixels, there, float(interocular(there[MESH_TO_68])))
 
 
 class _Field:

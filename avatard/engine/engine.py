@@ -16,6 +16,8 @@ from scipy.spatial.transform import Rotation
 from avatard.config import Config, Speech
 from avatard.engine import affine
 from avatard.engine.compositor import Compositor
+from avatard.engine.eye_motion import EyeMotion, look
+from avatard.engine.eyes import REST, Eyes
 from avatard.engine.framing import frame_identity
 from avatard.engine.head_pose import DrivingPose, IdlePose
 from avatard.engine.identity import Identity
@@ -27,7 +29,7 @@ from avatard.models.atom.model import Atom
 from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.face.topology import MESH_TO_68, OUTER_LIP
+from avatard.models.mcvdm.decoder import Layers
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
@@ -49,6 +51,7 @@ class Person:
     prepared: PreparedPortrait
     compositor: Compositor
     idle: Idle
+    eye_motion: EyeMotion
     head: DrivingPose | IdlePose
     arkit: ArkitSolver
     mean: NDArray[np.float32]  # [68, 3], the 3DMM's mean face
@@ -58,7 +61,7 @@ class Person:
         """The head's pose in an absolute frame."""
         return self.head(self.identity.pose, frame)
 
-    def frame(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Pose) -> Frame:
+    def frame(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Pose, eyes: Eyes = REST) -> Frame:
         """Pixels and motion in the coordinates of the wire; `pose` is in pixels of the crop, which is upright."""
         to_frame = self.compositor.to_frame
         height, width, _ = pixels.shape
@@ -70,7 +73,7 @@ class Person:
         qx, qy, qz, qw = map(float, Rotation.from_matrix(upright @ pose.rotation).as_quat(canonical=True))
         head = HeadPose((qx, qy, qz, qw), (float(x), float(y), 0.0), scale)
         points = (self.mean + landmarks).astype(np.float32)
-        return Frame(pixels, points, self.arkit(landmarks), head, self.compositor.backdrop)
+        return Frame(pixels, points, look(self.arkit(landmarks), eyes), head, self.compositor.backdrop)
 
 
 class NeuralStream:
@@ -85,7 +88,7 @@ class NeuralStream:
         self._person = person
         self._first = first
         self._stride = stride
-        self._waiting: dict[int, tuple[NDArray[np.float32], Pose]] = {}
+        self._waiting: dict[int, tuple[NDArray[np.float32], Pose, Eyes]] = {}
 
     def motion(self, samples: Samples) -> Iterator[PosedMotion]:
         """Motion thread."""
@@ -95,13 +98,23 @@ class NeuralStream:
 
     def render(self, motion: PosedMotion) -> Iterator[tuple[int, list[Frame]]]:
         """Video thread."""
+        opened, closures = self._person.eye_motion.open_lids(motion.landmarks)
         for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
-            self._waiting[motion.first + k] = landmarks, pose
+            eyes = self._person.eye_motion.eyes(motion.first + k, pose, closures[k])
+            self._waiting[motion.first + k] = landmarks, pose, eyes
         chosen = slice(-(motion.first - self._first) % self._stride, None, self._stride)
-        for rendered, layers in self._video.layers(motion.landmarks[chosen], motion.poses[chosen]):
+        for rendered, layers in self._video.layers(opened[chosen], motion.poses[chosen]):
             first = self._first + (rendered - self._first) * self._stride
-            pixels = [whole for one in layers for whole in [self._person.compositor.frame(one)] * self._stride]
-            yield first, [self._person.frame(p, *self._waiting.pop(first + k)) for k, p in enumerate(pixels)]
+            yield (
+                first,
+                [frame for k, one in enumerate(layers) for frame in self._frames(first + k * self._stride, one)],
+            )
+
+    def _frames(self, first: int, layers: Layers) -> Iterator[Frame]:
+        """The frames that one rendered frame stands for, from `first` on."""
+        waiting = [self._waiting.pop(first + k) for k in range(self._stride)]
+        pixels = self._person.compositor.frame(layers, waiting[0][2])
+        return (self._person.frame(pixels, *motion) for motion in waiting)
 
 
 class NeuralEngine:
@@ -127,7 +140,7 @@ class NeuralEngine:
         """See `engine_api.Engine`."""
         identity = Identity.find(portrait)
         framing = frame_identity(identity, self._config.picture.framing, self._config.picture.size)
-        compositor = Compositor(identity.photograph, identity.crop, framing, identity.points[MESH_TO_68[OUTER_LIP], :2])
+        compositor = Compositor(identity.photograph, identity.crop, framing, identity.points)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
@@ -135,6 +148,7 @@ class NeuralEngine:
             PreparedPortrait.of(self._mcvdm, identity, mean),
             compositor,
             idle,
+            EyeMotion(mean, identity.neutral, identity.pose, idle, self._config.idle.motion),
             self._driving or IdlePose(idle, self._config.idle.motion),
             ArkitSolver(mean, identity.neutral),
             mean,

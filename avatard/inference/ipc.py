@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.frame import Backdrop, Frame, HeadPose
+from avatard.frame import Backdrop, Frame, HeadPose, Rectangle
 from avatard.timebase import BLENDSHAPES, LANDMARKS
 
 FACE_FLOATS = 3 * LANDMARKS + BLENDSHAPES + 8
@@ -103,7 +103,7 @@ class FramesReady(Event, frozen=True):
     width: int
     motion_seconds: float
     video_seconds: float
-    moving: tuple[int, int, int, int] | None = None  # left, top, width, height
+    moving: Rectangle | None = None
 
 
 class Heartbeat(Event, frozen=True):

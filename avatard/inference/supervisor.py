@@ -17,7 +17,7 @@ import zmq.asyncio
 from avatard.clock import monotonic
 from avatard.config import Config
 from avatard.errors import UserError
-from avatard.frame import Backdrop, Frame, Rectangle, Samples
+from avatard.frame import Backdrop, Frame, Samples
 from avatard.inference import ipc
 from avatard.portrait import Portrait, PortraitError
 
@@ -300,4 +300,4 @@ def _backdrop(event: ipc.FramesReady, parts: list[zmq.Frame], known: Backdrop | 
     if len(parts) < 3:
         return known
     pixels = np.frombuffer(parts[2].buffer, np.uint8).reshape(event.height, event.width, 3)
-    return Backdrop(pixels, Rectangle(*event.moving))
+    return Backdrop(pixels, event.moving)

@@ -211,7 +211,7 @@ class Worker:
             height, width, _ = frames[0].pixels.shape
             backdrop, pixels = frames[0].backdrop, ipc.pack_pixels(frames)
             spent = monotonic() - since
-            moving = tuple(backdrop.moving) if backdrop is not None else None
+            moving = backdrop.moving if backdrop is not None else None
             ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, motion_seconds, spent, moving)
             new = (
                 [np.ascontiguousarray(backdrop.pixels)]

@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 from avatard.engine import affine
 from avatard.engine.compositor import Compositor
 from avatard.engine.framing import frame_photograph
-from avatard.models.face.crop import Crop
+from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE, Crop
 from avatard.models.face.pose import Pose, rotation_matrix
+from avatard.models.face.topology import MESH_TO_68, OUTER_LIP
 from avatard.models.mcvdm.decoder import Layers
 from avatard.timebase import CROP_SIDE
+from tests.support.faces import morphable
 
-#: Around the lips, in pixels of the crop.
-LIPS = np.array([[105.0, 170.0], [150.0, 170.0], [128.0, 160.0], [128.0, 185.0]])
+#: A mean face in the crop, and its lips.
+MESH = (morphable().mean * CROP_SCALE)[:, :2] + CROP_ORIGIN
+LIPS = MESH[MESH_TO_68[OUTER_LIP]]
 WINDOW = (slice(56, 232), slice(40, 216))
 
 
@@ -31,7 +34,7 @@ def compositor(photograph, eyes=(300.0, 240.0), face=200.0, roll=0.0, mode="head
     pose = Pose(rotation_matrix(0, 0, roll), np.array(face / 2.64), np.array(eyes))
     middle = affine.apply(np.eye(2, 3), pose.project(np.array([[0, 0.47, 0]]))[0, :2])
     framing = frame_photograph(photograph.shape, (middle[0], middle[1]), face, mode, size)
-    return Compositor(photograph, Crop.of(pose), framing, LIPS)
+    return Compositor(photograph, Crop.of(pose), framing, MESH)
 
 
 def layers(flow=(0.0, 0.0), paint=(0, 0, 0), share=0) -> Layers:
