@@ -126,6 +126,13 @@ class Picture(Section, frozen=True):
             description="longer side in pixels; at most twice the photograph's own",
         ),
     ] = 512
+    background: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="keep: the photograph's own; or a colour #RRGGBB, or a picture file, behind the person",
+        ),
+    ] = "keep"
 
 
 class Idle(Section, frozen=True):

@@ -8,16 +8,18 @@ a seam, and no pixel comes from outside the photograph.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from avatard.engine import affine
+from avatard.engine.background import Background
 from avatard.engine.eyes import REST, EyePainter, Eyes
-from avatard.engine.framing import Framing, resample
-from avatard.engine.paint import Brush
+from avatard.engine.framing import Framing
+from avatard.engine.paint import Brush, over
+from avatard.engine.plate import Plate
 from avatard.frame import Backdrop, Rectangle
 from avatard.models.face.crop import Crop
 from avatard.models.face.topology import MESH_TO_68, OUTER_LIP, interocular
@@ -41,31 +43,68 @@ EDGE: Final = 28.0
 OVERSAMPLING: Final = 2
 SHARPEN: Final = 0.05
 PADDING: Final = 24
+#: Vertex of the mesh at the tip of the nose.
+NOSE: Final = 4
+
+
+class Face(Protocol):
+    """What a compositor needs of an `avatard.engine.identity.Identity`."""
+
+    @property
+    def photograph(self) -> Pixels:
+        """RGB `[H, W, 3]`."""
+        ...
+
+    @property
+    def alpha(self) -> Pixels | None:
+        """How opaque it is `[H, W]`."""
+        ...
+
+    @property
+    def crop(self) -> Crop:
+        """Photograph → the square that the networks see."""
+        ...
+
+    @property
+    def points(self) -> Floats:
+        """The mesh `[468, 3]` in pixels of the crop."""
+        ...
 
 
 class Compositor:
     """The frames of one photograph.
 
     Args:
-        photograph: `[H, W, 3]` RGB.
-        crop: photograph → the square that the networks see.
+        identity: whose photograph, what of it the networks see, and where its mouth and eyes are.
         framing: what of the photograph is shown.
-        mesh: of the face, in pixels of the crop, `[468, 2 or 3]`: where the mouth is painted, and eyes blink and look.
+        background: what is shown instead of the photograph's own.
     """
 
-    def __init__(self, photograph: Pixels, crop: Crop, framing: Framing, mesh: NDArray[np.floating]) -> None:
+    def __init__(self, identity: Face, framing: Framing, background: Background | None = None) -> None:
         self.framing: Final = framing
-        self.to_frame: Final = affine.compose(framing.matrix, affine.inverse(crop.matrix))  # crop → frame
+        self.to_frame: Final = affine.compose(framing.matrix, affine.inverse(identity.crop.matrix))  # crop → frame
         self.rectangle: Final = _moving(self.to_frame, framing)
+        mesh = identity.points[:, :2]
+        margin = round(EDGE * _scale(self.to_frame)) + 4
+        plate = Plate.of(identity.photograph, framing, margin)
         #: The photograph in its frame `[H, W, 3]`, unmoved.
-        self.still: Final = resample(photograph, framing.matrix, (framing.width, framing.height))
+        self.still: Final = plate.part(0, 0, framing.width, framing.height).pixels[..., :3].copy()
+        self._behind: Pixels | None = None
+        if background is not None:
+            alpha = plate.like(identity.alpha, framing) if identity.alpha is not None else None
+            nose = affine.apply(self.to_frame, mesh[NOSE])
+            plate = background.cut(plate, alpha, (float(nose[0]), float(nose[1])))
+            behind = background.filled(framing.width, framing.height)
+            shown = plate.part(0, 0, framing.width, framing.height).pixels
+            self.still[...] = over(np.ascontiguousarray(shown[..., :3]), shown[..., 3], behind)
+            self._behind = np.ascontiguousarray(behind[self.rectangle.slices])
         self.backdrop: Final = Backdrop(self.still, self.rectangle)
         shape = (self.rectangle.height, self.rectangle.width)
-        source = _Source.of(photograph, framing, self.rectangle, round(EDGE * _scale(self.to_frame)) + 4)
+        source = _Source.of(plate, self.rectangle, margin)
         self._source = source.pixels
-        self._eyes = _eyes(source, affine.apply(self.to_frame, mesh[:, :2]), self.rectangle)
-        mouth = mesh[MESH_TO_68[OUTER_LIP], :2]
-        self._field = _Field(photograph.shape, framing, self.to_frame, self.rectangle, source.rest)
+        self._eyes = _eyes(source, affine.apply(self.to_frame, mesh), self.rectangle)
+        mouth = mesh[MESH_TO_68[OUTER_LIP]]
+        self._field = _Field(identity.photograph.shape, framing, self.to_frame, self.rectangle, source.rest)
         self._brush = Brush(self.to_frame, self.rectangle.left, self.rectangle.top, shape, mouth, self.still)
         # Fresh pages for each frame cost more than the work done on them.
         self._warped = np.empty((*shape, 4), np.uint8)
@@ -77,6 +116,8 @@ class Compositor:
         _sample(self._source, positions, self._warped)
         pixels = np.asarray(cv2.cvtColor(self._warped, cv2.COLOR_RGBA2RGB), np.uint8)
         self._brush(pixels, layers)
+        if self._behind is not None:
+            pixels = over(pixels, cv2.extractChannel(self._warped, 3), self._behind)
         return pixels
 
     def frame(self, layers: Layers, eyes: Eyes = REST) -> Pixels:
@@ -109,32 +150,23 @@ class _Source(NamedTuple):
     rest: Floats  # [h, w, 2]: where the rectangle's pixels are in it when nothing moves
 
     @classmethod
-    def of(cls, photograph: Pixels, framing: Framing, rectangle: Rectangle, margin: int) -> _Source:
-        """Of a rectangle and `margin` pixels of the frame around it, as far as the photograph goes."""
-        edge = framing.matrix @ np.array([-0.5, -0.5, 1.0]) + 0.5
-        size = framing.scale * np.array(photograph.shape[1::-1])
-        start = np.array([rectangle.left, rectangle.top])
-        end = start + np.array([rectangle.width, rectangle.height])
-        # Whole pixels of the frame that are inside the photograph.
-        low = np.maximum(start - margin, np.ceil(edge - 1e-6)).astype(int)
-        high = np.minimum(end + margin, np.floor(edge + size + 1e-6)).astype(int)
-        matrix = framing.matrix.copy()
-        matrix[:, 2] -= low
-        width, height = (int(side) for side in high - low)
-        near = resample(photograph, matrix, (width, height)).astype(np.float32)
+    def of(cls, plate: Plate, rectangle: Rectangle, margin: int) -> _Source:
+        """Of a rectangle and `margin` pixels of the frame around it, as far as the plate goes."""
+        left, top, width, height = rectangle
+        near = plate.part(left - margin, top - margin, left + width + margin, top + height + margin)
+        high, wide, _ = near.pixels.shape
         kernel = np.array([-SHARPEN, 1 + 2 * SHARPEN, -SHARPEN])
-        crisp = cv2.sepFilter2D(near, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
-        large = cv2.resize(crisp, (OVERSAMPLING * width, OVERSAMPLING * height), interpolation=cv2.INTER_CUBIC)
+        crisp = cv2.sepFilter2D(near.pixels.astype(np.float32), -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+        large = cv2.resize(crisp, (OVERSAMPLING * wide, OVERSAMPLING * high), interpolation=cv2.INTER_CUBIC)
         # Rows that are a multiple of 4 kB long would share their places in the processor's cache.
         pixels = np.empty((large.shape[0], large.shape[1] + PADDING, 4), np.uint8)[:, : large.shape[1]]
-        pixels[...] = cv2.cvtColor(large.round().clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2RGBA)
+        pixels[...] = large.round().clip(0, 255)
         # The centre of a frame's pixel lies between the OVERSAMPLING ones that it became.
-        shift = (OVERSAMPLING - 1) / 2
         x, y = (
-            OVERSAMPLING * np.arange(a, b, dtype=np.float32) + shift
-            for a, b in zip(start - low, end - low, strict=True)
+            OVERSAMPLING * (np.arange(count, dtype=np.float32) + start) + (OVERSAMPLING - 1) / 2
+            for count, start in ((width, left - near.left), (height, top - near.top))
         )
-        return cls(pixels, np.stack(np.meshgrid(x, y), -1))
+        return cls(pixels, np.stack(np.meshgrid(x, y), -1).astype(np.float32))
 
 
 def _eyes(source: _Source, points: NDArray[np.float64], rectangle: Rectangle) -> EyePainter:

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from avatard.config import Config, Speech
 from avatard.engine import affine
+from avatard.engine.background import Background
 from avatard.engine.compositor import Compositor
 from avatard.engine.eye_motion import EyeMotion, look
 from avatard.engine.eyes import REST, Eyes
@@ -98,7 +99,7 @@ class NeuralStream:
 
     def render(self, motion: PosedMotion) -> Iterator[tuple[int, list[Frame]]]:
         """Video thread."""
-        opened, closures = self._person.eye_motion.open_lids(motion.landmarks)
+        opened, closures = self._person.eye_motion.open_lids(motion.first, motion.landmarks)
         for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
             eyes = self._person.eye_motion.eyes(motion.first + k, pose, closures[k])
             self._waiting[motion.first + k] = landmarks, pose, eyes
@@ -132,6 +133,7 @@ class NeuralEngine:
         self._atom = Atom.load(config.motion.weights)
         self._mcvdm = Mcvdm.load(config.video.weights).to_bfloat16()
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
+        self._background = Background.of(config.picture.background)
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1)
         self._person: Person | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
@@ -140,7 +142,7 @@ class NeuralEngine:
         """See `engine_api.Engine`."""
         identity = Identity.find(portrait)
         framing = frame_identity(identity, self._config.picture.framing, self._config.picture.size)
-        compositor = Compositor(identity.photograph, identity.crop, framing, identity.points)
+        compositor = Compositor(identity, framing, self._background)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
@@ -148,7 +150,7 @@ class NeuralEngine:
             PreparedPortrait.of(self._mcvdm, identity, mean),
             compositor,
             idle,
-            EyeMotion(mean, identity.neutral, identity.pose, idle, self._config.idle.motion),
+            EyeMotion(identity.pose, idle, self._config.idle.motion),
             self._driving or IdlePose(idle, self._config.idle.motion),
             ArkitSolver(mean, identity.neutral),
             mean,

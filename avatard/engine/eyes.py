@@ -38,6 +38,9 @@ WHOLE_LINE: Final = 0.65  # of the eye's width: less is hair
 #: A lid that unrolls shows skin without lashes: within this above its edge it is smoothed along the eye by that much.
 UNROLLED: Final = 0.2
 SMOOTHED: Final = 0.05
+#: A lid in the light has that share of the brightness of the skin below the eye; it gains no more than the second.
+LIT: Final = 0.85
+MAX_LIGHT: Final = 1.8
 #: Thickness of the line of lashes on a lid that comes down, and how dark it is.
 LASH_LINE: Final = 0.035
 LASH_STRENGTH: Final = 0.75
@@ -139,7 +142,7 @@ class _Eye:
         if wanted[0] > 0:
             positions, edge, veil = self._closing(positions, wanted[0])
             ramp = min(1.0, wanted[0] / OWN_LASHES)
-            skin = cv2.addWeighted(skin, 1 - ramp, self._unrolled, ramp, 0)
+            skin = np.asarray(cv2.addWeighted(skin, 1 - ramp, self._unrolled, ramp, 0), np.uint8)
         # OpenCV's stubs do not know that both coordinates may come in one array.
         patch = cv2.remap(skin, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
         if wanted[0] > 0:
@@ -190,7 +193,19 @@ class _Eye:
         smooth = cv2.filter2D(self._photographed, -1, kernel, borderType=cv2.BORDER_REPLICATE)
         near = _smooth((self._t - self._upper + UNROLLED) / (0.5 * UNROLLED)) * (self._t < self._upper)
         near = (near * self._side)[..., None]
-        return np.asarray(np.rint(self._photographed * (1 - near) + smooth * near), np.uint8)
+        lit = np.clip(smooth * self._light(), 0, 255)
+        return np.asarray(np.rint(self._photographed * (1 - near) + lit * near), np.uint8)
+
+    def _light(self) -> Floats:
+        """By how much the skin above the eye must be brighter, `[4]`, when it comes out of the shadow of the brow."""
+        fold = (self._t < self._upper - LASHES) & (self._t > self._upper - UNROLLED)
+        cheek = (self._t > self._lower + 0.1) & (self._t < self._lower + BELOW)
+        if not fold.any() or not cheek.any():
+            return np.ones(4, np.float32)
+        dark, light = (np.median(self._photographed[where], axis=0) for where in (fold, cheek))
+        gain = np.clip(LIT * light / np.maximum(dark, 1), 1, MAX_LIGHT)
+        gain[3] = 1
+        return np.asarray(gain, np.float32)
 
     def _open(self) -> Floats:
         """1 where the lids are apart when open, 0 at the corners and beyond."""

@@ -97,13 +97,18 @@ class Idle:
 
     def face(self, first: int, count: int) -> Array:
         """Offsets `[count, 68, 3]` (interocular distances) of lids and brows from frame `first` on."""
-        offsets = np.zeros((count, 68, 3), np.float32)
-        way = self.closure(first, count)[:, :, None, None] * self._gap  # [count, eye, point, 3]
-        offsets[:, UPPER_LIDS] = (1 - LOWER_LID_SHARE) * way
-        offsets[:, LOWER_LIDS] = -LOWER_LID_SHARE * way
+        offsets = self.lids(self.closure(first, count))
         lift = self._statistics.brow_iod * wander((self._seed, 2), self._frames(first, count), self._statistics.brow_hz)
         for brow in (RIGHT_BROW, LEFT_BROW):
             offsets[:, brow, 1] = -lift[:, None]
+        return offsets
+
+    def lids(self, closure: Array) -> Array:
+        """Offsets `[k, 68, 3]` (interocular distances) of lids that are closed `[k, 2]`."""
+        offsets = np.zeros((len(closure), 68, 3), np.float32)
+        way = closure[:, :, None, None] * self._gap  # [k, eye, point, 3]
+        offsets[:, UPPER_LIDS] = (1 - LOWER_LID_SHARE) * way
+        offsets[:, LOWER_LIDS] = -LOWER_LID_SHARE * way
         return offsets
 
     def head(self, first: int, count: int) -> tuple[Array, Array]:

@@ -95,10 +95,14 @@ class Brush:
         where = slice(low[1], high[1]), slice(low[0], high[0])
         paint = _enlarged(layer, matrix, (int(high[0] - low[0]), int(high[1] - low[1])))
         colour = cv2.add(cv2.cvtColor(paint, cv2.COLOR_RGBA2RGB), self._noise[where], dtype=cv2.CV_8U)
-        alpha = cv2.merge([cv2.extractChannel(paint, 3)] * 3)
-        under = part[where]
-        change = cv2.multiply(cv2.subtract(colour, under, dtype=cv2.CV_16S), alpha, scale=1 / FULL, dtype=cv2.CV_16S)
-        part[where] = cv2.add(under, change, dtype=cv2.CV_8U)
+        part[where] = over(colour, cv2.extractChannel(paint, 3), part[where])
+
+
+def over(colour: Any, alpha: Any, under: Any) -> Pixels:
+    """A picture `[h, w, 3]` of an opacity `[h, w]` over another one."""
+    share = cv2.merge([alpha] * 3)
+    change = cv2.multiply(cv2.subtract(colour, under, dtype=cv2.CV_16S), share, scale=1 / FULL, dtype=cv2.CV_16S)
+    return np.asarray(cv2.add(under, change, dtype=cv2.CV_8U), np.uint8)
 
 
 def _grain(skin: Pixels) -> float:

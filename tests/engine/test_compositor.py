@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -34,7 +36,8 @@ def compositor(photograph, eyes=(300.0, 240.0), face=200.0, roll=0.0, mode="head
     pose = Pose(rotation_matrix(0, 0, roll), np.array(face / 2.64), np.array(eyes))
     middle = affine.apply(np.eye(2, 3), pose.project(np.array([[0, 0.47, 0]]))[0, :2])
     framing = frame_photograph(photograph.shape, (middle[0], middle[1]), face, mode, size)
-    return Compositor(photograph, Crop.of(pose), framing, MESH)
+    face = SimpleNamespace(photograph=photograph, alpha=None, crop=Crop.of(pose), points=MESH)
+    return Compositor(face, framing)
 
 
 def layers(flow=(0.0, 0.0), paint=(0, 0, 0), share=0) -> Layers:

@@ -105,16 +105,15 @@ def test_eyes_outside_the_picture_do_no_harm():
 
 
 def eye_motion(liveliness: float = 1.0) -> EyeMotion:
-    mean = morphable().mean_68
     pose = Pose(np.eye(3), np.array(58.0), np.array([128.0, 108.0]))
-    return EyeMotion(mean, np.zeros((68, 3)), pose, Idle(mean, seed=3), liveliness)
+    return EyeMotion(pose, Idle(morphable().mean_68, seed=3), liveliness)
 
 
 def test_every_blink_of_the_landmarks_shuts_the_eyes_in_two_or_three_frames():
     idle = Idle(morphable().mean_68, seed=3)
     frames = 25 * 60
-    opened_face, closure = eye_motion().open_lids(idle.face(0, frames))
-    assert np.abs(opened_face[:, 36:48]).max() < 0.01, "the video network sees open eyes"
+    opened_face, closure = eye_motion().open_lids(0, idle.face(0, frames))
+    assert np.abs(opened_face[:, 36:48]).max() < 1e-6, "the video network sees open eyes"
     shut = closure.mean(axis=1)
     blinks = np.flatnonzero((shut[1:-1] > 0.9) & (shut[1:-1] >= shut[:-2]) & (shut[1:-1] > shut[2:]))
     assert len(blinks) >= 15
