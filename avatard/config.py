@@ -104,6 +104,37 @@ class Portrait(Section, frozen=True):
     ] = 0
 
 
+#: Least and most pixels of a picture's longer side.
+PICTURE_SIZES = (128, 1080)
+
+FramingMode: TypeAlias = Literal["head", "photo", "face"]
+
+
+class Picture(Section, frozen=True):
+    """What part of the photograph is shown, how large and on what background."""
+
+    framing: Annotated[
+        FramingMode,
+        Meta(description="head: head and shoulders; photo: the whole photograph; face: little more than it"),
+    ] = "head"
+    size: Annotated[
+        int,
+        Meta(
+            ge=PICTURE_SIZES[0],
+            le=PICTURE_SIZES[1],
+            multiple_of=2,
+            description="longer side in pixels; at most twice the photograph's own",
+        ),
+    ] = 512
+    background: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="keep: the photograph's own; or a colour #RRGGBB, or a picture file, behind the person",
+        ),
+    ] = "keep"
+
+
 class Idle(Section, frozen=True):
     """What moves while nobody speaks."""
 
@@ -209,6 +240,7 @@ class Config(Section, frozen=True):
     motion: Motion = Motion()
     video: Video = Video()
     portrait: Portrait = Portrait()
+    picture: Picture = Picture()
     idle: Idle = Idle()
     audio: Audio = Audio()
     server: Server = Server()

@@ -10,13 +10,14 @@ import tempfile
 from typing import Protocol, cast
 
 import msgspec
+import numpy as np
 import zmq
 import zmq.asyncio
 
 from avatard.clock import monotonic
 from avatard.config import Config
 from avatard.errors import UserError
-from avatard.frame import Frame, Samples
+from avatard.frame import Backdrop, Frame, Samples
 from avatard.inference import ipc
 from avatard.portrait import Portrait, PortraitError
 from avatard.protocols.tasks import cancel_and_wait
@@ -252,6 +253,7 @@ class Supervisor:
 
     async def _listen(self, events: zmq.asyncio.Socket, first: asyncio.Future[None]) -> str:
         decoder = msgspec.msgpack.Decoder(ipc.AnyEvent)
+        backdrop: Backdrop | None = None
         while True:
             head, *parts = await events.recv_multipart(copy=False)
             event = decoder.decode(head.buffer)
@@ -260,7 +262,8 @@ class Supervisor:
                     self._beat, self._busy = monotonic(), event.busy_seconds
                     self.queued, self.resident_bytes = event.queued, event.resident_bytes
                 case ipc.FramesReady():
-                    self._listener.frames_ready(event, _frames(event.count, event, parts))
+                    backdrop = _backdrop(event, parts, backdrop)
+                    self._listener.frames_ready(event, _frames(event.count, event, parts, backdrop))
                 case ipc.Ready():
                     self._ready, self._beat = True, monotonic()
                     self._listener.worker_ready(event, _frames(1, event, parts)[0])
@@ -278,5 +281,20 @@ class Supervisor:
                     return event.message
 
 
-def _frames(count: int, event: ipc.FramesReady | ipc.Ready | ipc.Identified, parts: list[zmq.Frame]) -> list[Frame]:
-    return ipc.unpack_frames(count, event.height, event.width, parts[0].buffer, parts[1].buffer)
+def _frames(
+    count: int,
+    event: ipc.FramesReady | ipc.Ready | ipc.Identified,
+    parts: list[zmq.Frame],
+    backdrop: Backdrop | None = None,
+) -> list[Frame]:
+    return ipc.unpack_frames(count, event.height, event.width, parts[0].buffer, parts[1].buffer, backdrop)
+
+
+def _backdrop(event: ipc.FramesReady, parts: list[zmq.Frame], known: Backdrop | None) -> Backdrop | None:
+    """What the frames of an event belong into: what came with it, or before."""
+    if event.moving is None:
+        return None
+    if len(parts) < 3:
+        return known
+    pixels = np.frombuffer(parts[2].buffer, np.uint8).reshape(event.height, event.width, 3)
+    return Backdrop(pixels, event.moving)
