@@ -17,4 +17,5 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None | Iterable[asyncio.Ta
             running += task
     for task in running:
         task.cancel()
-    return await asyncio.gather(*running, return_exceptions=True)
+    ended: list[object] = await asyncio.gather(*running, return_exceptions=True)
+    return ended
