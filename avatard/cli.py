@@ -160,6 +160,7 @@ def serve(
         bool | None, typer.Option("--zmq-single-part", help="Topic and payload in one part, for ZMQ_CONFLATE.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same audio and seed, same frames.")] = None,
+    print_url: Annotated[bool, typer.Option("--print-url", help="Print the page's URL on standard output.")] = False,
     config: ConfigOption = "nano",
     set_: SetOption = None,
     log_level: LogLevelOption = None,
@@ -195,7 +196,7 @@ def serve(
     from avatard.commands.serve import run
 
     with report_user_errors():
-        run(effective.config, identity)
+        run(effective.config, identity, print_url=print_url)
 
 
 @app.command()
@@ -311,12 +312,12 @@ def bench_serve(
     flags = [f"--set={override}" for override in set_ or []] + ([f"--profile={profile}"] if profile else [])
     from avatard.commands.bench import voice
     from avatard.commands.bench_live import Report, daemon, measure, table
-    from avatard.gateways.local import read_file
+    from avatard.media.audio_file import read_speech
 
     async def run() -> Report:
         import numpy as np
 
-        speech = np.concatenate(list(read_file(audio))) if audio is not None else voice(60)
+        speech = np.concatenate(list(read_speech(audio))) if audio is not None else voice(60)
         async with daemon(["--identity", str(identity), "--config", config, *flags]) as (url, pid):
             return await measure(url, pid, speech, seconds, interrupts)
 

@@ -28,7 +28,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from avatard.timebase import FPS, SAMPLE_RATE_HZ
+from avatard.timebase import FPS, PLAYBACK_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Encoder:
         self._audio = _opus(encoding.audio_bitrate_bps)
 
     def encode(self, index: int, rgb: NDArray[np.uint8], pcm: NDArray[np.int16], key: bool) -> Encoded:
-        """Encode a picture [H, W, 3] and its 640 samples.
+        """Encode a picture [H, W, 3] and its 1,920 samples.
 
         Raises:
             ValueError: a side is odd, which 4:2:0 cannot carry.
@@ -87,7 +87,11 @@ class Encoder:
             picture.pict_type = PictureType.I
         packets = self._video.encode(picture)
         sound = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
-        sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE_HZ, index * len(pcm), Fraction(1, SAMPLE_RATE_HZ)
+        sound.sample_rate, sound.pts, sound.time_base = (
+            PLAYBACK_RATE_HZ,
+            index * len(pcm),
+            Fraction(1, PLAYBACK_RATE_HZ),
+        )
         audio = self._audio.encode(sound)
         return Encoded(
             index,
@@ -127,8 +131,8 @@ def _video(encoding: Encoding, width: int, height: int) -> VideoCodecContext:
 def _opus(bitrate_bps: int) -> AudioCodecContext:
     context = av.CodecContext.create("libopus", "w")
     assert isinstance(context, AudioCodecContext)
-    context.sample_rate, context.layout, context.format = SAMPLE_RATE_HZ, "mono", "s16"
-    context.bit_rate, context.time_base = bitrate_bps, Fraction(1, SAMPLE_RATE_HZ)
+    context.sample_rate, context.layout, context.format = PLAYBACK_RATE_HZ, "mono", "s16"
+    context.bit_rate, context.time_base = bitrate_bps, Fraction(1, PLAYBACK_RATE_HZ)
     context.options = {"application": "lowdelay", "frame_duration": "40", "fec": "1", "packet_loss": "3"}
     return context
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from avatard.clock import monotonic
 from avatard.errors import UserError
 from avatard.frame import Samples
-from avatard.media.resample import to_pcm16
+from avatard.media.pcm import to_pcm16
 from avatard.timebase import SAMPLE_RATE_HZ
 
 VOICE_RATE_HZ = 48_000

@@ -14,11 +14,11 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from avatard.clock import monotonic
@@ -57,7 +57,7 @@ ROWS = {
 
 
 class BenchError(UserError):
-    """A measurement that cannot be made; one line."""
+    """A measurement that cannot be made."""
 
 
 @asynccontextmanager
@@ -69,17 +69,17 @@ async def daemon(arguments: Sequence[str]) -> AsyncIterator[tuple[str, int]]:
     """
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "avatard", "serve", "--port", "0", *arguments), stderr=log
+            *(sys.executable, "-m", "avatard", "serve", "--port", "0", "--print-url", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
         )
+        assert process.stdout is not None
         try:
-            url = ""
-            while not url:
-                await asyncio.sleep(0.1)
+            url = (await process.stdout.readline()).decode().strip().rstrip("/")
+            if not url:
+                await process.wait()
                 text = os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
-                found = re.search(r"avatard: open (\S+)/", text)
-                url = found.group(1) if found else ""
-                if process.returncode is not None:
-                    raise BenchError((text.strip().splitlines() or ["avatard serve ended"])[-1])
+                raise BenchError((text.strip().splitlines() or ["avatard serve ended"])[-1])
             yield url, process.pid
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -245,31 +245,27 @@ async def _figures(url: str) -> dict[str, float]:
         return figures
 
 
-def _family(pid: int) -> list[int]:
-    """The process and its children, as Linux tells; nothing elsewhere."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-    return found
+def _family(pid: int) -> list[psutil.Process]:
+    """The process and all its children."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
 
 
 def _resident_bytes(pid: int) -> int:
     total = 0
     for member in _family(pid):
-        with contextlib.suppress(OSError):
-            total += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += member.memory_info().rss
     return total
 
 
 def _cpu_seconds(pid: int) -> float:
-    total = 0
+    total = 0.0
     for member in _family(pid):
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = member.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _slope(memory: list[tuple[float, int]]) -> Report:

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from avatard import __version__
 from avatard.config import Config
 from avatard.errors import UserError
-from avatard.frame import Frame, Samples
-from avatard.gateways.local import read_file
+from avatard.frame import Frame, Samples, Sound
 from avatard.inference.engine_api import Engine, MakeEngine, Stream
-from avatard.media.mp4 import Mp4Writer, open_sound
+from avatard.media.audio_file import open_audio, read_speech
+from avatard.media.mp4 import Mp4Writer
 from avatard.media.video_file import read_frames
 from avatard.playout.audio_timeline import Timing
-from avatard.playout.scheduler import PlayoutFrame, Scheduler
+from avatard.playout.scheduler import PlayoutFrame, Scheduler, StartEpoch
+from avatard.playout.utterance import Utterance
 from avatard.portrait import Portrait
 from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
@@ -62,8 +63,8 @@ class _Stages:
             self._jobs.popleft()
         self._jobs.append(self._motion.submit(self._run_motion, samples))
 
-    def made(self) -> tuple[int, list[Frame]]:
-        """Wait for the next pictures; raises what a stage raised."""
+    def frames(self) -> tuple[int, list[Frame]]:
+        """Wait for the next frames; raises what a stage raised."""
         while True:
             # A job that is done has put what it made, so with all of them done nothing more will come.
             idle = all(job.done() for job in list(self._jobs))
@@ -105,37 +106,41 @@ def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Itera
 
     The speech begins with frame 0; the last frame is the one that its last sample falls into.
     """
-    timing = replace(Timing.of(config.stream, compute_frames=0, held_frames=engine.delay_frames), margin_samples=0)
-    scheduler = Scheduler(timing)
+    scheduler = Scheduler(replace(Timing.of(config.stream, compute_frames=0), margin_samples=0))
+    timing = scheduler.timing
     lead = round(timing.delay_frames + timing.ahead_frames + 1) * SAMPLES_PER_FRAME
     sound = iter(chunks)
+    speech = Utterance("")
     waiting: Samples = np.zeros(0, np.float32)
     total: int | None = None  # samples, known when they were all pushed
-    pushed = 0
     # The speech that is there at this moment is heard from frame 0 on.
     now = -timing.delay_frames
-    stages = _Stages(engine.begin(0))
+    stages: _Stages | None = None
     try:
         while total is None or scheduler.next_frame * SAMPLES_PER_FRAME < total:
             while total is None and scheduler.buffered_samples < lead:
                 chunk = waiting if len(waiting) else next(sound, None)
                 if chunk is None:
-                    scheduler.end_of_utterance(now)
-                    total = pushed
+                    scheduler.end_of_utterance(now, speech)
+                    total = speech.pushed
                     break
-                accepted = scheduler.push(chunk, now)
-                pushed, waiting = pushed + accepted, chunk[accepted:]
-            for order in scheduler.advance(now):
-                stages.push_audio(order.samples)
-            if now < 0:
+                accepted = scheduler.push(Sound.of_speech(chunk), now, speech)
+                speech.pushed, waiting = speech.pushed + accepted, chunk[accepted:]
+            for command in scheduler.poll(now):
+                if isinstance(command, StartEpoch):
+                    stages = _Stages(engine.begin(command.first_frame))
+                elif stages is not None:
+                    stages.push_audio(command.samples)
+            if now < 0 or stages is None:
                 now = 0.0
                 continue
             while not scheduler.ahead_frames:
-                scheduler.add(scheduler.epoch, *stages.made())
+                scheduler.add(scheduler.epoch, *stages.frames())
             yield scheduler.play(now)
             now = float(scheduler.next_frame)
     finally:
-        stages.close()
+        if stages is not None:
+            stages.close()
 
 
 def render(
@@ -183,7 +188,7 @@ def render(
         Mp4Writer(output, (side, side), audio, metadata) as writer,
         tqdm(total=total, unit="frame", disable=None if progress else True) as bar,
     ):
-        for played in play_out(engine, read_file(audio), config):
+        for played in play_out(engine, read_speech(audio), config):
             assert played.picture is not None
             writer.write(_finish(played.picture.pixels, side, badge))
             frames += 1
@@ -210,10 +215,10 @@ def _check(output: Path, size: int | None, sources: Sequence[Path]) -> None:
 
 
 def _frames_of(audio: Path) -> int | None:
-    """How many frames the sound will give, for the progress bar, if the file says so. Raises `Mp4Error`."""
+    """How many frames the sound will give, for the progress bar, if the file says so. Raises `AudioFileError`."""
     from av import time_base
 
-    with open_sound(audio) as container:
+    with open_audio(audio) as container:
         return round(container.duration / time_base * FPS) if container.duration else None
 
 

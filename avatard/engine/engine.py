@@ -101,8 +101,6 @@ class NeuralEngine:
         UserError: weights are missing or do not fit, or the driving video cannot be used.
     """
 
-    delay_frames = 0
-
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)

@@ -107,7 +107,7 @@ def _choose(portrait: Portrait, count: int) -> int:
     if count == 0:
         raise IdentityError(f"{name}: no face found; expected an upright head, seen from the front", code="no-face")
     if not face and count > 1:
-        ways = " or ".join([", ".join(str(n) for n in range(1, count)), str(count)])
+        ways = f"{', '.join(map(str, range(1, count)))} or {count}" if count < 5 else f"1 to {count}"
         raise IdentityError(
             f"{name} has {count} faces: choose with --face {ways}, counted from the left",
             code="several-faces",

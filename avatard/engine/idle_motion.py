@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from avatard.frame import raised_cosine
 from avatard.models.face.pose import rotation_matrix
 from avatard.models.face.topology import LEFT_BROW, RIGHT_BROW
 from avatard.timebase import FPS
@@ -86,7 +87,7 @@ class Idle:
             meet, speed, depth = self._blink(cell)
             late = (frames - meet) * speed
             phase = np.where(late < 0, -late / s.blink_closing_frames, late / s.blink_opening_frames).clip(0, 1)
-            shut = np.maximum(shut, ((1 + np.cos(np.pi * phase)) / 2)[:, None] * depth)
+            shut = np.maximum(shut, raised_cosine(1 - phase)[:, None] * depth)
         return shut.astype(np.float32)
 
     def face(self, first: int, count: int) -> Array:

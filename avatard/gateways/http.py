@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import WSCloseCode, hdrs, web
 
 from avatard.config import Config
@@ -165,9 +166,7 @@ class Server:
 
     async def _interrupt(self, request: web.Request) -> web.Response:
         cut = self.session.interrupt()
-        return web.json_response(
-            {"frame": cut.frame, "played_ms": cut.played_samples // 16, "dropped_ms": cut.dropped_samples // 16}
-        )
+        return web.json_response(msgspec.to_builtins(cut))
 
     async def _identity(self, request: web.Request) -> web.Response:
         if request.content_type not in PORTRAIT_TYPES:
@@ -186,14 +185,18 @@ class Server:
         return web.json_response({"identity": digest})
 
     async def _portrait(self, request: web.Request) -> web.Response:
-        picture = self.session.portrait
+        picture = self.session.generation.at_rest
         if picture is None:
             raise web.HTTPServiceUnavailable(text="the avatar is starting", headers={hdrs.RETRY_AFTER: "2"})
         data = await asyncio.to_thread(encode_image, picture.pixels, ImageFormat("jpeg", 90))
         return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     async def _status(self, request: web.Request) -> web.Response:
-        body = {"ready": self.session.ready, "identity": self.session.digest, "speaking": self.session.speaking}
+        body = {
+            "ready": self.session.ready,
+            "identity": self.session.generation.digest,
+            "speaking": self.session.speaking,
+        }
         return web.json_response(body | {"figures": self.session.figures(), "clients": len(self._clients)})
 
     async def _audio(self, request: web.Request) -> web.StreamResponse:
@@ -219,8 +222,7 @@ class Server:
         return web.Response(text="ready\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        self._clients.collect()
-        return web.Response(body=self.session.collect(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
+        return web.Response(body=self.session.metrics.text(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
 
 
 PAGE_HEADERS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 
 from avatard.clock import monotonic
 from avatard.config import Webrtc
-from avatard.media.resample import Resampler, to_pcm16
+from avatard.media.pcm import to_pcm16
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.protocols.broadcast import Broadcaster, Encoding
+from avatard.protocols.events import Error, Event, Metrics, to_message
 from avatard.protocols.peer import IceServers, Peer
 from avatard.session.session import Session
 
@@ -37,28 +37,29 @@ class Client:
         self.name = secrets.token_urlsafe(12)
         self._clients = clients
         self._session = clients.session
-        self._resampler: Resampler | None = None
-        self._rate_hz = 0
         self.peer = Peer(clients.hub if watches else None, clients.ice_servers, self, listens)
+        self._microphone = self._session.open_microphone()
         self._unlisten = self._session.listen(self.on_event)
 
     def on_audio(self, samples: NDArray[np.float32], rate_hz: int) -> None:
         """Its microphone."""
-        if self._resampler is None or rate_hz != self._rate_hz:
-            self._resampler, self._rate_hz = Resampler(rate_hz), rate_hz
-        self._session.speak_live(self._resampler.push(samples), self)
+        self._microphone.push_audio(samples, rate_hz)
 
     def on_message(self, message: dict[str, Any]) -> None:
         """A request over the data channel."""
         if message.get("type") == "interrupt":
             self._session.interrupt()
         else:
-            text = "unknown message; expected type interrupt"
-            self.peer.send_event("error", {"message": text, "fatal": False}, str(message.get("id", "")))
+            error = Error(message="unknown message; expected type interrupt", code="bad-message")
+            self._send(error, str(message.get("id", "")))
 
-    def on_event(self, kind: str, data: Mapping[str, Any]) -> None:
-        """An event of the session."""
-        self.peer.send_event(kind, dict(data))
+    def on_event(self, event: Event) -> None:
+        """Pass an event of the session on."""
+        self._send(event)
+
+    def _send(self, event: Event, request_id: str = "") -> None:
+        message = to_message(event, request_id)
+        self.peer.send_event(message["type"], message["data"], message["id"])
 
     def on_first_frame(self, seconds: float) -> None:
         """It saw its first picture."""
@@ -67,7 +68,7 @@ class Client:
     def on_closed(self) -> None:
         """It is gone."""
         self._unlisten()
-        self._session.end_of_utterance(self)
+        self._microphone.close()
         self._clients.forget(self)
 
 
@@ -88,6 +89,10 @@ class PeerRegistry:
         self._max_sessions = max_sessions
         self._clients: dict[str, Client] = {}
         self._panel: asyncio.Task[None] | None = None
+        hub, metrics = self.hub, session.metrics
+        metrics.watch("frames", lambda: {"encoded": hub.encoded, "sent": hub.sent, "dropped": hub.dropped})
+        metrics.watch("stage_seconds", lambda: {"encoder": hub.encoding_seconds})
+        metrics.watch("queue_depth", lambda: {"encoder": hub.queued})
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -122,16 +127,7 @@ class PeerRegistry:
     def play(self, entry: PlayoutFrame) -> None:
         """Send a frame to all: the session calls it when the frame is due."""
         if entry.picture is not None:
-            self.hub.send(entry.index, entry.picture.pixels, to_pcm16(entry.samples))
-
-    def collect(self) -> None:
-        """Bring the metrics of what is sent up to date."""
-        metrics, hub = self.session.metrics, self.hub
-        metrics.total(metrics.frames.labels("encoded"), "encoded", hub.encoded)
-        metrics.total(metrics.frames.labels("sent"), "sent", hub.sent)
-        metrics.total(metrics.frames.labels("dropped"), "dropped", hub.dropped)
-        metrics.total(metrics.stage.labels("encoder"), "encoder", hub.encoding_seconds)
-        metrics.queue.labels("encoder").set(hub.queued)
+            self.hub.send(entry.index, entry.picture.pixels, to_pcm16(entry.sound.playback))
 
     async def close(self) -> None:
         """Say good-bye to everyone."""
@@ -155,7 +151,7 @@ class PeerRegistry:
             await asyncio.sleep(PANEL_SECONDS)
             try:
                 if self._clients:
-                    self.session.emit("metrics", **self.session.figures())
+                    self.session.events.emit(Metrics(values=self.session.figures()))
             except Exception:
                 logger.exception("the figures were not told")
 

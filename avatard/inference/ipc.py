@@ -75,7 +75,6 @@ class Ready(Event, frozen=True):
     height: int
     width: int
     hop_seconds: float  # median of a hop through motion and to its first frames, in the warm-up
-    delay_frames: int  # frames the engine holds back beyond hop and fade
 
 
 class Identified(Event, frozen=True):

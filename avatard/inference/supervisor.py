@@ -55,17 +55,16 @@ class Supervisor:
     Args:
         config: sent to the process.
         portrait: the first identity.
-        listener: told of everything.
         engine: `module:function` that makes the engine in the process.
     """
 
-    def __init__(self, config: Config, portrait: Portrait, listener: Listener, engine: str) -> None:
+    def __init__(self, config: Config, portrait: Portrait, engine: str) -> None:
         self.restarts = 0
         self.resident_bytes = 0
         self.queued = 0
         self._config = config
         self._portrait = portrait
-        self._listener = listener
+        self._listener: Listener
         self._engine = engine
         self._process: asyncio.subprocess.Process | None = None
         self._commands: zmq.asyncio.Socket | None = None
@@ -87,12 +86,16 @@ class Supervisor:
         """The process now, if there is one."""
         return self._process.pid if self._process is not None else None
 
-    async def start(self) -> None:
+    async def start(self, listener: Listener) -> None:
         """Start the process and wait until it is warm.
+
+        Args:
+            listener: told of everything from now on.
 
         Raises:
             WorkerError: it could not be started; a mistake of the user has its text.
         """
+        self._listener = listener
         first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._keep_running(first), name="supervisor")
         await first

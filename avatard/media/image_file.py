@@ -42,13 +42,13 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
 def read_bytes(path: str | Path) -> bytes:
     """The content of a picture file. Raises `ImageError` where it is missing, too large or may not be read."""
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise ImageError(f"{path}: {what}; give the path of a picture")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ImageError(f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}: reduce it")
     try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise ImageError(f"{path}: {what}; give the path of a picture")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ImageError(f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}: reduce it")
         return path.read_bytes()
     except PermissionError:
         raise ImageError(f"{path} may not be read: check its permissions") from None

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.errors import UserError
+from avatard.media.audio_file import open_audio, unreadable
 from avatard.timebase import FPS
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ XMP: Final = (
 
 
 class Mp4Error(UserError):
-    """A file that cannot be written, or sound that cannot be read, in one line."""
+    """A file that cannot be written."""
 
 
 class Mp4Writer:
@@ -52,7 +53,8 @@ class Mp4Writer:
         metadata: such as title and comment.
 
     Raises:
-        Mp4Error: the file cannot be written, or the sound cannot be read.
+        Mp4Error: the file cannot be written.
+        AudioFileError: the sound cannot be read.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Mp4Writer:
             self._audio: AudioStream | None = None
             self._packets: Iterator[AudioFrame] = iter(())
             if self._sound is not None:
-                source = undo.enter_context(open_sound(self._sound))
+                source = undo.enter_context(open_audio(self._sound))
                 layout = "mono" if source.streams.audio[0].layout.nb_channels == 1 else "stereo"
                 self._audio = self._output.add_stream("aac", rate=SOUND_RATE_HZ, layout=layout)
                 self._packets = _decode(self._sound, source)
@@ -128,21 +130,6 @@ class Mp4Writer:
                 raise Mp4Error(f"{self._path} cannot be written: {failure.strerror}") from None
 
 
-def open_sound(path: Path) -> InputContainer:
-    """A file that has an audio stream; close it. Raises `Mp4Error`."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        source = av.open(str(path))
-    except FFmpegError as error:
-        raise Mp4Error(f"{path} cannot be read as sound: {error.strerror}") from None
-    if not source.streams.audio:
-        source.close()
-        raise Mp4Error(f"{path} has no sound in it")
-    return source
-
-
 def _decode(path: Path, source: InputContainer) -> Iterator[AudioFrame]:
     """The frames of the first audio stream, one after the other: the networks heard them without gaps, too."""
     from av.error import FFmpegError
@@ -155,7 +142,7 @@ def _decode(path: Path, source: InputContainer) -> Iterator[AudioFrame]:
             samples += frame.samples
             yield frame
     except FFmpegError as error:
-        raise Mp4Error(f"{path} cannot be read as sound: {error.strerror}") from None
+        raise unreadable(path, error) from None
 
 
 def _xmp_box() -> bytes:

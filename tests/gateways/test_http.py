@@ -15,7 +15,7 @@ import pytest
 
 from avatard.commands.bench_client import ClientError, LiveClient
 from avatard.config import Server, Webrtc
-from avatard.media.resample import to_pcm16
+from avatard.media.pcm import to_pcm16
 from tests.support.paths import ROOT
 from tests.support.serving import Screen, beeps, config, running_server, until
 
@@ -66,7 +66,7 @@ async def test_a_client_sees_and_hears_what_it_says(serving):
         await until(lambda: any("unknown message" in data.get("message", "") for _, _, data in client.events))
     finally:
         await client.close()
-    await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.collect())
+    await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.metrics.text())
 
 
 async def test_twenty_clients_in_a_row_leave_nothing_behind(serving):
@@ -76,7 +76,7 @@ async def test_twenty_clients_in_a_row_leave_nothing_behind(serving):
         client = LiveClient(url)
         await client.connect()
         await client.close()
-        await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.collect())
+        await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.metrics.text())
 
     await visit()
     before = len(asyncio.all_tasks())
@@ -125,15 +125,15 @@ async def test_garbage_is_answered_not_obeyed(serving):
     assert (await answer_of(http.delete(f"{url}/api/offer")))[0] == 405
     async with http.get(f"{url}/readyz") as response:
         assert response.status == 200
-    assert b'avatard_sessions{kind="page"} 0.0' in session.collect()
+    assert b'avatard_sessions{kind="page"} 0.0' in session.metrics.text()
 
 
 async def test_a_portrait_is_swapped_by_http(serving):
     session, url, http = serving
-    before = session.digest
+    before = session.generation.digest
     data = cv2.imencode(".png", np.full((64, 64, 3), 9, np.uint8))[1].tobytes()
     async with http.post(f"{url}/api/identity", data=data, headers={"Content-Type": "image/png"}) as response:
-        assert response.status == 200 and (await response.json())["identity"] == session.digest != before
+        assert response.status == 200 and (await response.json())["identity"] == session.generation.digest != before
     async with http.get(f"{url}/api/portrait") as response:
         pixels = cv2.imdecode(np.frombuffer(await response.read(), np.uint8), cv2.IMREAD_COLOR)
         assert response.content_type == "image/jpeg" and pixels is not None and abs(int(pixels[0, 0, 0]) - 9) < 3
@@ -159,19 +159,22 @@ async def test_a_voice_agent_speaks_and_interrupts_over_a_websocket(serving):
         for garbage in ("{", "[" * 200_000):
             await socket.send_str(garbage)
             assert (await socket.receive_json())["type"] == "error"
-        await socket.send_json({"sample_rate": 5})
-        assert "sample rate is 5 Hz" in (await socket.receive_json())["data"]["message"]
+        for hello, said in HELLOS:
+            await socket.send_json(hello)
+            assert said in (await socket.receive_json())["data"]["message"]
         await socket.send_json({"sample_rate": 24000})
-        await socket.send_bytes(b"odd")
-        assert "expected a multiple of 2" in (await socket.receive_json())["data"]["message"]
-        await socket.send_bytes(to_pcm16(beeps(4, 24000)).tobytes())  # faster than real time
-        assert (await socket.receive_json(timeout=10))["type"] == "bot-started-speaking"
+        await socket.send_bytes(b"RIFF....WAVE")
+        assert "got a WAV file" in (await socket.receive_json())["data"]["message"]
+        voice = to_pcm16(beeps(4, 24000)).tobytes()
+        for start in range(0, len(voice), 4095):  # faster than real time, samples cut in two
+            await socket.send_bytes(voice[start : start + 4095])
+        seen = await events_until(socket, "bot-started-speaking")
         async with http.post(f"{url}/api/interrupt") as response:
             cut = await response.json()
-        assert 0 < cut["played_ms"] < 4000 and cut["played_ms"] + cut["dropped_ms"] == pytest.approx(4000, abs=30)
-        event = await socket.receive_json(timeout=10)
-        assert event["label"] == "rtvi-ai" and event["type"] == "bot-interrupted"
-        assert event["data"]["played_ms"] == cut["played_ms"]
+        assert 0 < cut["played_ms"] < 4000 and cut["played_ms"] + cut["dropped_ms"] == pytest.approx(4000, abs=1)
+        event = (await events_until(socket, "bot-interrupted"))[-1]
+        assert event["label"] == "rtvi-ai" and event["data"]["played_ms"] == cut["played_ms"]
+        assert seen[0]["data"]["state"] == "queued"
         await socket.send_json({"type": "end_of_utterance"})
     async with http.ws_connect(f"{url}/ws/audio") as socket:
         await socket.send_bytes(bytes(2 << 20))
@@ -180,13 +183,57 @@ async def test_a_voice_agent_speaks_and_interrupts_over_a_websocket(serving):
     assert session.ready
 
 
-async def types_until(socket, last):
+HELLOS = [
+    ({"sample_rate": 5}, "Expected `int` >= 8000"),
+    ({"sample_rate": 22050.5}, "Expected `int`, got `float`"),
+    ({"sample_rate": "22050"}, "Expected `int`, got `str`"),
+    ({"sample_rate": True}, "Expected `int`, got `bool`"),
+    ({"sample_rate": 24000, "channels": 3}, "channels"),
+    ({"sample_rate": 24000, "encoding": "opus"}, "encoding"),
+    ({"sample_rate": 24000, "format": "f32le"}, "unknown field `format`"),
+    ({"type": "nonsense"}, "Invalid value 'nonsense'"),
+]
+
+
+async def events_until(socket, last):
     """The events that come up to the one that is waited for."""
-    types: list[str] = []
+    seen: list[dict[str, Any]] = []
     async with asyncio.timeout(20):
-        while not types or types[-1] != last:
-            types.append((await socket.receive_json())["type"])
-    return types
+        while not seen or seen[-1]["type"] != last:
+            seen.append(await socket.receive_json())
+    return seen
+
+
+async def test_each_utterance_ends_once_by_its_name(serving):
+    session, url, http = serving
+    session.attach(Screen())
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_json({"sample_rate": 16000, "encoding": "f32le", "channels": 2})
+        for name in ("a", "b", "empty"):
+            await socket.send_json({"type": "start_of_utterance", "id": name})
+            if name != "empty":
+                await socket.send_bytes(beeps(0.4).repeat(2).astype("<f4").tobytes())
+            await socket.send_json({"type": "end_of_utterance"})
+        told: list[tuple[str, str]] = []
+        while told[-1:] != [("empty", "ended")]:
+            event = (await events_until(socket, "utterance"))[-1]["data"]
+            told.append((event["id"], event["state"]))
+        for name in ("a", "b", "empty"):
+            assert [state for which, state in told if which == name] == ["queued", "started", "ended"]
+
+
+async def test_a_message_of_one_mebibyte_is_taken(serving):
+    session, url, http = serving
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_json({"sample_rate": 48000})
+        await socket.send_bytes(bytes(1 << 20))
+        await socket.send_json({"type": "end_of_utterance"})
+        assert (await events_until(socket, "utterance"))[-1]["data"]["state"] == "queued"
+        await socket.send_json({"type": "interrupt"})
+        ended = (await events_until(socket, "utterance"))[-1]
+        while ended["data"]["state"] != "ended":
+            ended = (await events_until(socket, "utterance"))[-1]
+        assert ended["data"]["played_ms"] + ended["data"]["dropped_ms"] == (1 << 19) // 48
 
 
 async def push_two_minutes(socket, rate_hz):
@@ -201,11 +248,11 @@ async def test_an_interrupt_overtakes_the_speech_before_it_and_what_follows_is_s
     session.attach(screen)
     async with http.ws_connect(f"{url}/ws/audio") as socket:
         await push_two_minutes(socket, 8000)
-        await types_until(socket, "bot-started-speaking")
+        await events_until(socket, "bot-started-speaking")
         began = time.monotonic()
         await socket.send_json({"type": "interrupt"})
         await socket.send_bytes(to_pcm16(beeps(1, 8000)).tobytes())
-        await types_until(socket, "bot-interrupted")
+        await events_until(socket, "bot-interrupted")
         assert time.monotonic() - began < 5
         seen = len(screen.entries)
         await until(lambda: sum(np.abs(entry.samples).max() > 0.1 for entry in screen.entries[seen:]) >= 6)
@@ -223,7 +270,7 @@ async def test_what_was_said_before_the_connection_ended_is_said(serving):
 
 
 async def test_a_sender_is_held_back_when_minutes_of_speech_wait(serving, monkeypatch):
-    monkeypatch.setattr("avatard.gateways.websocket.MAX_WAITING_SAMPLES", 16000)
+    monkeypatch.setattr("avatard.session.speaker.MAX_WAITING_SECONDS", 1.0)
     session, url, http = serving
     session.attach(Screen())
     async with http.ws_connect(f"{url}/ws/audio") as socket:
@@ -234,7 +281,7 @@ async def test_a_sender_is_held_back_when_minutes_of_speech_wait(serving, monkey
                 while (await socket.receive_json())["type"] != "error":
                     pass
         session.interrupt()
-        await types_until(socket, "error")
+        await events_until(socket, "error")
 
 
 async def test_a_page_of_another_site_is_refused(serving):
@@ -286,8 +333,8 @@ async def test_with_a_token_only_health_is_open():
 
 async def test_while_the_worker_restarts_new_clients_are_asked_to_wait(serving):
     session, url, http = serving
-    assert session.worker_pid is not None
-    os.kill(session.worker_pid, signal.SIGKILL)
+    assert session.generation.supervisor.pid is not None
+    os.kill(session.generation.supervisor.pid, signal.SIGKILL)
     await until(lambda: not session.ready)
     async with http.get(f"{url}/readyz") as response:
         assert response.status == 503 and response.headers["Retry-After"] == "2"

@@ -1,6 +1,7 @@
 """Who is let in, with a session that makes nothing."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from aiohttp import web
 from avatard.config import Webrtc
 from avatard.gateways import webrtc
 from avatard.gateways.webrtc import PeerRegistry
+from avatard.session.events import EventBus
 from avatard.session.metrics import Metrics
 from tests.support.serving import said, until
 
@@ -18,26 +20,28 @@ class Silent:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
+        self.events = EventBus()
         self.ready = True
         self.emitted: list[str] = []
+        self.events.listen(lambda event: self.emitted.append(event.TYPE))
         self.broken = 0
 
     def listen(self, listener: Any) -> Any:
-        return lambda: None
+        return self.events.listen(listener)
 
     def attach(self, sink: Any) -> None:
         pass
 
-    detach = end_of_utterance = attach
+    detach = attach
+
+    def open_microphone(self) -> Any:
+        return SimpleNamespace(close=lambda: None)
 
     def figures(self) -> dict[str, float]:
         self.broken -= 1
         if self.broken >= 0:
             raise RuntimeError("no figures")
         return {}
-
-    def emit(self, kind: str, **data: Any) -> None:
-        self.emitted.append(kind)
 
 
 @pytest.fixture

@@ -55,7 +55,6 @@ class WarpStream:
 
 
 class WarpEngine:
-    delay_frames = 0
     trap = ""
     seconds_per_frame = 0.002
 
@@ -126,6 +125,13 @@ def make_slow_eyed(config: Config) -> WarpEngine:
         return identify(portrait)
 
     engine.identify = slowly  # type: ignore[method-assign]
+    return engine
+
+
+def make_slow(config: Config) -> WarpEngine:
+    """As slow as real time, once it is warm."""
+    engine = WarpEngine(config)
+    engine.seconds_per_frame = 0.02
     return engine
 
 
