@@ -1,7 +1,7 @@
-"""Rebuild the face detector and mesh under models/weights/ from the PyPI package that carries them.
+"""Rebuild the face detector, mesh and matting under models/weights/ from the PyPI package that carries them.
 
-Downloads mediapipe 0.10.21 (Apache-2.0; newer wheels ship no networks), takes two files out of it, checks their sha256
-and writes them with the package's licence.
+Downloads mediapipe 0.10.21 (Apache-2.0; newer wheels ship no networks), takes three files out of it, checks their
+sha256 and writes them with the package's licence.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ FILES = {
     "mediapipe/modules/face_landmark/face_landmark.tflite": (
         "face_landmark.tflite",
         "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+    ),
+    "mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite": (
+        "selfie_segmentation.tflite",
+        "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
     ),
     "mediapipe-0.10.21.dist-info/LICENSE": (
         "mediapipe.LICENSE",

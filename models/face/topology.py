@@ -70,6 +70,15 @@ RIGID_MESH: Final[NDArray[np.intp]] = np.array(
     ]
 )
 
+#: Vertices of the upper and lower lids from the outer to the inner corner, right eye then left.
+UPPER_LIDS: Final[NDArray[np.intp]] = np.array(
+    [[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]]
+)
+LOWER_LIDS: Final[NDArray[np.intp]] = np.array([[7, 163, 144, 145, 153, 154, 155], [249, 390, 373, 374, 380, 381, 382]])
+#: The crease above each point of the upper lids.
+LID_CREASES: Final[NDArray[np.intp]] = np.array([[247, 30, 29, 27, 28, 56, 190], [467, 260, 259, 257, 258, 286, 414]])
+EYE_CORNERS: Final[NDArray[np.intp]] = np.array([[33, 133], [263, 362]])
+
 #: The 68 points as they appear in a mirrored picture: `mirrored = points[MIRROR_68]` after flipping x.
 MIRROR_68: Final[NDArray[np.intp]] = np.array(
     [

@@ -18,6 +18,7 @@ from avatard.models import checkpoint
 from avatard.models.mcvdm.decoder import (
     CELLS,
     WHOLE,
+    Layers,
     PlainDecoder,
     Portrait,
     ReferenceDecoder,
@@ -143,6 +144,13 @@ class Autoencoder(nn.Module):
             return to_bytes(self.decoder(volume)[0])
         pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
+
+    def layers(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> list[Layers]:
+        """Volumes of one clip → what each of its frames is made of; see `ReferenceDecoder.layers`."""
+        if isinstance(self.decoder, PlainDecoder):
+            return [Layers.painted_only(f) for f in self.render_uint8(volume, portrait, rigid, photograph)]
+        layers: list[Layers] = self.decoder.layers(volume, portrait, rigid, photograph)
+        return layers
 
     def decode(self, planes: Planes, portrait: Portrait, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
         """Latent → the chosen frames `[B, k, 3, 256, 256]` in [-1, 1]; `rigid` `[B, k, 2, 32, 32]` is theirs."""

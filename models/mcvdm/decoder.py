@@ -45,6 +45,21 @@ class Rendering(NamedTuple):
     flow: Tensor  # [B, S, 2, 32, 32], of the whole frame
 
 
+class Layers(NamedTuple):
+    """What one frame is made of, for who puts it together at another resolution."""
+
+    flow: NDArray[np.float32]  # [2, 64, 64], of the whole frame, normalised units (see `warp`)
+    painted: Pictures  # [h, w, 3], RGB, of the part of the frame that may be painted
+    keep: NDArray[np.uint8]  # [h, w], the share of the warp in it, of 255
+    window: tuple[slice, slice]  # that part: rows and columns of the 256
+
+    @classmethod
+    def painted_only(cls, frame: Pictures) -> Layers:
+        """Of a frame `[256, 256, 3]` that shows nothing of the portrait itself."""
+        flow = np.zeros((2, FINE_CELLS, FINE_CELLS), np.float32)
+        return cls(flow, frame, np.zeros(frame.shape[:2], np.uint8), (slice(0, FRAME), slice(0, FRAME)))
+
+
 class Window(NamedTuple):
     """A square of the frame, in cells of 8 pixels: rendering only that saves most of the work."""
 
@@ -61,6 +76,12 @@ class Window(NamedTuple):
             for picture, (top, left) in zip(pictures, self.corners, strict=True)
         ]
         return parts[0] if len(self.corners) == 1 else torch.stack(parts)
+
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """Rows and columns of the frame, where all clips share the window."""
+        (top, left), pixels = self.corners[0], FRAME // CELLS
+        return slice(pixels * top, pixels * (top + self.size)), slice(pixels * left, pixels * (left + self.size))
 
 
 WHOLE = Window([(0, 0)], CELLS)
@@ -134,17 +155,31 @@ class ReferenceDecoder(nn.Module):
         Returns:
             RGB `[S, 256, 256, 3]`.
         """
+        h, flow = self._flow(volume, portrait, rigid)
+        frames = np.stack([warp.remap(photograph, f) for f in flow])
+        face = FACE.crop(torch.from_numpy(frames).permute(0, 3, 1, 2))[None]  # a view: what is written is shown
+        warped = face.contiguous().float().div_(127.5).sub_(1)
+        painted, keep = self._paint(h, warped, FACE)
+        face.copy_(_bytes(torch.lerp(painted, warped, keep)))
+        return frames
+
+    def layers(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> list[Layers]:
+        """What `render_uint8` puts together, for the same arguments, but apart."""
+        h, flow = self._flow(volume, portrait, rigid)
+        frames = np.stack([warp.remap(photograph, f, FACE.pixels) for f in flow])
+        warped = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float().div_(127.5).sub_(1)
+        painted, keep = self._paint(h, warped, FACE)
+        paint = _bytes(painted.clone())[0].byte().permute(0, 2, 3, 1).contiguous().numpy()
+        share = (keep[0, :, 0] * 255).round().byte().numpy()
+        return [Layers(f, p, k, FACE.pixels) for f, p, k in zip(flow, paint, share, strict=True)]
+
+    def _flow(self, volume: Tensor, portrait: Portrait, rigid: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
+        """Of one clip: features of its frames in FACE, and their flow `[S, 2, 64, 64]`."""
         h, coarse_flow = self._move(volume, portrait, rigid)
         flow = _upsample_flow(coarse_flow, 2)
         h, correction = self._refine(h, FACE.crop(flow), portrait, FACE)
         FACE.crop(flow).add_(correction)
-        frames = np.stack([warp.remap(photograph, f) for f in flow[0].numpy()])
-        face = FACE.crop(torch.from_numpy(frames).permute(0, 3, 1, 2))[None]  # a view: what is written is shown
-        warped = face.contiguous().float().div_(127.5).sub_(1)
-        painted, keep = self._paint(h, warped, FACE)
-        blended = torch.lerp(painted, warped, keep)
-        face.copy_(blended.add_(1).mul_(127.5).round_().clamp_(0, 255))
-        return frames
+        return h, flow[0].numpy()
 
     def _move(self, volume: Tensor, portrait: Portrait, rigid: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse level of whole frames: features `[B * S, W, 32, 32]` and the flow `[B, S, 2, 32, 32]`."""
@@ -167,6 +202,11 @@ class ReferenceDecoder(nn.Module):
         if not self.training:  # the bound, which keeps gradients alive, would leave a veil of paint on everything
             keep = ((keep - 0.1) / 0.85).clamp(0, 1)
         return paint[:, :, :3], 1 - _fade(FRAME, window, warped) * (1 - keep)
+
+
+def _bytes(pictures: Tensor) -> Tensor:
+    """Pictures in about [-1, 1], which are overwritten, as whole numbers from 0 to 255."""
+    return pictures.add_(1).mul_(127.5).round_().clamp_(0, 255)
 
 
 def _flow(head: Tensor, like: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ def test_a_take_begins_anywhere(engine):
     made = run(engine, speech(12), first=1000)
     assert made[0][0] == 1000
     pixels = made[0][1].pixels
-    assert pixels.shape == (256, 256, 3) and pixels.dtype == np.uint8
+    assert pixels.shape == (484, 484, 3) and pixels.dtype == np.uint8, "twice the photograph's own pixels"
     face = made[0][1]
     assert face.landmarks.shape == (68, 3) and face.blendshapes.shape == (52,)
     assert np.linalg.norm(face.head.quaternion) == pytest.approx(1)

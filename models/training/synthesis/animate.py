@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose, rotation_matrix
+from avatard.models.face.topology import LID_CREASES, UPPER_LIDS
 from avatard.models.training.synthesis.mesh_warp import (
-    LID_CREASES,
-    UPPER_LIDS,
     MeshWarper,
     PortraitMesh,
     in_texture,

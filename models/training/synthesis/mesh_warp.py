@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from avatard.models.face.crop import Crop
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.face.topology import MESH_VERTICES
+from avatard.models.face.topology import (
+    EYE_CORNERS,
+    LID_CREASES,
+    LOWER_LIDS,
+    MESH_VERTICES,
+    UPPER_LIDS,
+)
 from avatard.models.training.synthesis.piecewise_affine import affine, delaunay, rasterise, sample, signed_area
 from avatard.timebase import CROP_SIDE
 
@@ -36,12 +42,6 @@ FACE_OVAL: Final[Indices] = np.array(
 UPPER_INNER: Final[Indices] = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
 LOWER_INNER: Final[Indices] = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
 MOUTH_CORNERS: Final = (78, 308)
-#: Upper and lower lids from the outer to the inner corner, right eye then left.
-UPPER_LIDS: Final[Indices] = np.array([[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]])
-LOWER_LIDS: Final[Indices] = np.array([[7, 163, 144, 145, 153, 154, 155], [249, 390, 373, 374, 380, 381, 382]])
-#: The crease above each point of the upper lids.
-LID_CREASES: Final[Indices] = np.array([[247, 30, 29, 27, 28, 56, 190], [467, 260, 259, 257, 258, 286, 414]])
-EYE_CORNERS: Final[Indices] = np.array([[33, 133], [263, 362]])
 #: Points that lids do not move and that place an eyeball in the picture (with its corners).
 NASION: Final = (168, 6, 8)
 #: Portraits are kept and warped at twice the crop's resolution, with a margin that heads can move into.
