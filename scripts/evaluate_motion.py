@@ -15,7 +15,7 @@ object `overall` and one per speaker:
     drift_percent_iod_per_min                trend of the mean face over --drift-minutes of the speaker's speech
     drift_face_percent_iod, drift_rest_...   the mean face and the closed mouth of its last minute against its first
     silence_opening_percent_iod              largest opening from 200 ms after speech on, above the closed mouth
-    wrong_audio_mouth_r                      mouth_r when another clip is heard
+    wrong_audio_mouth_r                      mouth_r with another clip's sound
     ms_per_hop                               CPU time of a hop with its speech features
     baselines                                the same figures of motion made in simpler ways
 """

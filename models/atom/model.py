@@ -23,7 +23,7 @@ from avatard.models.diffusion import cosine_alpha_bar, ddim, timestep_embedding
 from avatard.models.face.topology import LIP_68, REST_68, inner_lip_heights
 from avatard.timebase import LANDMARKS
 
-#: Modes of facial motion by which the resting face is told from a portrait.
+#: Modes of facial motion from which the resting face of a portrait is predicted.
 REST_MODES = 3
 #: Ablations of the paper's Table 3: audio concatenated (A), with the reference (B), and with local attention (C).
 Variant: TypeAlias = Literal["A", "B", "C"]
@@ -41,7 +41,7 @@ class AtomConfig:
     rest_depth: int = 2  # blocks of the other points' stream
     heads: int = 6
     dropout: float = 0.2
-    reach: int = 12  # local attention: a frame hears the frames up to this far from it
+    reach: int = 12  # local attention: a frame attends to frames at most this far away
     variant: Variant = "C"
     timesteps: int = 1000
     max_lookahead: int = 4  # frames, the largest that was trained
@@ -57,7 +57,7 @@ def reference_of(landmarks: Tensor, neutral: Tensor) -> Tensor:
 
 
 def rest_features(portrait: Tensor, expression: Tensor, modes: Tensor) -> Tensor:
-    """What tells how far a portrait's mouth is from closed `[..., K + 2]`: its opening, and its expression's modes."""
+    """Features `[..., K + 2]` of how far a portrait's mouth is from closed: its opening, and its expression's modes."""
     opening = inner_lip_heights(portrait).mean(-1, keepdim=True)
     return torch.cat([torch.ones_like(opening), opening, expression.flatten(-2) @ modes], dim=-1)
 
@@ -210,20 +210,20 @@ class Atom(nn.Module):
         at = torch.arange(x.shape[1], device=x.device)
         audio_at = torch.arange(audio.shape[1], device=x.device) + x.shape[1] + lookahead - audio.shape[1]
         mask = (at[:, None] - audio_at).abs() <= self.config.reach  # [S, audio_frames]
-        heard = self.audio_in(audio)  # [B, audio_frames, D]
+        encoded = self.audio_in(audio)  # [B, audio_frames, D]
         neutral, expression = reference[:, 0] / self.reference_scale, reference[:, 1] / self.scale
         face = self.reference_in(torch.cat([neutral.flatten(1), expression.flatten(1)], dim=1))  # [B, D]
-        condition = self.time(timestep_embedding(t, self.config.width)) + self.audio_pool(heard.mean(1))
+        condition = self.time(timestep_embedding(t, self.config.width)) + self.audio_pool(encoded.mean(1))
         per_frame = [clean[..., None]]
         if self.config.variant != "A":
             condition = condition + face
             per_frame.append(face[:, None].expand(-1, x.shape[1], -1))
         condition = F.silu(condition)
         start = audio.shape[1] - lookahead - x.shape[1]
-        own = heard[:, start : start + x.shape[1]]  # [B, S, D]
+        own = encoded[:, start : start + x.shape[1]]  # [B, S, D]
         lip = self.lip_in(torch.cat([x[:, :, self.lip].flatten(2), *per_frame, own], dim=-1))
         for block in self.lip_blocks:
-            lip = block(lip, at, condition, heard, audio_at, mask)
+            lip = block(lip, at, condition, encoded, audio_at, mask)
         x0: Tensor = self.lip_out(lip).unflatten(-1, (-1, 3))  # [B, S, lip points, 3]
         if not self.two_streams:
             return x0

@@ -164,7 +164,7 @@ def warped_differences(pictures: Pictures) -> Floats:
 
 
 def seam_ratio(runs: Sequence[Floats], hop: int) -> float:
-    """Change at hop boundaries over change elsewhere; 1 means that boundaries cannot be told.
+    """Change at hop boundaries over change elsewhere; 1 means that boundaries do not show.
 
     `changes[n]` of each run leads from frame n to the next one; a boundary lies before each frame k · hop.
     """

@@ -12,7 +12,7 @@ from avatard.timebase import SAMPLES_PER_FRAME
 
 Array = NDArray[np.floating]
 
-#: Neighbouring frames that the linear predictors hear, on each side.
+#: Neighbouring frames that the linear predictors use, on each side.
 CONTEXT = 2
 
 

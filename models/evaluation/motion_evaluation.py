@@ -116,7 +116,7 @@ def linear_generators(
     if not fit:
         return {}
 
-    def heard(clip: EvaluationClip) -> Array:
+    def features_of(clip: EvaluationClip) -> Array:
         windows = encode_windows(speech, clip.samples, atom.config.audio_frames, hop, lookahead)
         return new_features(windows, clip.frames, hop, lookahead)
 
@@ -129,7 +129,7 @@ def linear_generators(
         model = Linear.fit([x for x, _ in pairs], [y for _, y in pairs], penalty)
         return lambda face, sound: model(features(sound)) + face.neutral
 
-    return {"loudness": fitted(lambda clip: loudness(clip.samples), 1e-3), "ridge": fitted(heard, 3000.0)}
+    return {"loudness": fitted(lambda clip: loudness(clip.samples), 1e-3), "ridge": fitted(features_of, 3000.0)}
 
 
 def hold_reference(face: EvaluationClip, sound: EvaluationClip) -> Array:

@@ -29,8 +29,8 @@ def generate_clips(
     portrait = torch.from_numpy(np.stack([clip.landmarks[0] for clip in clips]))
     reference = reference_of(portrait, torch.from_numpy(np.stack([clip.neutrals[0] for clip in clips])))
     ends = [int(end) for end in clips[0].speech_ends]
-    heard = [ends.index(end) for end in range(hop + lookahead, ends[-1] + 1, hop)]
-    windows = [torch.stack([clip.speech[n] for clip in clips]).float() for n in heard]
+    chosen = [ends.index(end) for end in range(hop + lookahead, ends[-1] + 1, hop)]
+    windows = [torch.stack([clip.speech[n] for clip in clips]).float() for n in chosen]
     with torch.autocast("cpu", torch.bfloat16):
         moved = roll_out(atom, windows, reference, steps=steps, lookahead=lookahead, hop=hop)
     faces = (moved + atom.resting(reference)[:, None]).numpy()

@@ -20,7 +20,7 @@ BATCH = 16
 def serving_windows(
     samples: NDArray[np.floating], window_frames: int, hop: int, lookahead: int
 ) -> Iterator[NDArray[np.float32]]:
-    """The sound `[window_frames * 640]` that a stream hears at each hop; silence around `samples` `[T]`."""
+    """The sound `[window_frames * 640]` that a stream encodes at each hop; silence around `samples` `[T]`."""
     count = len(samples) // SAMPLES_PER_FRAME
     before = np.zeros((window_frames - hop - lookahead) * SAMPLES_PER_FRAME, np.float32)
     after = np.zeros((hop + lookahead) * SAMPLES_PER_FRAME, np.float32)

@@ -225,7 +225,7 @@ def _merge(
 
 
 class FaceTracker:
-    """A face through a video: the mesh of the last frame tells where to look; the detector only when it is lost."""
+    """Follows a face through a video: by the mesh of the last frame, and by the detector when it is lost."""
 
     def __init__(self, mesh: FaceMesh, presence: float = 0.5):
         self._mesh, self._presence = mesh, presence

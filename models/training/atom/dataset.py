@@ -37,9 +37,9 @@ IDENTITY_NOISE, PORTRAIT_NOISE = 2.0, 0.01
 CLOSED_SHARE = 0.3
 #: How often the reference is somebody else's of the same source: how far a mouth opens must not depend on identity.
 STRANGER_SHARE = 0.1
-#: How often a window is heard in another voice: with the mean features of another clip of its source.
+#: How often a window gets another voice: with the mean features of another clip of its source.
 VOICE_SHARE = 0.5
-#: Frames at the end of a window that tell what a voice is like: the clip's own, not what was heard before it.
+#: Frames at the end of a window that describe a voice: the clip's own, not the sound before it.
 HEARD_FRAMES = 6
 
 
@@ -138,7 +138,7 @@ def at_audio(clip: MotionClip, end: int, frames: int, among_silence: bool) -> tu
     if not among_silence:
         return found, known.astype(np.float32)
     before, after = -when, when - sound + 1  # frames until the sound starts, since it ended (1 = the first one)
-    # Where the picture runs beyond the sound it shows speech that is not heard: hold the edge frame instead.
+    # Where the picture runs beyond the sound it shows speech without its sound: hold the edge frame instead.
     found = np.where((before > 0)[:, None, None], clip.landmarks[max(0, -clip.offset)], found)
     found = np.where((after > 0)[:, None, None], clip.landmarks[min(sound, sound - clip.offset) - 1], found)
     away = np.where(before > 0, before / OPENING_FRAMES, np.where(after > 0, after / CLOSING_FRAMES, 0))
@@ -248,7 +248,7 @@ class MotionData:
 
     def draw_window(self, frames: int, lookahead: int, rng: np.random.Generator) -> MotionWindow:
         """One example; it depends on `rng` alone."""
-        # Sources and people by the square root of what was said: a few clips must not weigh as much as five hundred.
+        # Sources and people by the square root of their clips: a few clips must not weigh as much as five hundred.
         source = draw_by_size(self.sources, rng)
         person = draw_by_size({who: clips for who, clips in self.people.items() if who[0] == source}, rng)
         number = self.people[person][rng.integers(len(self.people[person]))]

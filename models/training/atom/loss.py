@@ -112,8 +112,8 @@ class NoisyWindows:
 def corrupt(atom: Atom, batch: Batch, lookahead: int, corruption: Corruption, rng: torch.Generator) -> NoisyWindows:
     """Windows with a prefix and noise, drawn by `rng`.
 
-    The prefix is what the network itself makes of the sound. A real one would tell where this clip's face really is,
-    which no stream ever knows, and the network would come to rely on it.
+    The prefix is what the network itself makes of the sound. A real one would reveal where this clip's face really is.
+    No stream ever knows that, and the network would come to rely on it.
     """
     device = batch.target.device
     size, frames = batch.target.shape[:2]

@@ -34,7 +34,7 @@ from avatard.timebase import SAMPLES_PER_FRAME
 WINDOW_STRIDE = 2
 #: Tracks of sound that is no speech, and their length in frames.
 NO_SPEECH_TRACKS, NO_SPEECH_FRAMES = 96, 64
-#: How much faster or slower a clip's second voice speaks, and how often nothing is heard before it.
+#: How much faster or slower a clip's second voice speaks, and how often it begins with silence.
 TEMPO_RANGE, COLD_SHARE = (0.8, 1.25), 0.5
 #: Frames of look-ahead in the features that offsets are estimated from.
 SYNC_LOOKAHEAD = 3
@@ -68,7 +68,7 @@ def extract_clip(
     samples, rng = waveform(Clip(data / entry.path)), rng_of(f"{entry.source}/{entry.clip}")
     frames = len(samples) // SAMPLES_PER_FRAME
     before = np.zeros(0, np.float32)
-    if neighbours and training:  # validation hears what a stream hears that starts with the clip
+    if neighbours and training:  # in validation a stream starts with the clip
         before = waveform(Clip(data / neighbours[rng.integers(len(neighbours))].path))[
             -window_frames * SAMPLES_PER_FRAME :
         ]

@@ -50,7 +50,7 @@ def encode_example(network: Autoencoder, batch: Batch) -> Batch:
 def write_cache(
     data: Path, run: Path, recipe: McvdmRecipe, network: Autoencoder, written: Callable[[Path], None]
 ) -> None:
-    """Encode the recipe's number of examples in shards; those that are there are kept. `written` is told of each."""
+    """Encode the recipe's number of examples in shards, but those that are there; `written` is called with each."""
     run.mkdir(parents=True, exist_ok=True)
     sampling = Sampling(frames=FRAMES, max_step=1, shown=CLIP, tail=CLIP)
     examples = training_examples(data, recipe, sampling, recipe.examples)

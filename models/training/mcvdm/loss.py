@@ -45,7 +45,7 @@ def picture_losses(
     weight = weight_of(regions)
     if window.size < CELLS:
         weight = weight * border(weight.shape[-1])
-    # Inside the open mouth nothing of the portrait is right: said outright, because the network is slow to find out.
+    # Inside the open mouth nothing of the portrait is right. Stated, because the network is slow to find out.
     inside = (regions == Region.INSIDE).float()
     losses = {
         "frames": l1(rendering.frames, frames, weight),

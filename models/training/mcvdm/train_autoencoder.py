@@ -84,7 +84,7 @@ def train_autoencoder(
 
 
 def recolour(frames: Tensor) -> Tensor:
-    """Each clip `[B, S, 3, H, W]` in colours of its own: the latent shall carry shape, colours are the portrait's."""
+    """Each clip `[B, S, 3, H, W]` in colours of its own: the latent learns shape, the portrait gives colours."""
     shape = (len(frames), 1, 3, 1, 1)
     gain = torch.exp(0.15 * torch.randn(len(frames), 1, 1, 1, 1) + 0.06 * torch.randn(shape))
     return frames * gain + 0.12 * torch.randn(len(frames), 1, 1, 1, 1)

@@ -223,7 +223,7 @@ class Mouth:
     def _with_teeth(
         self, placed: PlacedTeeth, painted: Array, hole: Array, corner: tuple[int, int], pose: Pose
     ) -> Array:
-        """The picture's teeth give way to the dark, the portrait's hang before it."""
+        """Replace the picture's teeth by the dark, and draw the portrait's before it."""
         dark = _without_teeth(painted, self.skin) * _light_from_below(hole)
         height, width = painted.shape[:2]
         offset = np.array(corner) + 0.5
