@@ -20,7 +20,7 @@ from avatard.models.mcvdm.decoder import (
     WHOLE,
     Layers,
     PlainDecoder,
-    Portrait,
+    PortraitFeatures,
     ReferenceDecoder,
     Rendering,
     Window,
@@ -119,10 +119,10 @@ class Autoencoder(nn.Module):
         planes: Planes = self.encoder(frames, motion)
         return planes
 
-    def portrait(self, picture: Tensor) -> Portrait:
+    def portrait(self, picture: Tensor) -> PortraitFeatures:
         """Picture `[B, 3, 256, 256]` in [-1, 1] → what the decoder needs of it; compute it once per identity."""
         if isinstance(self.decoder, PlainDecoder):
-            return Portrait(picture, picture, picture)
+            return PortraitFeatures(picture, picture, picture)
         return self.decoder.portrait(picture)
 
     def volume(self, planes: Planes, frames: slice = slice(None)) -> Tensor:
@@ -130,7 +130,7 @@ class Autoencoder(nn.Module):
         volume: Tensor = self.trunk(planes, frames)
         return volume
 
-    def render(self, volume: Tensor, portrait: Portrait, rigid: Tensor, window: Window = WHOLE) -> Rendering:
+    def render(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, window: Window = WHOLE) -> Rendering:
         """Volumes → frames; see `ReferenceDecoder.forward`."""
         if isinstance(self.decoder, PlainDecoder):
             frames = self.decoder(volume, window)
@@ -138,20 +138,20 @@ class Autoencoder(nn.Module):
         rendering: Rendering = self.decoder(volume, portrait, rigid, window)
         return rendering
 
-    def render_uint8(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
+    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> Pictures:
         """Volumes of one clip → pictures; see `ReferenceDecoder.show`."""
         if isinstance(self.decoder, PlainDecoder):
             return to_bytes(self.decoder(volume)[0])
         pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 
-    def layers(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> list[Layers]:
+    def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> list[Layers]:
         """Volumes of one clip → what each of its frames is made of; see `ReferenceDecoder.layers`."""
         if isinstance(self.decoder, PlainDecoder):
             return [Layers.painted_only(f) for f in self.render_uint8(volume, portrait, rigid, photograph)]
         layers: list[Layers] = self.decoder.layers(volume, portrait, rigid, photograph)
         return layers
 
-    def decode(self, planes: Planes, portrait: Portrait, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
+    def decode(self, planes: Planes, portrait: PortraitFeatures, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
         """Latent → the chosen frames `[B, k, 3, 256, 256]` in [-1, 1]; `rigid` `[B, k, 2, 32, 32]` is theirs."""
         return self.render(self.volume(planes, frames), portrait, rigid).frames.clamp(-1, 1)

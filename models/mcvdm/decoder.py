@@ -27,7 +27,7 @@ FRAME, FINE_CELLS, CELLS = CROP_SIDE, 64, 32
 COARSE, FINE = 0.1, 0.05
 
 
-class Portrait(NamedTuple):
+class PortraitFeatures(NamedTuple):
     """What the decoder knows of a person; computed once."""
 
     picture: Tensor  # [B, 3, 256, 256] in [-1, 1]
@@ -117,14 +117,14 @@ class ReferenceDecoder(nn.Module):
         self.small = ResBlock(small)
         self.paint = nn.Sequential(nn.LeakyReLU(SLOPE), conv(small, 16, gain=0.1), nn.PixelShuffle(2))
 
-    def portrait(self, picture: Tensor) -> Portrait:
+    def portrait(self, picture: Tensor) -> PortraitFeatures:
         """Pictures `[B, 3, 256, 256]` in [-1, 1] → features."""
         stem = self.portrait_stem(picture.contiguous(memory_format=torch.channels_last))
         fine = self.portrait_fine(activate(stem))
         coarse = self.portrait_coarse(activate(fine))
-        return Portrait(picture, self.see_fine(fine).float(), self.see_coarse(coarse).float())
+        return PortraitFeatures(picture, self.see_fine(fine).float(), self.see_coarse(coarse).float())
 
-    def forward(self, volume: Tensor, portrait: Portrait, rigid: Tensor, window: Window = WHOLE) -> Rendering:
+    def forward(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, window: Window = WHOLE) -> Rendering:
         """Render the frames of some volumes, for training and comparison.
 
         Args:
@@ -143,7 +143,7 @@ class ReferenceDecoder(nn.Module):
         painted, keep = self._paint(h, warped, window)
         return Rendering(torch.lerp(painted, warped, keep), painted, warped, keep, coarse_flow)
 
-    def render_uint8(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
+    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> Pictures:
         """The frames of one clip as they are shown: those of `forward` within rounding, at a third of its cost.
 
         Args:
@@ -163,7 +163,7 @@ class ReferenceDecoder(nn.Module):
         face.copy_(_bytes(torch.lerp(painted, warped, keep)))
         return frames
 
-    def layers(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> list[Layers]:
+    def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> list[Layers]:
         """What `render_uint8` puts together, for the same arguments, but apart."""
         h, flow = self._flow(volume, portrait, rigid)
         frames = np.stack([warp.remap(photograph, f, FACE.pixels) for f in flow])
@@ -173,7 +173,7 @@ class ReferenceDecoder(nn.Module):
         share = (keep[0, :, 0] * 255).round().byte().numpy()
         return [Layers(f, p, k, FACE.pixels) for f, p, k in zip(flow, paint, share, strict=True)]
 
-    def _flow(self, volume: Tensor, portrait: Portrait, rigid: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
+    def _flow(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
         """Of one clip: features of its frames in FACE, and their flow `[S, 2, 64, 64]`."""
         h, coarse_flow = self._move(volume, portrait, rigid)
         flow = _upsample_flow(coarse_flow, 2)
@@ -181,13 +181,13 @@ class ReferenceDecoder(nn.Module):
         FACE.crop(flow).add_(correction)
         return h, flow[0].numpy()
 
-    def _move(self, volume: Tensor, portrait: Portrait, rigid: Tensor) -> tuple[Tensor, Tensor]:
+    def _move(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse level of whole frames: features `[B * S, W, 32, 32]` and the flow `[B, S, 2, 32, 32]`."""
         seen = _as_features(warp.sample(portrait.coarse, warp.absolute(rigid)), volume.dtype)
         h = activate(self.coarse(volume.flatten(0, 1) + seen + self.see_rigid(4 * rigid.flatten(0, 1))))
         return h, rigid + COARSE * _flow(self.coarse_flow(h), rigid)
 
-    def _refine(self, h: Tensor, flow: Tensor, portrait: Portrait, window: Window) -> tuple[Tensor, Tensor]:
+    def _refine(self, h: Tensor, flow: Tensor, portrait: PortraitFeatures, window: Window) -> tuple[Tensor, Tensor]:
         """The fine level of a window: features `[B * S, mid, n, n]` and what to add to `flow` `[B, S, 2, n, n]`."""
         seen = _as_features(warp.sample(portrait.fine, flow + _grid(FINE_CELLS, window, flow)), h.dtype)
         h = window.crop(clips_of(self.to_mid(h), flow)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
