@@ -121,7 +121,7 @@ class LiveClient:
             answer = await response.json()
             if response.status != 200:
                 await self.close()
-                raise ClientError(f"{response.status}: {answer['error']}")
+                raise ClientError(f"{response.status}: {answer['error']}", code=answer["code"])
         self.pc_id = answer["pc_id"]
         await self._pc.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
         await asyncio.wait_for(self._first.wait(), 20)

@@ -100,8 +100,9 @@ async def test_a_full_server_says_when_to_come_back(serving):
                 "seats": 1,
                 "retry_after_s": 10,
             }
-        with pytest.raises(ClientError, match="503: the one seat is taken; try again in 10 s"):
+        with pytest.raises(ClientError, match="503: the one seat is taken; try again in 10 s") as refused:
             await LiveClient(url).connect()
+        assert refused.value.code == "full"
         async with http.get(f"{url}/api/status") as response:
             assert (await response.json())["clients"] == 1
     finally:
