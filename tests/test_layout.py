@@ -67,6 +67,18 @@ def test_leaves_import_only_leaves(leaf):
     assert not [name for name in imports(path) if under(name, "avatard") and not is_leaf(name)]
 
 
+# The daemon's folders from the top down; those of one line do not know each other.
+LAYERS = (("commands",), ("gateways",), ("session", "engine"), ("inference",), ("playout",), ("media",))
+
+
+@pytest.mark.parametrize("folder", [folder for layer in LAYERS for folder in layer])
+def test_folders_of_the_daemon_import_downwards(folder):
+    level = next(i for i, layer in enumerate(LAYERS) if folder in layer)
+    above = [f"avatard.{other}" for layer in LAYERS[: level + 1] for other in layer if other != folder]
+    for path in sorted((ROOT / "avatard" / folder).rglob("*.py")):
+        assert not [name for name in imports(path) if any(under(name, other) for other in above)], path
+
+
 def reads_a_clock(path: Path) -> bool:
     """Whether it uses `time` for more than to sleep, or `datetime.now` and its like."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
