@@ -233,7 +233,7 @@ def render(
     audio: Annotated[Path, typer.Option(help="The speech: any file with sound in it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 file to write.")],
     face: FaceOption = None,
-    size: Annotated[int | None, typer.Option(help="Side of the pictures; the network's own by default.")] = None,
+    size: Annotated[int | None, typer.Option(help="Longer side of the pictures; picture.size by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of the video network.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same inputs and seed give the same file.")] = None,
     badge: Annotated[bool, typer.Option("--badge", help='Write "AI-generated" into the corner.')] = False,

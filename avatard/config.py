@@ -106,6 +106,37 @@ class Portrait(Section, frozen=True):
     ] = 0
 
 
+#: Least and most pixels of a picture's longer side.
+PICTURE_SIZES = (128, 1080)
+
+FramingMode: TypeAlias = Literal["head", "photo", "face"]
+
+
+class Picture(Section, frozen=True):
+    """What part of the photograph is shown, how large and on what background."""
+
+    framing: Annotated[
+        FramingMode,
+        Meta(description="head: head and shoulders; photo: the whole photograph; face: little more than it"),
+    ] = "head"
+    size: Annotated[
+        int,
+        Meta(
+            ge=PICTURE_SIZES[0],
+            le=PICTURE_SIZES[1],
+            multiple_of=2,
+            description="longer side in pixels; at most twice the photograph's own",
+        ),
+    ] = 512
+    background: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="keep: the photograph's own; or a colour #RRGGBB, or a picture file, behind the person",
+        ),
+    ] = "keep"
+
+
 class Idle(Section, frozen=True):
     """Motion that does not come from speech."""
 
@@ -127,7 +158,12 @@ class Server(Section, frozen=True):
 
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 picks a free one")] = 8080
-    max_sessions: Annotated[int, Meta(ge=1, le=64, description="more are answered 503")] = 1
+    max_sessions: Annotated[
+        int, Meta(ge=1, le=64, description="seats of clients that may talk (page, WHIP); more are answered 503")
+    ] = 1
+    max_connections: Annotated[
+        int, Meta(ge=16, le=65_536, description="HTTP connections; beyond that idle ones are closed, then 503")
+    ] = 256
     token: Annotated[
         str,
         Meta(
@@ -153,8 +189,14 @@ ICE_URL = re.compile(r"(stuns?:(?!.*[?])|turns?:)[\w.-]+(:(?P<port>[0-9]{1,5}))?
 class Webrtc(Section, frozen=True):
     """WebRTC media and connectivity."""
 
-    codec: Annotated[Literal["vp8", "h264"], Meta(description="video codec")] = "vp8"
-    bitrate_kbps: Annotated[int, Meta(ge=50, le=20_000, description="video bit rate aimed at")] = 1500
+    codec: Annotated[
+        Literal["vp8", "h264"], Meta(description="video codec of viewers that decode both; others get theirs")
+    ] = "vp8"
+    bitrate_kbps: Annotated[
+        int,
+        Meta(ge=50, le=20_000, description="video bit rate up to 512x512; beyond, it grows with the sides"),
+    ] = 1500
+    max_viewers: Annotated[int, Meta(ge=0, le=1024, description="WHEP viewers; more are answered 503")] = 64
     ice_servers: Annotated[
         tuple[str, ...], Meta(description="stun:, turn: and turns: URLs; the first of each is used")
     ] = ()
@@ -202,6 +244,7 @@ class Config(Section, frozen=True):
     motion: Motion = Motion()
     video: Video = Video()
     portrait: Portrait = Portrait()
+    picture: Picture = Picture()
     idle: Idle = Idle()
     audio: Audio = Audio()
     server: Server = Server()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,34 @@ class HeadPose:
     scale: float  # pixels per IOD
 
 
+class Rectangle(NamedTuple):
+    """Part of a frame, in pixels; all even, so that subsampled chroma has whole pixels in it."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Backdrop:
+    """What stands still behind the frames of a person: only a rectangle of them is ever computed, sent and copied."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3] RGB, the frame at rest; never written to
+    moving: Rectangle  # what may differ from it
+
+    def with_moved(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A whole frame `[H, W, 3]` from the moving part of it."""
+        whole = self.pixels.copy()
+        whole[self.moving.slices] = pixels
+        return whole
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One generated frame."""
@@ -31,6 +59,7 @@ class Frame:
     landmarks: NDArray[np.float32]  # [68, 3], iBUG points of the frontal face, IOD units
     blendshapes: NDArray[np.float32]  # [52], ARKit order
     head: HeadPose
+    backdrop: Backdrop | None = None  # what `pixels` was put together with, if only part of it moves
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 
-async def cancel_and_wait(*tasks: asyncio.Task[Any] | None | Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait until they have ended, whatever they raise; `None` is no task."""
+async def cancel_and_wait(*tasks: asyncio.Task[Any] | None | Iterable[asyncio.Task[Any]]) -> list[object]:
+    """Cancel tasks and wait until they have ended; return what each gave or raised. `None` is no task."""
     running: list[asyncio.Task[Any]] = []
     for task in tasks:
         if isinstance(task, asyncio.Task):
@@ -17,4 +17,5 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None | Iterable[asyncio.Ta
             running += task
     for task in running:
         task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    ended: list[object] = await asyncio.gather(*running, return_exceptions=True)
+    return ended

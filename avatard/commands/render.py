@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard import __version__
-from avatard.config import Config
+from avatard.config import PICTURE_SIZES, Config
 from avatard.errors import UserError
 from avatard.frame import Frame, Samples, Sound
 from avatard.inference.engine_api import Engine, MakeEngine, Stream
@@ -161,7 +161,7 @@ def render(
         identity: a portrait; or a video, whose first picture is the portrait and whose head pose drives the avatar's.
         audio: any file with sound in it.
         output: an .mp4 file; it appears complete or not at all.
-        size: side of the pictures; those of the network without one.
+        size: longer side of the pictures; `picture.size` of the configuration without one.
         badge: write "AI-generated" into the corner of each frame.
         progress: show a bar on standard error, where that is a terminal.
 
@@ -176,20 +176,23 @@ def render(
                 config, idle=msgspec.structs.replace(config.idle, pose_video=str(identity))
             )
             identity = _first_picture(identity, Path(folder))
+        if size is not None:
+            shown = min(max(size, PICTURE_SIZES[0]), PICTURE_SIZES[1])
+            config = msgspec.structs.replace(config, picture=msgspec.structs.replace(config.picture, size=shown))
         engine = make_engine(config)
         _, portrait = engine.identify(Portrait.read(identity, config.portrait.face))
-    side = size or portrait.pixels.shape[0]
+    height, width = _scaled(portrait.pixels.shape, size)
     metadata = {"title": f"{BADGE} video", "comment": f"{COMMENT} Made with avatard {__version__}."}
     from tqdm import tqdm
 
     frames = 0
     with (
-        Mp4Writer(output, (side, side), audio, metadata) as writer,
+        Mp4Writer(output, (height, width), audio, metadata) as writer,
         tqdm(total=total, unit="frame", disable=None if progress else True) as bar,
     ):
         for played in play_out(engine, read_speech(audio), config):
             assert played.picture is not None
-            writer.write(_finish(played.picture.pixels, side, badge))
+            writer.write(_finish(played.picture.pixels, (height, width), badge))
             frames += 1
             bar.update()
         if not frames:
@@ -231,15 +234,24 @@ def _first_picture(video: Path, folder: Path) -> Path:
     return path
 
 
-def _finish(pixels: NDArray[np.uint8], size: int, badge: bool) -> NDArray[np.uint8]:
-    """A frame at its final size, with the badge if one is asked for."""
-    if size != pixels.shape[0]:
-        method = cv2.INTER_AREA if size < pixels.shape[0] else cv2.INTER_LANCZOS4
-        pixels = np.asarray(cv2.resize(pixels, (size, size), interpolation=method), np.uint8)
+def _scaled(shape: tuple[int, ...], longest: int | None) -> tuple[int, int]:
+    """Height and width, even, of pictures `shape` whose longer side is to be `longest` pixels."""
+    height, width = shape[:2]
+    factor = longest / max(height, width) if longest else 1
+    return 2 * max(1, round(height * factor / 2)), 2 * max(1, round(width * factor / 2))
+
+
+def _finish(pixels: NDArray[np.uint8], size: tuple[int, int], badge: bool) -> NDArray[np.uint8]:
+    """A frame at its final height and width, with the badge if one is asked for."""
+    height, width = size
+    if size != pixels.shape[:2]:
+        method = cv2.INTER_AREA if height < pixels.shape[0] else cv2.INTER_LANCZOS4
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=method), np.uint8)
     if badge:
         pixels = pixels.copy()
-        scale, at = size / 640, (size // 40, size - size // 32)
-        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            thickness = max(1, round(width * scale * 1.5))
+        longest = max(size)
+        scale, at = longest / 640, (longest // 40, height - longest // 32)
+        for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            thickness = max(1, round(thick * scale * 1.5))
             cv2.putText(pixels, BADGE, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
     return pixels

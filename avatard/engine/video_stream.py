@@ -7,9 +7,9 @@ feature volumes, before the upsampler, so that every frame is rendered once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from avatard.engine.crossfade import blend
 from avatard.inference.engine_api import EngineError
 from avatard.models.face import warp
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.autoencoder import Planes
-from avatard.models.mcvdm.decoder import CELLS, FRAME, Pictures
+from avatard.models.mcvdm.decoder import CELLS, FRAME, Layers, Pictures
 from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
+from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
 
 #: Frames of a clip must fill the coarsest level of the UNet.
@@ -31,6 +31,8 @@ CLIP_UNIT = 4
 REACH, OUTSIDE = 1.0, 1.0
 #: Frames rendered at a time: a few stay in the processor's cache, a long hop does not.
 CHUNK = 4
+
+Made = TypeVar("Made", Pictures, list[Layers])
 
 
 class Face(Protocol):
@@ -141,6 +143,15 @@ class VideoStream:
 
         The iterator must be used up before anything else is pushed.
         """
+        return self._stream(landmarks, poses, self._render)
+
+    def layers(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[tuple[int, list[Layers]]]:
+        """As `stream`, but what each picture is made of, for a compositor."""
+        return self._stream(landmarks, poses, self._layers)
+
+    def _stream(
+        self, landmarks: NDArray[np.floating], poses: Sequence[Pose], render: Callable[[Tensor, Tensor], Made]
+    ) -> Iterator[tuple[int, Made]]:
         if self._finished:
             raise RuntimeError("push after finish")
         if landmarks.ndim != 3 or landmarks.shape[1:] != (68, 3) or len(landmarks) != len(poses):
@@ -149,7 +160,7 @@ class VideoStream:
             self._points.append(self._place(offsets, pose))
             self._next += 1
             if len(self._points) == self._hop:
-                yield from self._make(self._next - self._fade)
+                yield from self._make(self._next - self._fade, render)
 
     def finish(self) -> list[tuple[int, Pictures]]:
         """The frames that were pushed and not given out, holding the last one still. The stream takes no more."""
@@ -158,7 +169,7 @@ class VideoStream:
             missing = self._hop - len(self._points)
             self._points += [self._last] * missing
             self._next += missing
-            made += self._make(min(last, self._next - self._fade))
+            made += self._make(min(last, self._next - self._fade), self._render)
         self._finished = True
         return made
 
@@ -172,7 +183,7 @@ class VideoStream:
             self._last = (torch.from_numpy(both[0]).float(), torch.from_numpy(both[1]).float())
         return self._last
 
-    def _make(self, until: int) -> Iterator[tuple[int, Pictures]]:
+    def _make(self, until: int, render: Callable[[Tensor, Tensor], Made]) -> Iterator[tuple[int, Made]]:
         """Denoise the clip that ends with the last pushed frame, and render up to frame `until`."""
         volume, flow = self._denoise()
         first = self._next - len(volume)
@@ -180,7 +191,7 @@ class VideoStream:
         for n in range(self._shown, until, CHUNK):
             chosen = slice(n - first, min(n + CHUNK, until) - first)
             self._shown = min(n + CHUNK, until)
-            yield n, self._render(volume[chosen], flow[chosen])
+            yield n, render(volume[chosen], flow[chosen])
 
     @torch.inference_mode()
     def _denoise(self) -> tuple[Tensor, Tensor]:
@@ -214,6 +225,14 @@ class VideoStream:
         """Volumes `[k, W, 32, 32]` and the head's flow `[k, 2, 32, 32]` → pictures `[k, 256, 256, 3]`."""
         with torch.autocast("cpu", torch.bfloat16):
             return self._mcvdm.autoencoder.render_uint8(
+                volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
+            )
+
+    @torch.inference_mode()
+    def _layers(self, volume: Tensor, flow: Tensor) -> list[Layers]:
+        """As `_render`."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._mcvdm.autoencoder.layers(
                 volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
             )
 

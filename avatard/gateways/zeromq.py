@@ -148,8 +148,6 @@ class ZmqGateway:
             on_wanted=self._on_wanted,
         )
 
-    # -- out ----------------------------------------------------------------------------------------------------------
-
     def play(self, entry: PlayoutFrame) -> None:
         """Publish a frame that is due now."""
         assert self.publisher is not None
@@ -208,8 +206,6 @@ class ZmqGateway:
             received = self.receiver.received if self.receiver is not None else {}
             requests = {f"zmq_received_{name.lower()}": float(count) for name, count in received.items()}
             publisher.stats({**self._session.figures(), **requests})
-
-    # -- in -----------------------------------------------------------------------------------------------------------
 
     async def _receive(self, receiver: Receiver, speaker: PushedSpeaker) -> None:
         async for request in receiver:

@@ -31,7 +31,7 @@ import zmq
 from avatard.clock import monotonic
 from avatard.config import Config
 from avatard.errors import UserError
-from avatard.frame import Samples
+from avatard.frame import Backdrop, Samples
 from avatard.inference import ipc
 from avatard.inference.engine_api import Engine, MakeEngine, Stream
 from avatard.log import setup
@@ -98,6 +98,7 @@ class Worker:
         self._video = _Stage("video", QUEUE_CLIPS, self._fail)
         self._portraits = _Stage("portraits", QUEUE_PORTRAITS, self._fail)
         self._engine: Engine | None = None
+        self._backdrop: Backdrop | None = None  # that the daemon has; the video thread's
 
     def serve(self) -> None:
         """Obey commands until `Stop`."""
@@ -208,10 +209,17 @@ class Worker:
         since = monotonic()
         for first, frames in epoch.stream.render(motion):
             height, width, _ = frames[0].pixels.shape
-            pixels = np.stack([frame.pixels for frame in frames])
+            backdrop, pixels = frames[0].backdrop, ipc.pack_pixels(frames)
             spent = monotonic() - since
-            ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, motion_seconds, spent)
-            self._send(ready, ipc.pack_faces(frames), pixels)
+            moving = backdrop.moving if backdrop is not None else None
+            ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, motion_seconds, spent, moving)
+            new = (
+                [np.ascontiguousarray(backdrop.pixels)]
+                if backdrop is not None and backdrop is not self._backdrop
+                else []
+            )
+            self._send(ready, ipc.pack_faces(frames), pixels, *new)
+            self._backdrop = backdrop
             # The motion of a clip is accounted for once.
             since, motion_seconds = monotonic(), 0.0
 

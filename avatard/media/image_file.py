@@ -57,6 +57,12 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Pixels `[H, W, 3]` of a picture file; transparent parts are white. See `read_cutout`. Raises `ImageError`."""
+    pixels, _ = read_cutout(data, name)
+    return pixels
+
+
+def read_cutout(data: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Decode the bytes of a picture file.
 
     CMYK and embedded colour profiles become sRGB, 16 bits become 8, transparent parts become white.
@@ -66,10 +72,11 @@ def read_image(data: bytes, name: str) -> NDArray[np.uint8]:
         name: its name in messages.
 
     Returns:
-        Pixels `[H, W, 3]`, RGB, upright by the EXIF data; the first picture of an animation.
+        Pixels `[H, W, 3]`, RGB, upright by the EXIF data; the first picture of an animation. And how opaque they
+        are, `[H, W]`, 0 to 255, where not all of them are opaque.
 
     Raises:
-        ImageError: it is no picture, damaged, cut off, or too large (checked before decoding).
+        ImageError: it is no picture, damaged, cut off, wholly transparent, or too large (checked before decoding).
     """
     try:
         # Pillow warns about broken metadata and large sizes; both are handled here.
@@ -80,7 +87,11 @@ def read_image(data: bytes, name: str) -> NDArray[np.uint8]:
             if max(picture.size) > MAX_SIDE:
                 raise ImageError(f"{name} has a side of {max(picture.size)} pixels, expected at most {MAX_SIDE:,}")
             picture.load()
-            return _rgb(_upright(picture))
+            upright = _upright(picture)
+            alpha = _alpha(upright)
+            if alpha is not None and not alpha.any():
+                raise ImageError(f"{name} is transparent everywhere: there is nothing to show")
+            return _rgb(upright), alpha
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -98,6 +109,14 @@ def _upright(picture: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(picture)
     except Exception:
         return picture
+
+
+def _alpha(picture: Image.Image) -> NDArray[np.uint8] | None:
+    """How opaque each pixel is `[H, W]`, unless all of them are opaque."""
+    if not picture.has_transparency_data:
+        return None
+    alpha = np.array(picture.convert("RGBA").getchannel("A"), dtype=np.uint8)
+    return None if alpha.min() == 255 else alpha
 
 
 def _rgb(picture: Image.Image) -> NDArray[np.uint8]:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from avatard.models import checkpoint
 from avatard.models.diffusion import cosine_alpha_bar, ddim, sqrt_linear_alpha_bar
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
-from avatard.models.mcvdm.decoder import Portrait
+from avatard.models.mcvdm.autoencoder import Autoencoder
+from avatard.models.mcvdm.decoder import PortraitFeatures
 from avatard.models.mcvdm.landmark_encoder import Geometry, LandmarkEncoder, condition_maps, thumbnail
+from avatard.models.mcvdm.latent import AutoencoderConfig, Planes
 from avatard.models.mcvdm.unet import UNet, UNetConfig
 
 #: Length of the diffusion in training; few steps of it are taken when generating.
@@ -48,7 +49,7 @@ class McvdmConfig:
 class IdentityEncoding(NamedTuple):
     """What is computed once per portrait."""
 
-    portrait: Portrait
+    portrait: PortraitFeatures
     latent: Tensor  # zr^xy, standardised, [B, 4, 32, 32]
     small: Tensor  # [B, 3, 64, 64]
 

@@ -13,7 +13,7 @@ from avatard.errors import UserError
 from avatard.frame import Sound
 from avatard.inference.engine_api import EngineError
 from avatard.models import checkpoint
-from avatard.models.atom import AtomConfig
+from avatard.models.atom.model import AtomConfig
 from avatard.models.face.topology import mouth_opening
 from avatard.playout.audio_timeline import Timing
 from avatard.playout.scheduler import AudioChunk, PlayoutFrame, Scheduler
@@ -149,7 +149,7 @@ def test_a_take_begins_anywhere(engine):
     made = run(engine, speech(12), first=1000)
     assert made[0][0] == 1000
     pixels = made[0][1].pixels
-    assert pixels.shape == (256, 256, 3) and pixels.dtype == np.uint8
+    assert pixels.shape == (484, 484, 3) and pixels.dtype == np.uint8, "twice the photograph's own pixels"
     face = made[0][1]
     assert face.landmarks.shape == (68, 3) and face.blendshapes.shape == (52,)
     assert np.linalg.norm(face.head.quaternion) == pytest.approx(1)
