@@ -42,7 +42,7 @@ class Arrivals:
 
 
 class Voice(MediaStreamTrack):
-    """Speech at the pace of a microphone, silence after it; a packet leaves when its last sample would be captured."""
+    """Speech at the pace of a microphone, then silence. A packet leaves when its last sample would be captured."""
 
     kind = "audio"
 
@@ -68,13 +68,13 @@ class Voice(MediaStreamTrack):
 
 
 class LiveClient:
-    """Connects to `url`, sends `speech` (16 kHz) and keeps what comes back.
+    """Connects to `url`, sends `speech` (16 kHz) and records what it receives.
 
     Args:
         url: of the page, without a slash at its end.
-        speech: what the microphone hears; None sends nothing.
+        speech: the microphone's sound; None sends nothing.
         token: of the daemon.
-        on_picture: gets every decoded picture [H, W, 3] with its position in the stream, in 90 kHz ticks.
+        on_picture: called with the position in the stream, in 90 kHz ticks, and each decoded picture [H, W, 3].
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class LiveClient:
             tap_rtp(receiver, self._on_packet)
 
     async def connect(self) -> float:
-        """Connect and wait for the first picture; seconds from the offer to it.
+        """Connect and wait for the first picture; return the seconds from the offer to it.
 
         Raises:
             ClientError: the daemon refused.

@@ -1,7 +1,6 @@
-"""The streaming pipeline offline: a portrait and a sound file become a video file, as fast as the networks go.
+"""`avatard render`: the streaming pipeline offline, from a portrait and a sound file to a video file.
 
-The scheduler and the engine are those of `serve`; only the clock is missing. A frame waits for its picture instead of
-being shown without it.
+Scheduler and engine are those of `serve`, without a clock: a frame waits for its picture.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ VIDEOS: Final = {".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"}
 SIZES: Final = (64, 2048)
 WAIT_SECONDS: Final = 1.0
 BADGE: Final = "AI-generated"
-#: Read by people and by programs; the XMP beside it is for programs.
+#: For people and programs; the XMP data is for programs.
 COMMENT: Final = "Synthetic media: a still portrait animated by trained networks from a recorded voice."
 
 
 class RenderError(UserError):
-    """Something that cannot be rendered."""
+    """A video that cannot be rendered."""
 
 
 class _Stages:
@@ -51,7 +50,7 @@ class _Stages:
 
     def __init__(self, stream: Stream[Any]) -> None:
         self._stream = stream
-        # Neither needs a bound: what is in flight was ordered by a scheduler that stays close to what was played.
+        # No bound is needed: the scheduler hands out work only shortly ahead of the play position.
         self._made: SimpleQueue[tuple[int, list[Frame]] | BaseException] = SimpleQueue()
         self._motion, self._video = ThreadPoolExecutor(1, "motion"), ThreadPoolExecutor(1, "video")
         self._jobs: deque[Future[None]] = deque()
@@ -66,20 +65,20 @@ class _Stages:
     def frames(self) -> tuple[int, list[Frame]]:
         """Wait for the next frames; raises what a stage raised."""
         while True:
-            # A job that is done has put what it made, so with all of them done nothing more will come.
+            # A job puts its frames before it is done: once all are done, nothing more will come.
             idle = all(job.done() for job in list(self._jobs))
             try:
                 made = self._made.get_nowait() if idle else self._made.get(timeout=WAIT_SECONDS)
             except Empty:
                 if idle:
-                    raise RuntimeError("the networks made fewer frames than they heard speech for") from None
+                    raise RuntimeError("the networks made fewer frames than the speech has") from None
                 continue
             if isinstance(made, BaseException):
                 raise made
             return made
 
     def close(self) -> None:
-        """Drop what is queued, and wait for what is in work."""
+        """Drop queued jobs and wait for the running ones."""
         self._closed = True
         for pool in (self._motion, self._video):
             pool.shutdown(cancel_futures=True)
@@ -90,7 +89,7 @@ class _Stages:
                 if self._closed:
                     return
                 self._jobs.append(self._video.submit(self._render, motion))
-        except BaseException as error:  # whatever it was, the one who waits must know
+        except BaseException as error:  # the waiting thread raises it
             self._made.put(error)
 
     def _render(self, motion: Any) -> None:
@@ -102,9 +101,9 @@ class _Stages:
 
 
 def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Iterator[PlayoutFrame]:
-    """What `serve` would send if speech came in `chunks` (float32, 16 kHz): every frame with its picture and sound.
+    """Yield the frames that `serve` would send for speech in `chunks` (float32, 16 kHz), each with picture and sound.
 
-    The speech begins with frame 0; the last frame is the one that its last sample falls into.
+    The speech begins with frame 0. The last frame is the one that contains its last sample.
     """
     scheduler = Scheduler(replace(Timing.of(config.stream, compute_frames=0), margin_samples=0))
     timing = scheduler.timing
@@ -112,8 +111,8 @@ def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Itera
     sound = iter(chunks)
     speech = Utterance("")
     waiting: Samples = np.zeros(0, np.float32)
-    total: int | None = None  # samples, known when they were all pushed
-    # The speech that is there at this moment is heard from frame 0 on.
+    total: int | None = None  # samples, known once all are pushed
+    # Speech that is pushed now is played from frame 0 on.
     now = -timing.delay_frames
     stages: _Stages | None = None
     try:
@@ -154,20 +153,20 @@ def render(
     badge: bool = False,
     progress: bool = True,
 ) -> int:
-    """Write the video; returns its number of frames.
+    """Write the video; return its number of frames.
 
     Args:
         config: as for `serve`; the same configuration gives the same file.
         make_engine: loads the networks.
-        identity: a portrait, or a video: its first picture is the portrait, its head pose drives the avatar's.
+        identity: a portrait; or a video, whose first picture is the portrait and whose head pose drives the avatar's.
         audio: any file with sound in it.
-        output: an .mp4 file; it appears whole or not at all.
+        output: an .mp4 file; it appears complete or not at all.
         size: longer side of the pictures; `picture.size` of the configuration without one.
         badge: write "AI-generated" into the corner of each frame.
         progress: show a bar on standard error, where that is a terminal.
 
     Raises:
-        UserError: what the user can cure.
+        UserError: an input or the output cannot be used.
     """
     _check(output, size, (identity, audio))
     total = _frames_of(audio)
@@ -202,7 +201,7 @@ def render(
 
 
 def _check(output: Path, size: int | None, sources: Sequence[Path]) -> None:
-    """Refuse what would fail after the work is done. Raises `RenderError`."""
+    """Refuse at once an output that would fail at the end. Raises `RenderError`."""
     if output.suffix.lower() != ".mp4":
         raise RenderError(f"{output}: expected a name that ends in .mp4")
     if output.is_dir() or not output.absolute().parent.is_dir():
@@ -218,7 +217,7 @@ def _check(output: Path, size: int | None, sources: Sequence[Path]) -> None:
 
 
 def _frames_of(audio: Path) -> int | None:
-    """How many frames the sound will give, for the progress bar, if the file says so. Raises `AudioFileError`."""
+    """The number of frames, for the progress bar, if the file knows its length. Raises `AudioFileError`."""
     from av import time_base
 
     with open_audio(audio) as container:

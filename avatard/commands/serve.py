@@ -41,7 +41,7 @@ def run(config: Config, portrait: Path, engine: str = ENGINE, print_url: bool = 
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop's where it exists."""
+    """The event loop of uvloop, if it is installed."""
     if sys.platform == "win32":
         return None
     try:
@@ -86,13 +86,13 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
         while not stopping.done():
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # a source that broke ends the daemon, with its reason
+                task.result()  # a source that fails ends the daemon, with its reason
         speech.cancel()
         logger.info("shutting down")
 
 
 def _check_source(source: str) -> None:
-    """Refuse a file or microphone that is not there before the networks are loaded. Raises `UserError`."""
+    """Refuse a missing file or microphone before the networks are loaded. Raises `UserError`."""
     if source == MICROPHONE:
         check_microphone()
     elif source:
@@ -100,7 +100,7 @@ def _check_source(source: str) -> None:
 
 
 async def _speak(source: str, session: Session) -> None:
-    """Speak the configured local source, if there is one."""
+    """Speak the configured local source, if any."""
     if source == MICROPHONE:
         await speak_microphone(session)
     elif source:

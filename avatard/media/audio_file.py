@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class AudioFileError(UserError):
-    """A file that has no sound that can be read."""
+    """A file without readable sound."""
 
     CODE = "audio"
 
 
 def open_audio(path: Path) -> InputContainer:
-    """Open a file that has an audio stream; close it. Raises `AudioFileError`."""
+    """Open a file that has an audio stream; the caller closes it. Raises `AudioFileError`."""
     import av
     from av.error import FFmpegError
 
@@ -41,14 +41,14 @@ def read_audio(path: Path) -> Iterator[tuple[Samples, int]]:
     """Decode the first audio stream; yield mono float32 chunks and their rate in Hz.
 
     Raises:
-        AudioFileError: there is no such file, or no sound in it.
+        AudioFileError: the file is missing, or has no readable sound.
     """
     from av.audio.resampler import AudioResampler
     from av.error import FFmpegError
 
     with open_audio(path) as container:
         stream = container.streams.audio[0]
-        planar = AudioResampler(format="fltp")  # keeps rate and channels: a mean of the channels cannot clip
+        planar = AudioResampler(format="fltp")  # keeps rate and channels; their mean cannot clip
         try:
             for frame in container.decode(stream):
                 for part in planar.resample(frame):
@@ -68,5 +68,5 @@ def read_speech(path: Path) -> Iterator[Samples]:
 
 
 def unreadable(path: Path, error: Exception) -> AudioFileError:
-    """What is wrong with a file that cannot be decoded."""
+    """The error for a file that cannot be decoded."""
     return AudioFileError(f"{path} cannot be read as sound: {getattr(error, 'strerror', None) or error}")

@@ -1,4 +1,4 @@
-"""Raw samples as clients send them, in messages of any length."""
+"""Decode raw samples that arrive in messages of any length."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Encoding: TypeAlias = Literal["s16le", "f32le", "mulaw"]
 
 #: Bytes of a sample.
 WIDTHS: Final[Mapping[Encoding, int]] = MappingProxyType({"s16le": 2, "f32le": 4, "mulaw": 1})
-#: How files begin that are no raw samples.
+#: First bytes of files, which are no raw samples.
 CONTAINERS: Final[Mapping[bytes, str]] = MappingProxyType(
     {b"RIFF": "a WAV file", b"ID3": "an MP3 file", b"OggS": "an Ogg file", b"fLaC": "a FLAC file"}
 )
 
 
 class PcmDecoder:
-    """Decodes a stream of interleaved samples; one that is cut off at a message's end goes on with the next message.
+    """Decodes a stream of interleaved samples. A sample that a message cuts in two is completed by the next message.
 
     Args:
         encoding: signed 16-bit, 32-bit float (both little-endian) or G.711 µ-law.
@@ -35,7 +35,7 @@ class PcmDecoder:
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new stream; a sample that was cut off is dropped."""
+        """Begin a new stream; an incomplete sample is dropped."""
         self._rest = b""
         self._begun = False
 
@@ -43,7 +43,7 @@ class PcmDecoder:
         """Decode the next bytes to mono float32 [T] in [-1, 1].
 
         Raises:
-            ValueError: this is the beginning of a file, or a sample is not a finite number.
+            ValueError: the stream begins with a file header, or a sample is not a finite number.
         """
         if not self._begun:
             for magic, name in CONTAINERS.items():
@@ -76,5 +76,5 @@ def decode_mulaw(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def to_pcm16(samples: Samples) -> NDArray[np.int16]:
-    """Float32 [T] to int16 [T]; what is louder than full scale is clipped."""
+    """Float32 [T] to int16 [T], clipped at full scale."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
