@@ -131,7 +131,7 @@ class NeuralEngine:
         self._config = config
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
-        self._mcvdm = Mcvdm.load(config.video.weights).to_bfloat16()
+        self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._background = Background.of(config.picture.background)
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1)

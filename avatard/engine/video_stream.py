@@ -24,6 +24,7 @@ from avatard.models.mcvdm.decoder import CELLS, FRAME, Layers, Pictures
 from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
+from avatard.models.precision import inference_autocast
 
 #: Frames of a clip must fill the coarsest level of the UNet.
 CLIP_UNIT = 4
@@ -68,7 +69,7 @@ class PreparedPortrait:
     def of(cls, mcvdm: Mcvdm, identity: Face, mean: NDArray[np.float32]) -> PreparedPortrait:
         """Run the portrait through the encoders of `mcvdm`; `mean` is the 3DMM's mean face."""
         face = identity.landmarks + mean
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), inference_autocast():
             picture = torch.from_numpy(identity.portrait).permute(2, 0, 1)[None].float() / 127.5 - 1
             encoding = mcvdm.encode_identity(picture)
         source = torch.from_numpy(identity.pose.project(face)[None, :, :2]).float()
@@ -200,7 +201,7 @@ class VideoStream:
         geometry = Geometry(self._portrait.source, rigid, target)
         self._points = []
         flow = geometry.rigid_flow()
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             features = self._mcvdm.landmarks.features(condition_maps(geometry, self._portrait.encoding.small, flow))
             self._flow, self._features = self._roll(self._flow, flow), self._roll(self._features, features)
             zl = self._mcvdm.landmarks.pool(self._features)
@@ -223,7 +224,7 @@ class VideoStream:
     @torch.inference_mode()
     def _render(self, volume: Tensor, flow: Tensor) -> Pictures:
         """Volumes `[k, W, 32, 32]` and the head's flow `[k, 2, 32, 32]` → pictures `[k, 256, 256, 3]`."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             return self._mcvdm.autoencoder.render_uint8(
                 volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
             )
@@ -231,7 +232,7 @@ class VideoStream:
     @torch.inference_mode()
     def _layers(self, volume: Tensor, flow: Tensor) -> list[Layers]:
         """As `_render`."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             return self._mcvdm.autoencoder.layers(
                 volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
             )

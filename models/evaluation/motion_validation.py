@@ -13,6 +13,7 @@ from avatard.models.atom.model import Atom, reference_of
 from avatard.models.evaluation.motion_metrics import correlation, lip_error
 from avatard.models.evaluation.streamed import roll_out
 from avatard.models.face.topology import mouth_opening
+from avatard.models.precision import inference_autocast
 from avatard.models.training.atom.dataset import MotionClip
 
 Array = NDArray[np.floating]
@@ -31,7 +32,7 @@ def generate_clips(
     ends = [int(end) for end in clips[0].speech_ends]
     chosen = [ends.index(end) for end in range(hop + lookahead, ends[-1] + 1, hop)]
     windows = [torch.stack([clip.speech[n] for clip in clips]).float() for n in chosen]
-    with torch.autocast("cpu", torch.bfloat16):
+    with inference_autocast():
         moved = roll_out(atom, windows, reference, steps=steps, lookahead=lookahead, hop=hop)
     faces = (moved + atom.resting(reference)[:, None]).numpy()
     pairs = []

@@ -12,6 +12,7 @@ from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.pixels import Pictures, to_bytes, to_tensor
+from avatard.models.precision import inference_autocast
 from avatard.timebase import CROP_SIDE
 
 #: Frames that the autoencoder sees at once.
@@ -51,7 +52,7 @@ class Reconstruction:
         """Frames decoded from their own latents."""
         frames, motion = to_tensor(truth.real.frames)[None], truth.geometry.motion()
         self._before = self._latents
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             windows = cut(frames.shape[1])
             self._latents = [self._autoencoder.encode(frames[:, seen], motion[:, seen]) for seen, _ in windows]
         return self._decode(truth, self._latents)
@@ -64,7 +65,7 @@ class Reconstruction:
     def _decode(self, truth: GroundTruth, latents: list[Planes]) -> Pictures:
         rigid = truth.geometry.rigid_flow()
         windows = cut(rigid.shape[1])
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             portrait = self._autoencoder.portrait(truth.picture)
             parts = [
                 self._autoencoder.decode(planes, portrait, rigid[:, seen])[:, kept]

@@ -19,6 +19,7 @@ from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import Mcvdm, pack
 from avatard.models.pixels import normalise, to_bytes
+from avatard.models.precision import inference_autocast
 from avatard.models.training.loop import sheet
 from avatard.models.training.mcvdm.dataset import Batch
 from avatard.models.training.mcvdm.latent_cache import CLIP
@@ -75,7 +76,7 @@ def validate_autoencoder(network: Autoencoder, examples: list[Batch], picture: P
         frames, reference = normalise(batch["frames"]), normalise(batch["reference"])
         tracked = Geometry(batch["source"], batch["rigid"], batch["target"])
         rigid = tracked.rigid_flow()
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             planes, portrait = network.encode(frames, tracked.motion()), network.portrait(reference)
             rendering = network.render(network.volume(planes), portrait, rigid)
             zeroed = network.decode(Planes(*(torch.zeros_like(p) for p in planes)), portrait, rigid)
@@ -117,7 +118,7 @@ def validate_diffusion(model: Mcvdm, examples: list[Batch], picture: Path) -> di
         points, truth, rigid = geometry.target[0, PICKED], frames[0, PICKED], geometry.rigid_flow()
         torch.manual_seed(0)
         made = {}
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             person = model.encode_identity(reference)
             zl = model.condition(geometry, person.small, rigid)
             encoded = model.autoencoder.encode(frames, geometry.motion())

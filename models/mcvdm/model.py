@@ -18,6 +18,7 @@ from avatard.models.mcvdm.decoder import PortraitFeatures
 from avatard.models.mcvdm.landmark_encoder import Geometry, LandmarkEncoder, condition_maps, thumbnail
 from avatard.models.mcvdm.latent import AutoencoderConfig, Planes
 from avatard.models.mcvdm.unet import UNet, UNetConfig
+from avatard.models.precision import has_native_bfloat16
 
 #: Length of the diffusion in training; few steps of it are taken when generating.
 TIMESTEPS = 1000
@@ -125,11 +126,13 @@ class Mcvdm(nn.Module):
         """A trained network, in float32, for inference. Raises `CheckpointError`."""
         return checkpoint.build(name_or_path, "weights of MC-VDM", lambda config: cls(McvdmConfig.from_json(config)))
 
-    def to_bfloat16(self) -> Mcvdm:
-        """This network with the weights that autocast would narrow at each call in bfloat16: the same pictures, sooner.
+    def for_inference(self) -> Mcvdm:
+        """This network with the weights that `inference_autocast` would narrow at each call in bfloat16 already.
 
-        It runs under `torch.autocast` only from then on.
+        The pictures are the same, sooner. It runs under `inference_autocast` only from then on.
         """
+        if not has_native_bfloat16():
+            return self
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 module.to(torch.bfloat16)

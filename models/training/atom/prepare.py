@@ -16,6 +16,7 @@ from tqdm import tqdm
 from avatard.models import checkpoint
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, mouth_opening
+from avatard.models.precision import inference_autocast
 from avatard.models.speech import SpeechEncoder
 from avatard.models.training.atom.audio_augmentation import (
     SILENT_TAIL_FRAMES,
@@ -56,7 +57,7 @@ def waveform(clip: Clip) -> Samples:
 def extract(speech: SpeechEncoder, track: Track, ends: NDArray[np.int16], window_frames: int) -> torch.Tensor:
     """Features `[W, window_frames, dim]` fp16 of the windows that end at frames `ends`."""
     windows = torch.from_numpy(np.stack([track.window(int(end), window_frames) for end in ends]))
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), inference_autocast():
         return torch.cat([speech(part) for part in torch.split(windows, 32)]).half()
 
 

@@ -16,6 +16,7 @@ from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.landmark_encoder import Geometry, thumbnail
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.pixels import normalise
+from avatard.models.precision import inference_autocast
 from avatard.models.training.clips import DataError, read_index
 from avatard.models.training.mcvdm.dataset import Batch, Examples, Sampling
 from avatard.models.training.mcvdm.recipe import McvdmRecipe
@@ -37,7 +38,7 @@ def encode_example(network: Autoencoder, batch: Batch) -> Batch:
     """Latents in float16: `xy16`, … of the long clip, `xy8`, … of the short one, `latent` of the portrait."""
     frames, reference = normalise(batch["frames"]), normalise(batch["reference"])
     motion = Geometry(batch["source"], batch["rigid"], batch["target"]).motion()[:, -CLIP:]
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), inference_autocast():
         made = {"latent": network.encode(reference[:, None]).xy}
         for length in (CLIP, SHORT):
             planes = network.encode(frames[:, -length:], motion[:, -length:])
