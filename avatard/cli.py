@@ -1,7 +1,7 @@
 """The command line. Each verb is one function that imports what it runs when it runs, so that `--help` is instant.
 
 A verb takes `ConfigOption`, `SetOption`, `LogLevelOption` and `LogFormatOption`, calls `configure` with its own flags
-by the keys they set, and hands the frozen configuration on. What the user got wrong is a `UserError`.
+under the keys that they set, and passes the frozen configuration on. Mistakes of the user are `UserError`s.
 """
 
 import json
@@ -33,35 +33,42 @@ app.add_typer(bench_app, name="bench")
 
 
 def _writable(path: Path | None) -> Path | None:
-    """What takes long is not to be lost at its end."""
+    """Refuse a path that cannot be written now, not after minutes of work."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise typer.BadParameter(f"{path} cannot be written: it is a folder, or in none")
+        raise typer.BadParameter(f"{path} cannot be written: it is a folder, or its folder does not exist")
     return path
 
 
-ConfigOption = Annotated[str, typer.Option("--config", metavar="FILE|NAME", help="A TOML file, or nano or paper.")]
+ConfigOption = Annotated[
+    str,
+    typer.Option(
+        "--config", metavar="FILE|NAME", help="A TOML file, or the name of a shipped configuration: nano, paper."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set any key of the configuration; repeatable."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a configuration key; may be repeated."),
 ]
-FaceOption = Annotated[int | None, typer.Option(min=1, help="Which face, counted from the left and from 1.")]
+FaceOption = Annotated[int | None, typer.Option(min=1, help="Which face, if there are several: 1 is the leftmost.")]
 ProfileOption = Annotated[
-    str | None, typer.Option(metavar="quality|balanced|low-latency", help="Latency against smoothness.")
+    str | None, typer.Option(metavar="quality|balanced|low-latency", help="Trade smoothness for latency.")
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", callback=_writable, help="Write the figures to this file.")
 ]
-LogLevelOption = Annotated[str | None, typer.Option(metavar="debug|info|warning|error", help="Least severe to log.")]
-LogFormatOption = Annotated[str | None, typer.Option(metavar="human|json", help="One line an event in both.")]
+LogLevelOption = Annotated[str | None, typer.Option(metavar="debug|info|warning|error", help="Lowest level to log.")]
+LogFormatOption = Annotated[
+    str | None, typer.Option(metavar="human|json", help="Log format; one line per event in both.")
+]
 
 
 def configure(config: str, overrides: list[str] | None, flags: Mapping[str, object]) -> Settings:
     """Read the configuration and start logging as it says.
 
     Args:
-        config: what `--config` got.
-        overrides: what `--set` got.
-        flags: the verb's own flags by the key they set; `None` was not given.
+        config: the value of `--config`.
+        overrides: the values of `--set`.
+        flags: the verb's own flags by the key they set; `None`: not given.
 
     Raises:
         ConfigError: see `config_loader.load`.
@@ -73,7 +80,7 @@ def configure(config: str, overrides: list[str] | None, flags: Mapping[str, obje
 
 @contextmanager
 def report_user_errors(code: int = 1) -> Iterator[None]:
-    """Print what the user can cure as one line and exit with `code`."""
+    """Print a `UserError` as one line and exit with `code`."""
     try:
         yield
     except UserError as error:
@@ -93,7 +100,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options before any verb."""
+    """Options of `avatard` itself."""
 
 
 @app.command("config")
@@ -134,32 +141,35 @@ def serve(
     face: FaceOption = None,
     profile: ProfileOption = None,
     audio: Annotated[
-        str | None, typer.Option(metavar="FILE|mic", help="Speak a sound file, or what a local microphone hears.")
+        str | None, typer.Option(metavar="FILE|mic", help="Speak a sound file, or a local microphone.")
     ] = None,
-    pose_video: Annotated[str | None, typer.Option(metavar="FILE", help="A video whose head pose drives it.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; this machine only by default.")] = None,
-    port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
-    max_sessions: Annotated[
-        int | None, typer.Option(help="People who may talk at once; more are answered 503.")
+    pose_video: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A video whose head pose drives the avatar's.")
     ] = None,
-    token: Annotated[str | None, typer.Option(help="Ask clients for this bearer token.")] = None,
-    tls_certificate: Annotated[str | None, typer.Option(metavar="FILE", help="PEM; with the key: HTTPS.")] = None,
-    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="PEM.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; by default, this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port; 0 picks a free one.")] = None,
+    max_sessions: Annotated[int | None, typer.Option(help="How many clients may talk at once; others get 503.")] = None,
+    token: Annotated[str | None, typer.Option(help="Bearer token that clients must send.")] = None,
+    tls_certificate: Annotated[
+        str | None, typer.Option(metavar="FILE", help="PEM file; with --tls-key: HTTPS.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="PEM file.")] = None,
     codec: Annotated[str | None, typer.Option(metavar="vp8|h264", help="Video codec of WebRTC.")] = None,
     bitrate: Annotated[int | None, typer.Option(metavar="KBPS", help="Video bit rate of WebRTC.")] = None,
     ice_servers: Annotated[
         str | None, typer.Option(metavar="URL,...", help="stun: and turn: servers; the first of each is used.")
     ] = None,
     zmq: Annotated[
-        str | None, typer.Option(metavar="ENDPOINT", help="Publish by ZeroMQ, as tcp://127.0.0.1:5556.")
+        str | None, typer.Option(metavar="ENDPOINT", help="Publish over ZeroMQ, e.g. tcp://127.0.0.1:5556.")
     ] = None,
     zmq_audio: Annotated[
-        str | None, typer.Option(metavar="ENDPOINT", help="Take speech by ZeroMQ, as tcp://127.0.0.1:5557.")
+        str | None, typer.Option(metavar="ENDPOINT", help="Accept speech over ZeroMQ, e.g. tcp://127.0.0.1:5557.")
     ] = None,
     zmq_single_part: Annotated[
-        bool | None, typer.Option("--zmq-single-part", help="Topic and payload in one part, for ZMQ_CONFLATE.")
+        bool | None, typer.Option("--zmq-single-part", help="Send topic and payload in one part, for ZMQ_CONFLATE.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same audio and seed, same frames.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same audio and seed give the same frames.")] = None,
+    print_url: Annotated[bool, typer.Option("--print-url", help="Print the page's URL on standard output.")] = False,
     config: ConfigOption = "nano",
     set_: SetOption = None,
     log_level: LogLevelOption = None,
@@ -167,8 +177,8 @@ def serve(
 ) -> None:
     """Serve a live avatar: a page for people, WebRTC for viewers, ZeroMQ for engines.
 
-    Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio), ZeroMQ, or --audio. Pictures go to
-    the page (/), WHEP viewers (/whep) and ZeroMQ. Everything listens on this machine only unless told otherwise.
+    Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio), ZeroMQ, or --audio. Video goes to
+    the page (/), WHEP viewers (/whep) and ZeroMQ. By default, only this machine can connect.
     """
     flags = {
         "portrait.face": face,
@@ -195,16 +205,18 @@ def serve(
     from avatard.commands.serve import run
 
     with report_user_errors():
-        run(effective.config, identity)
+        run(effective.config, identity, print_url=print_url)
 
 
 @app.command()
 def inspect(
     picture: Annotated[Path, typer.Argument(help="The portrait.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an overlay to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the portrait with its points to this file.")
+    ] = None,
     face: FaceOption = None,
 ) -> None:
-    """Show what avatard sees in a portrait: size and pose of the face, and on request its 68 points."""
+    """Show what avatard sees in a portrait: size and pose of the face, and with -o its 68 points."""
     from avatard.commands.inspect import table, write_overlay
     from avatard.engine.identity import Identity
 
@@ -217,14 +229,14 @@ def inspect(
 
 @app.command()
 def render(
-    identity: Annotated[Path, typer.Option(help="The portrait; or a video, whose head pose is used too.")],
-    audio: Annotated[Path, typer.Option(help="The voice: any file with sound in it.")],
+    identity: Annotated[Path, typer.Option(help="The portrait, or a video whose head pose is used too.")],
+    audio: Annotated[Path, typer.Option(help="The speech: any file with sound in it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 file to write.")],
     face: FaceOption = None,
-    size: Annotated[int | None, typer.Option(help="Side of the pictures; the network's own by default.")] = None,
+    size: Annotated[int | None, typer.Option(help="Longer side of the pictures; picture.size by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of the video network.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same inputs and seed, same file.")] = None,
-    badge: Annotated[bool, typer.Option("--badge", help="Write AI-generated into the corner.")] = False,
+    seed: Annotated[int | None, typer.Option(help="The same inputs and seed give the same file.")] = None,
+    badge: Annotated[bool, typer.Option("--badge", help='Write "AI-generated" into the corner.')] = False,
     config: ConfigOption = "nano",
     set_: SetOption = None,
     log_level: LogLevelOption = None,
@@ -241,7 +253,7 @@ def render(
     effective = configure(config, set_, flags)
     from avatard.commands.render import render as render_file
 
-    # A service manager's stop must clean up like Ctrl-C.
+    # Clean up when a service manager stops it, as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with report_user_errors():
@@ -261,9 +273,9 @@ def _write_json(path: Path | None, report: object) -> None:
 @bench_app.callback()
 def bench(
     context: typer.Context,
-    identity: Annotated[Path | None, typer.Option(help="A portrait.")] = None,
+    identity: Annotated[Path | None, typer.Option(help="The portrait.")] = None,
     face: FaceOption = None,
-    seconds: Annotated[float, typer.Option(min=2, max=600, help="Speech to measure with.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=2, max=600, help="Length of the speech to measure with.")] = 10.0,
     profile: ProfileOption = None,
     json_file: JsonOption = None,
     config: ConfigOption = "nano",
@@ -296,27 +308,27 @@ def bench(
 
 @bench_app.command("serve")
 def bench_serve(
-    identity: Annotated[Path, typer.Option(help="A portrait.")],
-    audio: Annotated[Path | None, typer.Option(help="Speech to say; without it, something like speech.")] = None,
+    identity: Annotated[Path, typer.Option(help="The portrait.")],
+    audio: Annotated[Path | None, typer.Option(help="Speech to send; by default, a synthetic signal.")] = None,
     seconds: Annotated[float, typer.Option(min=5, max=3600, help="How long to speak.")] = 60.0,
-    interrupts: Annotated[int, typer.Option(min=0, max=200, help="How many to measure after that.")] = 20,
+    interrupts: Annotated[int, typer.Option(min=0, max=200, help="How many interrupts to measure after that.")] = 20,
     profile: ProfileOption = None,
     json_file: JsonOption = None,
     config: ConfigOption = "nano",
     set_: SetOption = None,
 ) -> None:
-    """Measure a live session with a WebRTC client: latency, skew, frame rate, interrupts, memory."""
+    """Measure a live session with a WebRTC client: latency, A/V skew, frame rate, interrupts, memory."""
     import asyncio
 
     flags = [f"--set={override}" for override in set_ or []] + ([f"--profile={profile}"] if profile else [])
     from avatard.commands.bench import voice
     from avatard.commands.bench_live import Report, daemon, measure, table
-    from avatard.gateways.local import read_file
+    from avatard.media.audio_file import read_speech
 
     async def run() -> Report:
         import numpy as np
 
-        speech = np.concatenate(list(read_file(audio))) if audio is not None else voice(60)
+        speech = np.concatenate(list(read_speech(audio))) if audio is not None else voice(60)
         async with daemon(["--identity", str(identity), "--config", config, *flags]) as (url, pid):
             return await measure(url, pid, speech, seconds, interrupts)
 
@@ -328,19 +340,19 @@ def bench_serve(
 
 @app.command()
 def keys(
-    folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("."),
+    folder: Annotated[Path, typer.Argument(help="Folder to write them to.")] = Path("."),
     name: Annotated[str, typer.Option(help="Name of the two files.")] = "avatard",
 ) -> None:
     """Make a pair of CURVE keys for ZeroMQ.
 
-    `zmq.secret_key_file` of `serve` takes the secret one; clients need the public key.
+    The secret file belongs to the server (`zmq.secret_key_file`); clients need the public key.
     """
     from avatard.protocols.curve import create_keys
 
     with report_user_errors():
         public_file, secret_file, public = create_keys(folder, name)
-    print(f"{secret_file}  keep it: zmq.secret_key_file")
-    print(f"{public_file}  hand it out: {public}")
+    print(f"{secret_file}  keep it secret: zmq.secret_key_file")
+    print(f"{public_file}  give it to clients: {public}")
 
 
 def main() -> None:

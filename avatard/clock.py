@@ -55,6 +55,10 @@ class MediaClock:
         """Make `frame` due now."""
         self._zero = self._now() - frame * FRAME_SECONDS
 
+    def stop(self) -> None:
+        """Stand still until the next `start`."""
+        self._zero = None
+
     def due(self, frame: int) -> float:
         """When the frame is due, in the seconds of `now`.
 

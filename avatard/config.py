@@ -20,17 +20,21 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Stream(Section, frozen=True):
     """How audio becomes frames: latency against smoothness."""
 
-    profile: Annotated[Profile, Meta(description="preset of the other keys here; a key beside it wins")] = "balanced"
-    clip_frames: Annotated[int, Meta(ge=2, le=128, description="S: frames of one diffusion clip")] = 16
-    hop_frames: Annotated[int, Meta(ge=1, le=128, description="H: new frames of each clip")] = 8
-    fade_frames: Annotated[int, Meta(ge=0, le=64, description="X: frames cross-faded with the clip before")] = 2
-    lookahead_ms: Annotated[int, Meta(ge=0, le=1000, description="audio heard beyond the frame it moves")] = 80
+    profile: Annotated[Profile, Meta(description="presets the other keys of this section; a key that is set wins")] = (
+        "balanced"
+    )
+    clip_frames: Annotated[int, Meta(ge=2, le=128, description="S: frames denoised together")] = 16
+    hop_frames: Annotated[int, Meta(ge=1, le=128, description="H: new frames per clip")] = 8
+    fade_frames: Annotated[int, Meta(ge=0, le=64, description="X: frames cross-faded with the previous clip")] = 2
+    lookahead_ms: Annotated[int, Meta(ge=0, le=1000, description="audio heard beyond the last new frame")] = 80
     motion_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of AToM-Net")] = 4
     video_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of MC-VDM")] = 1
-    seed: Annotated[int, Meta(ge=0, lt=2**32, description="same audio and seed, same landmarks and frames")] = 0
+    seed: Annotated[
+        int, Meta(ge=0, lt=2**32, description="the same audio and seed give the same landmarks and frames")
+    ] = 0
 
     def __post_init__(self) -> None:
-        """Refuse a hop and fade that do not fit into the clip."""
+        """Refuse a hop and fade that do not fit into a clip."""
         if self.hop_frames + self.fade_frames > self.clip_frames:
             raise ValueError(
                 f"stream.hop_frames + stream.fade_frames = {self.hop_frames} + {self.fade_frames}: "
@@ -70,12 +74,12 @@ Weights: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 
 class Speech(Section, frozen=True):
-    """The speech encoder whose features AToM-Net hears."""
+    """The speech encoder whose features AToM-Net reads."""
 
-    encoder: Annotated[Literal["whisper", "hubert"], Meta(description="must be the one AToM-Net was trained on")] = (
-        "whisper"
-    )
-    weights: Annotated[Weights, Meta(description="shipped name or file; for hubert a folder or hub name")] = (
+    encoder: Annotated[
+        Literal["whisper", "hubert"], Meta(description="must be the one that AToM-Net was trained with")
+    ] = "whisper"
+    weights: Annotated[Weights, Meta(description="shipped name or file; for hubert, a folder or hub name")] = (
         "whisper_tiny_en_3"
     )
 
@@ -84,10 +88,8 @@ class Motion(Section, frozen=True):
     """AToM-Net: speech to landmarks."""
 
     weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "atom_nano"
-    gain: Annotated[float, Meta(ge=0, le=3, description="size of the speech's motion; 1 is the network's own")] = 1.2
-    noise: Annotated[
-        float, Meta(ge=0, le=1, description="what differs from take to take; 0 is calm, 1 what the diffusion learned")
-    ] = 0.0
+    gain: Annotated[float, Meta(ge=0, le=3, description="scale of the mouth's motion; 1 is the network's own")] = 1.2
+    noise: Annotated[float, Meta(ge=0, le=1, description="variation with the seed: 0 calm, 1 as trained")] = 0.0
 
 
 class Video(Section, frozen=True):
@@ -97,43 +99,81 @@ class Video(Section, frozen=True):
 
 
 class Portrait(Section, frozen=True):
-    """Whose face it is."""
+    """Which face is shown."""
 
     face: Annotated[
-        int, Meta(ge=0, le=64, description="which face of the portrait, from the left and from 1; 0: its only one")
+        int, Meta(ge=0, le=64, description="which face of the portrait, from the left; 0: there is only one")
     ] = 0
 
 
-class Idle(Section, frozen=True):
-    """What moves while nobody speaks."""
+#: Least and most pixels of a picture's longer side.
+PICTURE_SIZES = (128, 1080)
 
-    motion: Annotated[float, Meta(ge=0, le=2, description="size of head motion; 0 is still, 1 is natural")] = 1.0
+FramingMode: TypeAlias = Literal["head", "photo", "face"]
+
+
+class Picture(Section, frozen=True):
+    """What part of the photograph is shown, how large and on what background."""
+
+    framing: Annotated[
+        FramingMode,
+        Meta(description="head: head and shoulders; photo: the whole photograph; face: little more than it"),
+    ] = "head"
+    size: Annotated[
+        int,
+        Meta(
+            ge=PICTURE_SIZES[0],
+            le=PICTURE_SIZES[1],
+            multiple_of=2,
+            description="longer side in pixels; at most twice the photograph's own",
+        ),
+    ] = 512
+    background: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="keep: the photograph's own; or a colour #RRGGBB, or a picture file, behind the person",
+        ),
+    ] = "keep"
+
+
+class Idle(Section, frozen=True):
+    """Motion that does not come from speech."""
+
+    motion: Annotated[float, Meta(ge=0, le=2, description="scale of head motion; 0 still, 1 natural")] = 1.0
     pose_video: Annotated[str, Meta(description="a video whose head pose drives the avatar's")] = ""
 
 
 class Audio(Section, frozen=True):
-    """Where speech comes from, besides the clients."""
+    """Local sources of speech, and buffering."""
 
-    source: Annotated[str, Meta(description="'mic', or a sound file to play; not set: the clients only")] = ""
-    buffer_seconds: Annotated[float, Meta(gt=0, le=600, description="most pushed speech that may wait")] = 30.0
+    source: Annotated[str, Meta(description="'mic' or a sound file; not set: speech comes from clients only")] = ""
+    buffer_seconds: Annotated[
+        float, Meta(gt=0, le=600, description="most speech in the scheduler; each speaker queues 300 s more")
+    ] = 30.0
 
 
 class Server(Section, frozen=True):
     """The HTTP server: page, signalling, control and metrics."""
 
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8080
-    max_sessions: Annotated[int, Meta(ge=1, le=64, description="more are answered 503")] = 1
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 picks a free one")] = 8080
+    max_sessions: Annotated[
+        int, Meta(ge=1, le=64, description="seats of clients that may talk (page, WHIP); more are answered 503")
+    ] = 1
+    max_connections: Annotated[
+        int, Meta(ge=16, le=65_536, description="HTTP connections; beyond that idle ones are closed, then 503")
+    ] = 256
     token: Annotated[
         str,
         Meta(
             pattern=r"^[A-Za-z0-9._~+/-]*=*$",  # RFC 6750: nothing else passes an Authorization header
-            description="bearer token asked for; not set: none",
+            description="bearer token that clients must send; not set: none",
             extra={"secret": True, "allowed": "letters, digits and -._~+/"},
         ),
     ] = ""
-    tls_certificate_file: Annotated[str, Meta(description="PEM; with the key below: HTTPS")] = ""
-    tls_key_file: Annotated[str, Meta(description="PEM")] = ""
+    tls_certificate_file: Annotated[str, Meta(description="PEM file; with tls_key_file: HTTPS")] = ""
+    tls_key_file: Annotated[str, Meta(description="PEM file")] = ""
 
     def __post_init__(self) -> None:
         """Refuse half of a TLS pair."""
@@ -149,16 +189,22 @@ ICE_URL = re.compile(r"(stuns?:(?!.*[?])|turns?:)[\w.-]+(:(?P<port>[0-9]{1,5}))?
 class Webrtc(Section, frozen=True):
     """WebRTC media and connectivity."""
 
-    codec: Annotated[Literal["vp8", "h264"], Meta(description="video codec")] = "vp8"
-    bitrate_kbps: Annotated[int, Meta(ge=50, le=20_000, description="video bit rate aimed at")] = 1500
+    codec: Annotated[
+        Literal["vp8", "h264"], Meta(description="video codec of viewers that decode both; others get theirs")
+    ] = "vp8"
+    bitrate_kbps: Annotated[
+        int,
+        Meta(ge=50, le=20_000, description="video bit rate up to 512x512; beyond, it grows with the sides"),
+    ] = 1500
+    max_viewers: Annotated[int, Meta(ge=0, le=1024, description="WHEP viewers; more are answered 503")] = 64
     ice_servers: Annotated[
         tuple[str, ...], Meta(description="stun:, turn: and turns: URLs; the first of each is used")
     ] = ()
-    ice_username: Annotated[str, Meta(description="for the TURN server")] = ""
-    ice_credential: Annotated[str, Meta(description="for the TURN server", extra={"secret": True})] = ""
+    ice_username: Annotated[str, Meta(description="of the TURN server")] = ""
+    ice_credential: Annotated[str, Meta(description="of the TURN server", extra={"secret": True})] = ""
 
     def __post_init__(self) -> None:
-        """Refuse what no connection could use."""
+        """Refuse servers that no connection could use."""
         for name in ("ice_username", "ice_credential"):  # they are announced in a header
             if re.search(r"[\x00-\x1f\x7f]", getattr(self, name)):
                 raise ValueError(f"webrtc.{name}: expected no control characters")
@@ -173,31 +219,32 @@ class Webrtc(Section, frozen=True):
 class Zmq(Section, frozen=True):
     """ZeroMQ: frames, landmarks and sound out; audio in."""
 
-    publish: Annotated[str, Meta(description="endpoint of the publisher; not set: none")] = ""
-    audio: Annotated[str, Meta(description="endpoint of the audio input; not set: none")] = ""
-    single_part: Annotated[bool, Meta(description="topic and payload in one part, for ZMQ_CONFLATE")] = False
+    publish: Annotated[str, Meta(description="endpoint of the publisher; not set: no publisher")] = ""
+    audio: Annotated[str, Meta(description="endpoint of the speech input; not set: no input")] = ""
+    single_part: Annotated[bool, Meta(description="send topic and payload in one part, for ZMQ_CONFLATE")] = False
     video_encoding: Annotated[Literal["jpeg", "png", "rgb24"], Meta(description="of the video topic")] = "jpeg"
     jpeg_quality: Annotated[int, Meta(ge=1, le=100, description="of the video topic")] = 85
-    send_queue_messages: Annotated[int, Meta(ge=1, le=1000, description="kept for a slow subscriber")] = 32
-    secret_key_file: Annotated[str, Meta(description="CURVE key of the server; needed beyond loopback")] = ""
-    allowed_clients_file: Annotated[str, Meta(description="CURVE public keys, one a line; not set: any")] = ""
+    send_queue_messages: Annotated[int, Meta(ge=1, le=1000, description="messages kept for a slow subscriber")] = 32
+    secret_key_file: Annotated[str, Meta(description="CURVE key of the server; required beyond loopback")] = ""
+    allowed_clients_file: Annotated[str, Meta(description="CURVE public keys, one per line; not set: any client")] = ""
 
 
 class Log(Section, frozen=True):
-    """What is logged, to standard error."""
+    """Logging, to standard error."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least severe")] = "info"
-    format: Annotated[Literal["human", "json"], Meta(description="one line an event in both")] = "human"
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="lowest level to log")] = "info"
+    format: Annotated[Literal["human", "json"], Meta(description="one line per event in both")] = "human"
 
 
 class Config(Section, frozen=True):
-    """Everything that can be configured."""
+    """The whole configuration."""
 
     stream: Stream = Stream()
     speech: Speech = Speech()
     motion: Motion = Motion()
     video: Video = Video()
     portrait: Portrait = Portrait()
+    picture: Picture = Picture()
     idle: Idle = Idle()
     audio: Audio = Audio()
     server: Server = Server()

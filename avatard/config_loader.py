@@ -1,7 +1,7 @@
 """Reading the configuration: flag over environment over file over default, and where each value came from.
 
-A profile is shorthand for the keys it presets, written at the place where the profile is written: `--profile quality`
-overrides a `hop_frames` of the file, and a `hop_frames` beside it overrides the profile.
+A profile stands for the keys that it presets, with the priority of the place where it is set: `--profile quality`
+overrides a `hop_frames` of the file, and `--set stream.hop_frames=4` overrides `--profile quality`.
 """
 
 import difflib
@@ -23,7 +23,7 @@ ENVIRONMENT_PREFIX = "AVATARD_"
 
 
 class ConfigError(UserError):
-    """The configuration cannot be used; the message is one line: the key, what was got and what is allowed."""
+    """The configuration cannot be used. The message names the key, the value and what is allowed."""
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
@@ -39,7 +39,7 @@ class Key(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A value and who set it: a file, a variable of the environment, a flag, or `default`."""
+    """A value and its source: a file, an environment variable, a flag, or `default`."""
 
     value: Any
     source: str
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """The effective configuration and where each value came from, by `section.key`."""
+    """The effective configuration and the source of each value, by `section.key`."""
 
     config: Config
     settings: Mapping[str, Setting]
@@ -60,7 +60,7 @@ class Settings:
         )
 
     def toml(self) -> Iterator[str]:
-        """The lines of a file that gives the same configuration again, each value with where it came from.
+        """The lines of a file that gives the same configuration again, each value with its source.
 
         Secrets are left out.
         """
@@ -102,7 +102,7 @@ def load(
     flags: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Put the configuration together.
+    """Build the configuration.
 
     Args:
         config: the name of a shipped configuration, or a TOML file; a key it does not set keeps its default.
@@ -112,7 +112,7 @@ def load(
         environ: the environment; `AVATARD_SECTION__KEY` sets `section.key`.
 
     Raises:
-        ConfigError: naming the key, for anything that is unknown, of a wrong type or out of range.
+        ConfigError: a key is unknown, of a wrong type or out of range.
     """
     settings = {path: Setting(default, "default") for path, default in _defaults()}
     for layer in (_file(config), _environment(environ or {}), _command_line(overrides, flags or {})):
@@ -186,7 +186,7 @@ def _command_line(overrides: Iterable[str], flags: Mapping[str, object]) -> dict
 
 
 def _setting(path: str, value: object, source: str, text: bool = False) -> Setting:
-    """One checked value; `text` is from a place that has only strings, where lists are separated by commas."""
+    """One checked value; `text`: from a place that has only strings, where commas separate the items of lists."""
     key = keys().get(path)
     if key is None:
         raise ConfigError(f"{_unknown(path)} ({source})")
@@ -215,7 +215,7 @@ def _unknown(path: str) -> str:
 
 
 def _allowed(info: inspect.Type) -> str:
-    """What a key may be, in words."""
+    """The allowed values of a key, in words."""
     match info:
         case inspect.LiteralType():
             return f"one of {', '.join(map(str, info.values))}"

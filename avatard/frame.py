@@ -1,14 +1,16 @@
-"""A generated frame, the sound it is made from, and how two of them are blended."""
+"""A generated frame, the sound it is made from, and the weights by which two of them are blended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: Mono sound at 16 kHz, float32 `[T]` in [-1, 1].
+from avatard.timebase import PLAYBACK_RATIO
+
+#: Mono sound, float32 `[T]` in [-1, 1]; at 16 kHz unless a rate is named.
 Samples: TypeAlias = NDArray[np.float32]
 
 
@@ -21,6 +23,34 @@ class HeadPose:
     scale: float  # pixels per IOD
 
 
+class Rectangle(NamedTuple):
+    """Part of a frame, in pixels; all even, so that subsampled chroma has whole pixels in it."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Backdrop:
+    """What stands still behind the frames of a person: only a rectangle of them is ever computed, sent and copied."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3] RGB, the frame at rest; never written to
+    moving: Rectangle  # what may differ from it
+
+    def with_moved(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A whole frame `[H, W, 3]` from the moving part of it."""
+        whole = self.pixels.copy()
+        whole[self.moving.slices] = pixels
+        return whole
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One generated frame."""
@@ -29,6 +59,33 @@ class Frame:
     landmarks: NDArray[np.float32]  # [68, 3], iBUG points of the frontal face, IOD units
     blendshapes: NDArray[np.float32]  # [52], ARKit order
     head: HeadPose
+    backdrop: Backdrop | None = None  # what `pixels` was put together with, if only part of it moves
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """The same sound at two rates, in step: what the networks hear, and what viewers hear."""
+
+    speech: Samples  # [T], 16 kHz
+    playback: Samples  # [3 T], 48 kHz
+
+    @classmethod
+    def of_speech(cls, speech: Samples) -> Sound:
+        """Sound that only the networks hear; each sample is held for playback."""
+        return cls(speech, np.repeat(speech, PLAYBACK_RATIO))
+
+    def __len__(self) -> int:
+        """Samples at 16 kHz."""
+        return len(self.speech)
+
+    def then(self, after: Sound) -> Sound:
+        """This sound, and `after` behind it."""
+        return Sound(np.concatenate([self.speech, after.speech]), np.concatenate([self.playback, after.playback]))
+
+    def part(self, start: int, end: int | None = None) -> Sound:
+        """Samples [start, end), counted at 16 kHz."""
+        last = len(self) if end is None else end
+        return Sound(self.speech[start:last], self.playback[PLAYBACK_RATIO * start : PLAYBACK_RATIO * last])
 
 
 def raised_cosine(phase: NDArray[np.floating]) -> NDArray[np.floating]:

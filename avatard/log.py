@@ -1,6 +1,6 @@
-"""Logging: the standard library's, one line an event, for people or as JSON.
+"""Logging with the standard library: one line per event, for people or as JSON.
 
-An event is a short constant text with its values beside it: `logger.info("listening", extra={"url": url})`.
+An event is a short constant text; its values are fields: `logger.info("listening", extra={"url": url})`.
 """
 
 import json
@@ -12,23 +12,23 @@ from typing import Any, TextIO
 
 from avatard.config import Log
 
-#: What every LogRecord carries; anything else on it was given with `extra`.
+#: Attributes of every LogRecord; any other was passed as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 def setup(config: Log, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
-    """Send all loggers of this process to one handler; called once by each process, again to change it.
+    """Send all loggers of this process to one handler; each process calls it once, and again to change it.
 
     Args:
         config: level and format.
-        secrets: texts that are replaced by `***` wherever they would be printed.
+        secrets: texts that are replaced by `***` in every line.
         stream: standard error when not given.
     """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     form = _Json if config.format == "json" else _Human
     handler.setFormatter(form(tuple(secret for secret in secrets if secret)))
     logging.basicConfig(handlers=[handler], level=config.level.upper(), force=True)
-    # Third parties are asked for their warnings; their info lines are about themselves, not about the avatar.
+    # Of other libraries only warnings: their info lines do not concern the avatar.
     for name in ("aiohttp.access", "aioice", "aiortc", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
 
@@ -40,7 +40,7 @@ def _quoted(text: str) -> tuple[str, ...]:
 class _OneLine(logging.Formatter):
     def __init__(self, secrets: tuple[str, ...]) -> None:
         super().__init__()
-        # A secret inside of a quoted value looks as the quoting left it.
+        # Inside a quoted value, a secret appears in its quoted form.
         quotings = {form for text in secrets for once in _quoted(text) for form in _quoted(once)}
         self._secrets = sorted(quotings, key=len, reverse=True)
 
@@ -63,7 +63,7 @@ class _Human(_OneLine):
         at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         fields = "".join(f" {name}={value}" for name, value in self._fields(record).items())
         line = f"{at} {record.levelname:<7} {record.name}: {record.getMessage()}{fields}"
-        # A text from outside must not be able to forge a second event.
+        # A text from a client must not be able to forge a second event.
         return self._hide("\\n".join(line.splitlines()))
 
 

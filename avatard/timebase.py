@@ -18,3 +18,7 @@ CROP_SIDE: Final = 256
 #: iBUG facial landmarks and ARKit blend shapes of a face.
 LANDMARKS: Final = 68
 BLENDSHAPES: Final = 52
+
+#: What viewers hear, and its samples for each sample that the networks hear.
+PLAYBACK_RATE_HZ: Final = 48_000
+PLAYBACK_RATIO: Final = PLAYBACK_RATE_HZ // SAMPLE_RATE_HZ  # 3

@@ -22,6 +22,13 @@ def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     return signal.sqrt() * x0 + (1 - signal).sqrt() * noise
 
 
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """Sinusoids `[B, width]` of timesteps `[B]`. Source: DDPM, Ho et al. 2020, after Vaswani et al. 2017."""
+    rate = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=t.device) / (width // 2))
+    angle = t.float()[:, None] * rate
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
 def few_timesteps(timesteps: int, steps: int) -> list[int]:
     """`steps` timesteps from T - 1 down, evenly spaced; the last one leads to the clean sample."""
     if not 1 <= steps <= timesteps:

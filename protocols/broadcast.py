@@ -1,7 +1,7 @@
-"""Live media for WebRTC: each frame is encoded once, and handed to the senders of all clients.
+"""Live media for WebRTC: each frame is encoded once for each codec in use, and given to the senders of all clients.
 
-    hub = Broadcaster(Encoding(codec="vp8", bitrate_bps=1_500_000), now=time.monotonic)
-    hub.send(index, rgb, pcm16)                      # once for each frame, when it is due
+    broadcaster = Broadcaster(Encoding(codec="vp8", bitrate_bps=1_500_000), now=time.monotonic)
+    broadcaster.send(index, rgb, pcm16)              # once for each frame, when it is due
 
 Sound and picture of a frame are encoded first and handed to the senders together, because a sender report pairs the
 wall clock at sending with the last RTP timestamp: what is encoded in between would become lip-sync error. aiortc packs
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import av
 import numpy as np
@@ -28,7 +29,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from avatard.timebase import FPS, SAMPLE_RATE_HZ
+from avatard.protocols.offer import Codec, Kind
+from avatard.protocols.tasks import cancel_and_wait
+from avatard.timebase import FPS, PLAYBACK_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +41,42 @@ QUEUE_FRAMES = 25  # a viewer that is further behind starts again at a key frame
 ENCODE_QUEUE_FRAMES = 10
 KEY_FRAME_INTERVAL = 10 * FPS
 RETRY_SECONDS = 1.0  # after an encoder that failed, before there is another
+REFERENCE_PIXELS = 512 * 512  # up to here pictures have the configured bit rate
+LEVEL_31_PIXELS = 3600 * 256  # H.264, table A-1: macroblocks of a frame
 
-Kind: TypeAlias = Literal["video", "audio"]
-KINDS: tuple[Kind, ...] = ("video", "audio")
+CODECS: tuple[Codec, ...] = ("vp8", "h264")
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pictures and sound are encoded."""
+    """How pictures and sound are encoded.
 
-    codec: Literal["vp8", "h264"] = "vp8"
+    Attributes:
+        codec: the one that is sent to viewers who can decode both.
+        bitrate_bps: of pictures up to 512x512; `video_bitrate_bps` has that of larger ones.
+        audio_bitrate_bps: of Opus.
+    """
+
+    codec: Codec = "vp8"
     bitrate_bps: int = 1_500_000
     audio_bitrate_bps: int = 48_000
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """All video codecs, the preferred one first."""
+        return (self.codec, *(codec for codec in CODECS if codec != self.codec))
+
+    def video_bitrate_bps(self, width: int, height: int) -> int:
+        """The bit rate for pictures of this size: it grows with their sides, as detail does, not with their area."""
+        return round(self.bitrate_bps * max(1.0, math.sqrt(width * height / REFERENCE_PIXELS)))
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """One encoded picture."""
+
+    data: bytes
+    key: bool  # decoding can start here
 
 
 @dataclass(frozen=True)
@@ -57,60 +84,94 @@ class Encoded:
     """One frame on the wire."""
 
     index: int
-    video: bytes
-    key: bool
+    video: Mapping[Codec, EncodedVideo]
     audio: bytes
 
 
-class Encoder:
-    """VP8 or H.264 and Opus; one packet each for a frame of 40 ms."""
+class VideoEncoder:
+    """VP8 or H.264; one packet for a picture. A picture of another size starts a new stream with a key frame."""
 
-    def __init__(self, encoding: Encoding) -> None:
+    def __init__(self, codec: Codec, encoding: Encoding) -> None:
+        self._codec = codec
         self._encoding = encoding
-        self._video: VideoCodecContext | None = None
-        self._audio = _opus(encoding.audio_bitrate_bps)
+        self._context: VideoCodecContext | None = None
 
-    def encode(self, index: int, rgb: NDArray[np.uint8], pcm: NDArray[np.int16], key: bool) -> Encoded:
-        """Encode a picture [H, W, 3] and its 640 samples.
-
-        Raises:
-            ValueError: a side is odd, which 4:2:0 cannot carry.
-        """
+    def encode(self, index: int, rgb: NDArray[np.uint8], key: bool) -> EncodedVideo:
+        """Encode a picture [H, W, 3]; an odd side loses its last row or column, which 4:2:0 cannot carry."""
+        rgb = rgb[: rgb.shape[0] & ~1, : rgb.shape[1] & ~1]
         height, width, _ = rgb.shape
-        if height % 2 or width % 2:
-            raise ValueError(f"got a picture of {width}x{height}, expected even sides")
-        if self._video is None or (self._video.width, self._video.height) != (width, height):
-            self._video = _video(self._encoding, width, height)
+        if self._context is None or (self._context.width, self._context.height) != (width, height):
+            self._context = _video_context(self._codec, self._encoding.video_bitrate_bps(width, height), width, height)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         picture.pts, picture.time_base = index, Fraction(1, FPS)
         if key:
             picture.pict_type = PictureType.I
-        packets = self._video.encode(picture)
+        packets = self._context.encode(picture)
+        return EncodedVideo(b"".join(map(bytes, packets)), any(packet.is_keyframe for packet in packets))
+
+
+class AudioEncoder:
+    """Opus; one packet for the sound of a frame."""
+
+    def __init__(self, bitrate_bps: int) -> None:
+        context = av.CodecContext.create("libopus", "w")
+        assert isinstance(context, AudioCodecContext)
+        context.sample_rate, context.layout, context.format = PLAYBACK_RATE_HZ, "mono", "s16"
+        context.bit_rate, context.time_base = bitrate_bps, Fraction(1, PLAYBACK_RATE_HZ)
+        context.options = {"application": "lowdelay", "frame_duration": "40", "fec": "1", "packet_loss": "3"}
+        self._context = context
+
+    def encode(self, index: int, pcm: NDArray[np.int16]) -> bytes:
+        """Encode the 1,920 samples of a frame."""
         sound = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
-        sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE_HZ, index * len(pcm), Fraction(1, SAMPLE_RATE_HZ)
-        audio = self._audio.encode(sound)
-        return Encoded(
-            index,
-            b"".join(map(bytes, packets)),
-            any(packet.is_keyframe for packet in packets),
-            b"".join(map(bytes, audio)),
-        )
+        sound.sample_rate, sound.time_base = PLAYBACK_RATE_HZ, Fraction(1, PLAYBACK_RATE_HZ)
+        sound.pts = index * len(pcm)
+        return b"".join(map(bytes, self._context.encode(sound)))
 
 
-def _video(encoding: Encoding, width: int, height: int) -> VideoCodecContext:
-    name = {"vp8": "libvpx", "h264": "libx264"}[encoding.codec]
-    context = av.CodecContext.create(name, "w")
+class Encoder:
+    """Encodes frames in each codec that is asked for."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self._audio = AudioEncoder(encoding.audio_bitrate_bps)
+        self._video: dict[Codec, VideoEncoder] = {}
+
+    def encode(
+        self,
+        index: int,
+        rgb: NDArray[np.uint8],
+        pcm: NDArray[np.int16],
+        codecs: Collection[Codec],
+        keys: Collection[Codec] = (),
+    ) -> Encoded:
+        """Encode a picture [H, W, 3] in these codecs, and its 1,920 samples.
+
+        Args:
+            index: of the frame.
+            rgb: the picture.
+            pcm: the samples.
+            codecs: what the picture is encoded in; encoders of other codecs are closed.
+            keys: the codecs that get a key frame.
+        """
+        self._video = {codec: self._video.get(codec) or VideoEncoder(codec, self._encoding) for codec in codecs}
+        video = {codec: encoder.encode(index, rgb, codec in keys) for codec, encoder in self._video.items()}
+        return Encoded(index, video, self._audio.encode(index, pcm))
+
+
+def _video_context(codec: Codec, bitrate_bps: int, width: int, height: int) -> VideoCodecContext:
+    context = av.CodecContext.create({"vp8": "libvpx", "h264": "libx264"}[codec], "w")
     assert isinstance(context, VideoCodecContext)
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-    context.bit_rate = encoding.bitrate_bps
+    context.bit_rate = bitrate_bps
     context.framerate, context.time_base = Fraction(FPS), Fraction(1, FPS)
     context.gop_size = KEY_FRAME_INTERVAL
     context.thread_count = 1
-    rate = {"maxrate": str(encoding.bitrate_bps), "bufsize": str(encoding.bitrate_bps)}
-    if encoding.codec == "vp8":
+    rate = {"maxrate": str(bitrate_bps), "bufsize": str(bitrate_bps)}
+    if codec == "vp8":
         context.qmin, context.qmax = 2, 56
         context.options = rate | {
-            "minrate": str(encoding.bitrate_bps),
+            "minrate": str(bitrate_bps),
             "deadline": "realtime",
             "cpu-used": "-6",
             "lag-in-frames": "0",
@@ -119,58 +180,59 @@ def _video(encoding: Encoding, width: int, height: int) -> VideoCodecContext:
         }
     else:
         context.profile = "Baseline"
+        level = "31" if width * height <= LEVEL_31_PIXELS else "40"
         # Baseline's key frames must carry the parameter sets, and be real ones when they are asked for.
-        context.options = rate | {"preset": "veryfast", "tune": "zerolatency", "level": "31", "forced-idr": "1"}
-    return context
-
-
-def _opus(bitrate_bps: int) -> AudioCodecContext:
-    context = av.CodecContext.create("libopus", "w")
-    assert isinstance(context, AudioCodecContext)
-    context.sample_rate, context.layout, context.format = SAMPLE_RATE_HZ, "mono", "s16"
-    context.bit_rate, context.time_base = bitrate_bps, Fraction(1, SAMPLE_RATE_HZ)
-    context.options = {"application": "lowdelay", "frame_duration": "40", "fec": "1", "packet_loss": "3"}
+        context.options = rate | {"preset": "veryfast", "tune": "zerolatency", "level": level, "forced-idr": "1"}
     return context
 
 
 class Track(MediaStreamTrack):
-    """Packets for one client; nothing is kept before it is connected, which the first `recv` shows."""
+    """Packets for one client. Nothing is queued until it is connected, which the first `recv` shows."""
 
-    def __init__(self, kind: Kind, hub: Broadcaster, on_sent: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, kind: Kind, codec: Codec | None, broadcaster: Broadcaster, on_sent: Callable[[str, int], None]
+    ) -> None:
         super().__init__()
         self.kind = kind
-        self._hub = hub
+        self.codec = codec  # of video
+        self.connected = False
+        self._broadcaster = broadcaster
         self._on_sent = on_sent
         self._rate_hz = VIDEO_CLOCK_HZ if kind == "video" else AUDIO_CLOCK_HZ
         self._queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
-        self._connected = False
         self._wait_for_key = True
+
+    def request_key_frame(self) -> None:
+        """Let the next picture be one that decoding can start at."""
+        if self.codec is not None:
+            self._broadcaster.request_key_frame(self.codec)
 
     def put(self, encoded: Encoded) -> None:
         """Queue a frame; a client that is too far behind starts again at a key frame."""
-        if not self._connected:
+        if not self.connected:
             return
         if self._queue.qsize() >= QUEUE_FRAMES:
             while not self._queue.empty():
                 self._queue.get_nowait()
-                self._hub.dropped += self.kind == "video"
+                self._broadcaster.dropped += self.kind == "video"
             self._wait_for_key = True
-            self._hub.request_key_frame()
-        if self.kind == "video":
-            if self._wait_for_key and not encoded.key:
+            self.request_key_frame()
+        if self.codec is None:
+            self._queue.put_nowait((encoded.index, encoded.audio))
+        elif self.codec in encoded.video:  # not yet in the frame that was being encoded when this one connected
+            picture = encoded.video[self.codec]
+            if self._wait_for_key and not picture.key:
                 return
             self._wait_for_key = False
-            self._queue.put_nowait((encoded.index, encoded.video))
-        else:
-            self._queue.put_nowait((encoded.index, encoded.audio))
+            self._queue.put_nowait((encoded.index, picture.data))
 
     async def recv(self) -> Any:
         """The next packet, for aiortc's sender."""
         if self.readyState != "live":
             raise MediaStreamError
-        if not self._connected:
-            self._connected = True
-            self._hub.request_key_frame()
+        if not self.connected:
+            self.connected = True
+            self.request_key_frame()
         item = await self._queue.get()
         if item is None:
             raise MediaStreamError
@@ -187,12 +249,12 @@ class Track(MediaStreamTrack):
 
 
 class Broadcaster:
-    """Encodes each frame once, for all clients.
+    """Encodes each frame once for each codec that a connected client decodes.
 
     Args:
-        encoding: codec and bit rates.
+        encoding: codecs and bit rates.
         now: seconds, to measure with.
-        on_skew: told of each frame's sound sent minus picture sent, in seconds.
+        on_skew: called for each frame with the time its sound was sent minus that of its picture, in seconds.
     """
 
     def __init__(
@@ -211,7 +273,7 @@ class Broadcaster:
         self._executor = ThreadPoolExecutor(1, "encoder")
         self._queue: asyncio.Queue[tuple[int, NDArray[np.uint8], NDArray[np.int16]]] = asyncio.Queue()
         self._tracks: list[Track] = []
-        self._key_wanted = True
+        self._keys_wanted: set[Codec] = set()
         self._task: asyncio.Task[None] | None = None
         self._on_skew = on_skew
         self._sent: dict[int, tuple[str, float]] = {}
@@ -221,13 +283,18 @@ class Broadcaster:
         """Frames that wait for the encoder."""
         return self._queue.qsize()
 
-    def request_key_frame(self) -> None:
-        """Make the next picture one that decoding can start at."""
-        self._key_wanted = True
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """The tracks of all clients."""
+        return tuple(self._tracks)
+
+    def request_key_frame(self, codec: Codec) -> None:
+        """Let the next picture in this codec be one that decoding can start at."""
+        self._keys_wanted.add(codec)
 
     def send(self, index: int, rgb: NDArray[np.uint8], pcm: NDArray[np.int16]) -> None:
         """Send a frame to every client; returns at once."""
-        if not self._tracks:
+        if not any(track.connected for track in self._tracks):
             return
         if self._queue.qsize() >= ENCODE_QUEUE_FRAMES:
             self.dropped += 1
@@ -238,20 +305,19 @@ class Broadcaster:
 
     async def close(self) -> None:
         """Stop encoding."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await cancel_and_wait(self._task)
+        self._task = None
         self._executor.shutdown()
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             index, rgb, pcm = await self._queue.get()
-            key, self._key_wanted = self._key_wanted, False
+            codecs = frozenset(track.codec for track in self._tracks if track.connected and track.codec is not None)
+            keys, self._keys_wanted = self._keys_wanted, set()
             since = self.now()
             try:
-                encoded = await loop.run_in_executor(self._executor, self._encode, index, rgb, pcm, key)
+                encoded = await loop.run_in_executor(self._executor, self._encode, index, rgb, pcm, codecs, keys)
             except Exception:
                 # Whatever it was, pictures that stand still for a moment are better than none.
                 logger.exception("encoding failed", extra={"frame": index})
@@ -262,33 +328,48 @@ class Broadcaster:
             for track in list(self._tracks):
                 track.put(encoded)
 
-    def _encode(self, index: int, rgb: NDArray[np.uint8], pcm: NDArray[np.int16], key: bool) -> Encoded:
+    def _encode(
+        self,
+        index: int,
+        rgb: NDArray[np.uint8],
+        pcm: NDArray[np.int16],
+        codecs: Collection[Codec],
+        keys: Collection[Codec],
+    ) -> Encoded:
         if self._encoder is None:
             self._encoder = Encoder(self.encoding)
-        return self._encoder.encode(index, rgb, pcm, key)
+        return self._encoder.encode(index, rgb, pcm, codecs, keys)
 
     async def _restart(self) -> None:
-        """Go on with a fresh encoder, which begins at a key frame, and without what became late meanwhile."""
+        """Continue with a new encoder, which begins with a key frame, and without the frames that are late by then."""
         self._encoder = None
         await asyncio.sleep(RETRY_SECONDS)
         self.dropped += 1 + self._queue.qsize()
         while not self._queue.empty():
             self._queue.get_nowait()
 
-    def tracks(self, kinds: Sequence[Kind], on_sent: Callable[[str, int], None]) -> list[Track]:
-        """A track of each of these kinds for one more client."""
+    def add_client(
+        self, kinds: Sequence[Kind], codec: Codec | None, on_sent: Callable[[str, int], None]
+    ) -> list[Track]:
+        """A track of each of these kinds for one more client.
+
+        Args:
+            kinds: what the client is sent.
+            codec: of its video; None without video.
+            on_sent: called with the kind and the index of each frame that was sent.
+        """
 
         def sent(kind: str, index: int) -> None:
             self.sent += kind == "video"
             self._measure_skew(kind, index)
             on_sent(kind, index)
 
-        tracks = [Track(kind, self, sent) for kind in kinds]
+        tracks = [Track(kind, codec if kind == "video" else None, self, sent) for kind in kinds]
         self._tracks += tracks
         return tracks
 
     def release(self, tracks: Sequence[Track]) -> None:
-        """The client is gone."""
+        """Stop and forget the tracks of a client."""
         self._tracks = [track for track in self._tracks if track not in tracks]
         for track in tracks:
             track.stop()

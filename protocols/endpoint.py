@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -12,6 +11,8 @@ import zmq.asyncio
 
 from avatard.errors import UserError
 from avatard.protocols.curve import Gatekeeper, ServerKeys
+from avatard.protocols.network import is_loopback
+from avatard.protocols.tasks import cancel_and_wait
 
 HEARTBEAT_MS: Final = 2_000
 HEARTBEAT_TIMEOUT_MS: Final = 6_000
@@ -42,9 +43,7 @@ class Endpoint:
 
     async def stop(self) -> None:
         """End the tasks and close the socket; what is queued for slow peers is dropped."""
-        for task in self._tasks:
-            task.cancel()
-        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        ends = await cancel_and_wait(self._tasks)
         self._tasks.clear()
         self._resources.close()
         for end in ends:
@@ -112,11 +111,3 @@ def check_endpoint(endpoint: str, keys: ServerKeys | None) -> None:
             f"{endpoint} is reachable from other machines: bind to 127.0.0.1, or make keys with `avatard keys`"
             " and set zmq.secret_key_file"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what listens on this host name or address is reached from this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name or an interface: who knows what it resolves to

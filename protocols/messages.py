@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from avatard.timebase import BLENDSHAPES, LANDMARKS
+
 VERSION: Final = 1
-LANDMARKS: Final = 68
-BLENDSHAPES: Final = 52
 MAX_SPEECH_SECONDS: Final = 10
+MAX_ERROR_LENGTH: Final = 200
 MAX_IMAGE_BYTES: Final = 8 * 1024 * 1024
 MAX_REQUEST_BYTES: Final = MAX_IMAGE_BYTES + 1024
 """The longest message the incoming socket reads: one portrait and its fields."""
@@ -27,7 +28,16 @@ Points = Annotated[bytes, msgspec.Meta(min_length=LANDMARKS * 12, max_length=LAN
 
 
 class MessageError(ValueError):
-    """A message that does not follow the protocol; the text says what was wrong with it."""
+    """A message that does not follow the protocol; the text says what was wrong with it.
+
+    Args:
+        message: for people.
+        request_id: of the message, where it could be read.
+    """
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
 
 
 class Topic(StrEnum):
@@ -65,15 +75,34 @@ class Meta(Header, frozen=True, kw_only=True, tag="meta"):
     synthetic: bool = True  # picture and face are generated; whoever shows them must say so
 
 
+class UtteranceState(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an utterance: each is queued, started and ended, once and in this order."""
+
+    state: Literal["queued", "started", "ended"]
+    played_ms: Count = 0  # of `ended`, as are the following
+    dropped_ms: Count = 0  # taken from the sender and never heard
+    interrupted: bool = False
+
+
 class State(Header, frozen=True, kw_only=True, tag="state"):
     """What the avatar does and what happened; repeated as `snapshot` to late joiners and every second."""
 
     state: Literal["starting", "idle", "speaking", "stopped"]
     event: Literal[
-        "snapshot", "ready", "started-speaking", "stopped-speaking", "interrupted", "identity", "error", "stopped"
+        "snapshot",
+        "ready",
+        "started-speaking",
+        "stopped-speaking",
+        "interrupted",
+        "utterance",
+        "identity",
+        "error",
+        "stopped",
     ]
-    id: Id = ""  # the request this answers
+    id: Id = ""  # the request this answers; of `utterance`: which one
     message: str = ""  # for people; of an error: what was wrong
+    code: str = ""  # for programs; of an error: which kind
+    utterance: UtteranceState | None = None  # of `utterance`
     played_us: Micros | None = None  # of `interrupted`: the media time of the last frame that spoke
 
 
@@ -206,18 +235,34 @@ def decode_request(payload: bytes) -> AnyRequest:
     Raises:
         MessageError: `payload` is none; the text says why.
     """
-    request = _decode(_request_decoder, payload)
-    if isinstance(request, Speech):
-        request.samples()
+    try:
+        request = _decode(_request_decoder, payload)
+        if isinstance(request, Speech):
+            request.samples()
+    except MessageError as error:
+        # The text may quote what the sender sent: not megabytes of it.
+        expected = "expected a msgpack map with t = audio, end_of_utterance, interrupt or identity"
+        raise MessageError(
+            f"{str(error)[: MAX_ERROR_LENGTH - len(expected) - 2]}; {expected}", _request_id(payload)
+        ) from None
     return request
+
+
+def _request_id(payload: bytes) -> str:
+    """The id of a message that is malformed otherwise."""
+    try:
+        found = msgspec.msgpack.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+        return ""
+    request_id = found.get("id", "") if isinstance(found, dict) else ""
+    return request_id[:64] if isinstance(request_id, str) else ""
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        # The text may quote what the sender sent: one line, and not megabytes of it.
-        raise MessageError(" ".join(str(error).split())[:200]) from None
+        raise MessageError(" ".join(str(error).split())[:MAX_ERROR_LENGTH]) from None
     except RecursionError:
         raise MessageError("the message is nested too deeply") from None
 

@@ -1,6 +1,6 @@
 """WebRTC: the connection of one client.
 
-peer = Peer(hub, ice_servers, handler)
+peer = Peer(broadcaster, ice_servers, handler)
 answer = await peer.answer(offer)
 """
 
@@ -10,42 +10,41 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import av
 import numpy as np
+from aioice import Connection
 from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
+    RTCIceCandidate,
     RTCIceServer,
-    RTCPeerConnection,
-    RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError
-from aiortc.rtp import RtpPacket
-from aiortc.sdp import SessionDescription, candidate_from_sdp
-from aiortc.utils import uint16_gt
 from numpy.typing import NDArray
 
-from avatard.protocols.broadcast import KINDS, Broadcaster, Kind, Track
+from avatard.protocols.aiortc_internals import (
+    IceRestart,
+    PeerConnection,
+    bypass_jitter_buffer,
+    on_key_frame_request,
+)
+from avatard.protocols.broadcast import Broadcaster, Track
+from avatard.protocols.events import Error, Event, to_message
 from avatard.protocols.json_text import parse_object
+from avatard.protocols.offer import Candidate, Fragment, OfferError, Served, negotiate
 
 logger = logging.getLogger(__name__)
 
 MAX_EVENT_BYTES = 64 * 1024
 VANISHED_SECONDS = 10.0  # without a packet: receivers report every second, and ICE alone would take a minute
 CONNECT_SECONDS = 20.0
-EVENT_LABEL = "rtvi-ai"
 LOST_SECONDS = 0.5  # sound missing for longer was not lost but paused
-
-
-class OfferError(ValueError):
-    """An offer, or a candidate, cannot be used; one line."""
 
 
 @dataclass(frozen=True)
@@ -57,95 +56,97 @@ class IceServers:
     credential: str = ""
 
     def configuration(self) -> RTCConfiguration:
-        """As aiortc wants it: without servers an empty list, because None means somebody's public one."""
+        """In aiortc's form: without servers an empty list, because None means a public server."""
         servers = [RTCIceServer(url, self.username or None, self.credential or None) for url in self.urls]
         # Not MAX_BUNDLE: aiortc 1.16 then stops the one transport, unless the offer begins with the kind added first.
         return RTCConfiguration(servers)
 
 
 class Handler(Protocol):
-    """What a peer tells; called in the event loop."""
+    """Receives what a peer reports; called in the event loop."""
 
     def on_audio(self, samples: NDArray[np.float32], rate_hz: int) -> None:
-        """The client's microphone, mono."""
+        """Sound from the client's microphone, mono."""
 
     def on_message(self, message: dict[str, Any]) -> None:
         """A JSON object from the data channel."""
 
     def on_first_frame(self, seconds: float) -> None:
-        """The first picture left so long after the offer came."""
+        """The first frame was sent, this long after the offer arrived."""
 
     def on_closed(self) -> None:
-        """The client is gone; called once."""
+        """The connection ended; called once."""
 
 
 class Peer:
     """The connection of one client.
 
     Args:
-        hub: what it sees and hears; None for a client that only sends.
+        broadcaster: what the client sees and hears; None for a client that only sends.
         ice_servers: STUN and TURN.
-        handler: told of everything.
-        listens: whether the client's sound is wanted.
+        handler: receives sound, messages and the end of the connection.
+        receives: whether the client's sound is wanted.
     """
 
     def __init__(
-        self, hub: Broadcaster | None, ice_servers: IceServers, handler: Handler, listens: bool = True
+        self, broadcaster: Broadcaster | None, ice_servers: IceServers, handler: Handler, receives: bool = True
     ) -> None:
-        self._hub = hub
+        self._broadcaster = broadcaster
         self._handler = handler
-        self._listens = listens
-        self._pc = RTCPeerConnection(ice_servers.configuration())
+        self._receives = receives
+        self._pc = PeerConnection(ice_servers.configuration())
         self._pc.on("connectionstatechange", self._on_state)
         self._pc.on("track", self._on_track)
         self._pc.on("datachannel", self._on_channel)
+        self.silent_seconds = 0.0  # since the last packet of a client that was connected
         self._channel: RTCDataChannel | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._offered_at: float | None = hub.now() if hub is not None else None
+        self._offered_at: float | None = broadcaster.now() if broadcaster is not None else None
+        self._served: Served | None = None
         self._tracks: Sequence[Track] = ()
+        self._restarts: list[IceRestart] = []
+        self._username = ""  # of the client's ICE agent
 
     @property
     def closed(self) -> bool:
-        """Whether it was hung up."""
+        """Whether the connection ended."""
         return self._closed
 
     async def answer(self, offer: str) -> str:
         """The answer to an SDP offer.
 
         Raises:
-            OfferError: the offer is no SDP, or nothing in it fits; the peer is closed.
+            OfferError: the offer is malformed, or (`NotAcceptableError`) nothing in it can be served; the peer is
+                closed.
         """
         try:
-            asked = {section.kind for section in SessionDescription.parse(offer).media}
-            kinds = [kind for kind in KINDS if kind in asked]
-            if not kinds:
-                raise OfferError("the offer has neither a video nor an audio section")
-            # aiortc matches transceivers while it reads the offer: tracks and preferences must be there before.
-            if self._hub is not None:
-                self._add_tracks(self._hub, kinds)
-            await self._pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            codecs = self._broadcaster.encoding.codecs if self._broadcaster is not None else ()
+            served = self._served = negotiate(offer, codecs, self._receives)
+            self._username = served.username
+            # aiortc matches transceivers while it reads the offer: the tracks must be there before.
+            if self._broadcaster is not None:
+                self._add_tracks(self._broadcaster, served)
+            await self._pc.setRemoteDescription(RTCSessionDescription(served.offer, "offer"))
+            self._restarts = [IceRestart(dtls.transport) for dtls in self._pc.dtls_transports]
             await self._pc.setLocalDescription(await self._pc.createAnswer())
-        except Exception as error:  # aiortc's parser meets garbage with whatever breaks first
+        except Exception as error:  # aiortc's parser raises whatever breaks first in a malformed offer
             await self.close()
             if isinstance(error, OfferError):
                 raise
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise OfferError(f"the offer cannot be used: {said[:200]}") from None
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise OfferError(f"the offer cannot be used: {reason[:200]}") from None
+        self._spawn(self._add_candidates(served.candidates, served.ended))
         self._spawn(self._watch())
-        return str(self._pc.localDescription.sdp)
+        return served.answer(str(self._pc.localDescription.sdp))
 
-    def _add_tracks(self, hub: Broadcaster, kinds: Sequence[Kind]) -> None:
-        self._tracks = hub.tracks(kinds, self._on_sent)
+    def _add_tracks(self, broadcaster: Broadcaster, served: Served) -> None:
+        self._tracks = broadcaster.add_client(served.sends, served.codec, self._on_sent)
         for track in self._tracks:
-            sender = self._pc.addTrack(track)
-            sender._send_keyframe = hub.request_key_frame  # type: ignore[method-assign]  # ready-made packets bypass it
-        for transceiver in self._pc.getTransceivers():
-            if transceiver.kind == "video":
-                transceiver.setCodecPreferences(_preferred(hub.encoding.codec))
+            on_key_frame_request(self._pc.addTrack(track), track.request_key_frame)
 
     async def _watch(self) -> None:
-        """Hang up on a client that vanished, or never came."""
+        """Close the connection of a client that vanished, or never came."""
         received, silent = 0, 0.0
         while silent < (VANISHED_SECONDS if received else CONNECT_SECONDS):
             await asyncio.sleep(1.0)
@@ -153,49 +154,108 @@ class Peer:
             now = sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
             silent = silent + 1.0 if now == received else 0.0
             received = now
+            self.silent_seconds = silent if received else 0.0
+        if not received:
+            self._log_failure()
         self._hang_up()
 
-    async def add_candidate(self, candidate: str, mid: str | None, line: int | None) -> None:
-        """Add a trickled ICE candidate (`candidate:...`); an empty one ends them.
+    async def restart_ice(self, fragment: Fragment) -> str:
+        """Change to another network path: a fragment with new credentials is answered with one (RFC 9725, 4.3.2).
+
+        Media continue on the old path until the new one is established.
 
         Raises:
-            OfferError: it cannot be read.
+            OfferError: the connection is not established, or has a transport for each section.
         """
-        if not candidate:
-            return
-        try:
-            parsed = candidate_from_sdp(candidate.removeprefix("a=").removeprefix("candidate:"))
-            parsed.sdpMid, parsed.sdpMLineIndex = mid, line if mid is not None or line is not None else 0
-            await self._pc.addIceCandidate(parsed)
-        except Exception as error:  # as above
-            raise OfferError(f"the candidate cannot be used: {str(error) or type(error).__name__}") from None
+        if self._served is None or self._pc.connectionState != "connected":
+            raise OfferError("ICE cannot be restarted: the connection is not established; send a new offer")
+        if len(self._restarts) != 1:
+            raise OfferError("ICE cannot be restarted: the offer bundles no sections; send a new offer")
+        (restart,) = self._restarts
+        new = await restart.prepare(fragment.username, fragment.password)
+        self._username = fragment.username
+        self._spawn(self._complete_restart(restart, new))
+        self.add_candidates(fragment.candidates, fragment.ended)
+        candidates = [candidate.to_sdp() for candidate in new.local_candidates]
+        return self._served.restart_fragment(new.local_username, new.local_password, candidates)
 
-    def send_event(self, kind: str, data: dict[str, Any], event_id: str = "") -> None:
-        """Send an event over the data channel, if the client opened one."""
+    async def _complete_restart(self, restart: IceRestart, new: Connection) -> None:
+        try:
+            await restart.complete(new)
+        except ConnectionError as error:
+            logger.warning("ICE restart failed", extra={"reason": str(error)})
+
+    def is_restart(self, fragment: Fragment) -> bool:
+        """Whether a fragment has other ICE credentials than the connection."""
+        return fragment.username not in ("", self._username)
+
+    def add_candidates(self, candidates: Sequence[Candidate], ended: bool = False) -> None:
+        """Add trickled ICE candidates, side by side; a name that must be resolved delays neither them nor the caller.
+
+        Args:
+            candidates: of the client.
+            ended: whether these were the last.
+        """
+        self._spawn(self._add_candidates(candidates, ended))
+
+    async def _add_candidates(self, candidates: Iterable[Candidate], ended: bool) -> None:
+        await asyncio.gather(*map(self._add_candidate, candidates))
+        if ended:
+            await self._pc.addIceCandidate(None)
+
+    async def _add_candidate(self, candidate: Candidate) -> None:
+        assert self._served is not None
+        mid, line = self._served.place(candidate)
+        try:
+            await self._pc.addIceCandidate(
+                RTCIceCandidate(
+                    component=candidate.component,
+                    foundation=candidate.foundation,
+                    ip=candidate.address,
+                    port=candidate.port,
+                    priority=candidate.priority,
+                    protocol=candidate.protocol,
+                    type=candidate.type,
+                    sdpMid=mid,
+                    sdpMLineIndex=line if mid is None else None,
+                )
+            )
+        except (OSError, ValueError) as error:  # no multicast here, or it came after the end
+            logger.debug("ICE candidate ignored", extra={"address": candidate.address, "reason": str(error)})
+
+    def send(self, event: Event, request_id: str = "") -> None:
+        """Send an event over the data channel, if the client opened one.
+
+        Args:
+            event: what happened.
+            request_id: of the request that it answers.
+        """
         if self._channel is not None and self._channel.readyState == "open":
             if self._channel.bufferedAmount > MAX_EVENT_BYTES:
                 return  # a client that does not read its events may miss some
-            self._channel.send(json.dumps({"label": EVENT_LABEL, "type": kind, "id": event_id, "data": data}))
+            self._channel.send(json.dumps(to_message(event, request_id)))
 
     async def close(self) -> None:
-        """Hang up."""
+        """End the connection."""
         if self._closed:
             return
         self._closed = True
-        if self._hub is not None:
-            self._hub.release(self._tracks)
+        if self._broadcaster is not None:
+            self._broadcaster.release(self._tracks)
         for task in self._tasks:
             task.cancel()
+        for restart in self._restarts:
+            await restart.close()
         with contextlib.suppress(Exception):  # a half-open transport may refuse to be closed in order
             await self._pc.close()
         self._handler.on_closed()
 
     def _on_sent(self, kind: str, index: int) -> None:
-        if kind == "video" and self._offered_at is not None and self._hub is not None:
-            self._handler.on_first_frame(self._hub.now() - self._offered_at)
+        if kind == "video" and self._offered_at is not None and self._broadcaster is not None:
+            self._handler.on_first_frame(self._broadcaster.now() - self._offered_at)
             self._offered_at = None
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
@@ -203,29 +263,29 @@ class Peer:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            # A client that nobody listens to or watches any more would keep its place for ever.
+            # Without its tasks the connection would never be closed, and keep its seat.
             logger.error("a connection failed", exc_info=task.exception())
             self._hang_up()
 
     def _on_state(self) -> None:
-        if self._pc.connectionState in ("failed", "closed") and not self._closed:
+        if self._closed:
+            return
+        if self._pc.connectionState == "failed":
+            self._log_failure()
+        if self._pc.connectionState in ("failed", "closed"):
             self._hang_up()
+
+    def _log_failure(self) -> None:
+        logger.warning("WebRTC connection failed", extra={"reason": self._pc.failure()})
 
     def _hang_up(self) -> None:
         # Kept apart from `_tasks`, which `close` cancels.
         self._closing = asyncio.ensure_future(self.close())
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio" and self._listens:
-            self._bypass_jitter_buffer()
+        if track.kind == "audio" and self._receives:
+            bypass_jitter_buffer(self._pc)
             self._spawn(self._read(track))
-
-    def _bypass_jitter_buffer(self) -> None:
-        """Take sound as it comes."""
-        for receiver in self._pc.getReceivers():
-            buffer = getattr(receiver, "_RTCRtpReceiver__jitter_buffer", None)
-            if buffer is not None and not buffer._is_video:
-                receiver._RTCRtpReceiver__jitter_buffer = PassthroughJitterBuffer()  # type: ignore[attr-defined]
 
     async def _read(self, track: MediaStreamTrack) -> None:
         due: int | None = None  # sample that should come next
@@ -250,29 +310,6 @@ class Peer:
                 raise ValueError(f"got {len(text):,} characters, expected at most {MAX_EVENT_BYTES:,}")
             message = parse_object(text)
         except ValueError as error:
-            self.send_event("error", {"message": str(error), "fatal": False})
+            self.send(Error(message=str(error), code="bad-message"))
         else:
             self._handler.on_message(message)
-
-
-class PassthroughJitterBuffer:
-    """Instead of aiortc's jitter buffer for sound, which holds back 80 ms, and 320 where a packet is lost.
-
-    The scheduler has a margin for jitter; what is lost, or overtaken by a later packet, is silence.
-    """
-
-    def __init__(self) -> None:
-        self._newest: int | None = None
-
-    def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
-        """As aiortc's: whether a key frame is needed, and the frame that can be decoded now."""
-        if self._newest is not None and not uint16_gt(packet.sequence_number, self._newest):
-            return False, None
-        self._newest = packet.sequence_number
-        return False, JitterFrame(packet._data, packet.timestamp)  # type: ignore[attr-defined]
-
-
-def _preferred(codec: str) -> list[Any]:
-    """The one codec that is encoded, and its retransmission."""
-    wanted = {f"video/{codec}", "video/rtx"}
-    return [known for known in RTCRtpSender.getCapabilities("video").codecs if known.mimeType.lower() in wanted]

@@ -1,10 +1,11 @@
-"""WHEP (viewers) and WHIP (speech in) over HTTP: RFC 9725 and draft-ietf-wish-whep.
+"""WHEP (viewers) and WHIP (speech in) over HTTP: draft-ietf-wish-whep and RFC 9725.
 
-    POST   /whep          application/sdp                201, Location, ETag, Accept-Patch, Link
-    PATCH  /whep/ID       application/trickle-ice-sdpfrag 204
-    DELETE /whep/ID                                      200
+    POST   /whep     application/sdp                  201, the answer, Location, ETag, Accept-Patch, Link
+    PATCH  /whep/ID  application/trickle-ice-sdpfrag  204; 200 with new credentials where ICE is restarted
+    DELETE /whep/ID                                   200
 
-`add_routes` puts the four routes of one endpoint into an aiohttp application; who is let in is the caller's business.
+An offer is refused with 400 where it is malformed, and with 406 where nothing in it can be served; the text says what
+can. Errors are `web.HTTPException`s whose cause is the `OfferError`, for a middleware that makes JSON of them.
 """
 
 from __future__ import annotations
@@ -12,51 +13,128 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
-from avatard.protocols.peer import IceServers, OfferError, Peer
+from avatard.protocols.http_body import read_text
+from avatard.protocols.offer import NotAcceptableError, OfferError, parse_fragment
+from avatard.protocols.peer import IceServers, Peer
 
 MAX_SDP_BYTES = 256 * 1024
+SDP_TYPE = "application/sdp"
 TRICKLE_TYPE = "application/trickle-ice-sdpfrag"
+#: A path that a proxy has removed; nothing that a browser could take for another host.
+FORWARDED_PREFIX = re.compile(r"(/[A-Za-z0-9._~%-]+)+")
 
 Admit = Callable[[web.Request], Awaitable[Peer]]
 
 
-class Candidate(NamedTuple):
-    """A line of a trickle fragment: the candidate and the media section it is for."""
-
-    candidate: str
-    mid: str | None
-
-
-class Resource(NamedTuple):
-    """One connection as HTTP knows it."""
+@dataclass
+class Resource:
+    """One connection, as HTTP knows it."""
 
     peer: Peer
-    etag: str
+    etag: str  # of the ICE session; another one after a restart
 
 
-def parse_fragment(text: str) -> list[Candidate]:
-    """The candidates of a `trickle-ice-sdpfrag` (RFC 8840); a restart's credentials are not taken.
+class SignallingEndpoint:
+    """One WHEP or WHIP endpoint, and the connections made through it.
 
-    Raises:
-        OfferError: there is neither a candidate nor their end in it.
+    Args:
+        path: `/whep` or `/whip`.
+        ice_servers: announced to the clients.
+        admit: makes the peer of a request, or raises what the client is answered (503 when there is no seat).
     """
-    found: list[Candidate] = []
-    mid: str | None = None
-    ended = False
-    for line in text.splitlines():
-        if line.startswith("a=mid:"):
-            mid = line[len("a=mid:") :].strip()
-        elif line.startswith("a=candidate:"):
-            found.append(Candidate(line[len("a=") :].strip(), mid))
-        elif line.startswith("a=end-of-candidates"):
-            ended = True
-    if not found and not ended:
-        raise OfferError("the fragment has no candidate in it")
-    return found
+
+    def __init__(self, path: str, ice_servers: IceServers, admit: Admit) -> None:
+        self._path = path
+        self._links = link_headers(ice_servers)
+        self._admit = admit
+        self._resources: dict[str, Resource] = {}
+
+    def add_routes(self, app: web.Application) -> None:
+        """Add the routes of this endpoint, with and without a slash at the end of the path."""
+        for path in (self._path, f"{self._path}/"):
+            app.router.add_post(path, self._create)
+            app.router.add_route(hdrs.METH_OPTIONS, path, self._describe)
+        resource = f"{self._path}/{{name}}"
+        app.router.add_patch(resource, self._update)
+        app.router.add_delete(resource, self._delete)
+        app.router.add_route(hdrs.METH_OPTIONS, resource, self._describe)
+
+    async def _create(self, request: web.Request) -> web.Response:
+        offer = await read_text(request, SDP_TYPE, MAX_SDP_BYTES)
+        peer = await self._admit(request)
+        try:
+            answer = await peer.answer(offer)
+        except OfferError as error:
+            raise refusal(error) from error
+        self._forget_closed()
+        name, etag = secrets.token_urlsafe(16), _new_etag()
+        self._resources[name] = Resource(peer, etag)
+        headers = {
+            hdrs.LOCATION: f"{forwarded_prefix(request)}{self._path}/{name}",
+            hdrs.ETAG: etag,
+            "Accept-Patch": TRICKLE_TYPE,
+        }
+        return self._announced(web.Response(status=201, text=answer, content_type=SDP_TYPE, headers=headers))
+
+    async def _update(self, request: web.Request) -> web.Response:
+        text = await read_text(request, TRICKLE_TYPE, MAX_SDP_BYTES)
+        resource = self._find(request)
+        expected = request.headers.get(hdrs.IF_MATCH)
+        if expected not in (None, "*", resource.etag):
+            raise web.HTTPPreconditionFailed(text=f"got If-Match {expected[:80]}, expected {resource.etag} or *")
+        try:
+            fragment = parse_fragment(text)
+        except OfferError as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        if not resource.peer.is_restart(fragment):
+            resource.peer.add_candidates(fragment.candidates, fragment.ended)
+            return web.Response(status=204)
+        try:
+            answer = await resource.peer.restart_ice(fragment)
+        except OfferError as error:
+            raise web.HTTPUnprocessableEntity(text=str(error)) from error
+        resource.etag = _new_etag()
+        return web.Response(text=answer, content_type=TRICKLE_TYPE, headers={hdrs.ETAG: resource.etag})
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        resource = self._find(request)
+        del self._resources[request.match_info["name"]]
+        await resource.peer.close()
+        return web.Response(status=200)
+
+    async def _describe(self, request: web.Request) -> web.Response:
+        return self._announced(web.Response(status=204, headers={"Accept-Post": SDP_TYPE}))
+
+    def _find(self, request: web.Request) -> Resource:
+        self._forget_closed()
+        try:
+            return self._resources[request.match_info["name"]]
+        except KeyError:
+            raise web.HTTPNotFound(text="there is no such connection") from None
+
+    def _forget_closed(self) -> None:
+        self._resources = {name: resource for name, resource in self._resources.items() if not resource.peer.closed}
+
+    def _announced(self, response: web.Response) -> web.Response:
+        for link in self._links:
+            response.headers.add(hdrs.LINK, link)
+        return response
+
+
+def refusal(error: OfferError) -> web.HTTPException:
+    """The HTTP answer to an offer that cannot be used; raise it from the error."""
+    kind = web.HTTPNotAcceptable if isinstance(error, NotAcceptableError) else web.HTTPBadRequest
+    return kind(text=str(error))
+
+
+def forwarded_prefix(request: web.Request) -> str:
+    """The path that a proxy removed (`X-Forwarded-Prefix`), or nothing where the header is none or malformed."""
+    prefix = request.headers.get("X-Forwarded-Prefix", "").rstrip("/")
+    return prefix if FORWARDED_PREFIX.fullmatch(prefix) else ""
 
 
 def link_headers(ice_servers: IceServers) -> list[str]:
@@ -71,101 +149,9 @@ def link_headers(ice_servers: IceServers) -> list[str]:
     return links
 
 
+def _new_etag() -> str:
+    return f'"{secrets.token_hex(8)}"'
+
+
 def _quoted(text: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
-
-
-async def read_text(request: web.Request, expected_type: str) -> str:
-    """The body of a request, checked.
-
-    Raises:
-        web.HTTPException: 415 for another content type, 413 for more than 256 KiB, 400 for what is no text.
-    """
-    if request.content_type != expected_type:
-        raise web.HTTPUnsupportedMediaType(text=f"got {request.content_type}, expected {expected_type}")
-    if request.content_length is not None and request.content_length > MAX_SDP_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_SDP_BYTES, request.content_length)
-    body = await request.content.read(MAX_SDP_BYTES + 1)
-    while len(body) <= MAX_SDP_BYTES and (more := await request.content.read(MAX_SDP_BYTES + 1 - len(body))):
-        body += more
-    if len(body) > MAX_SDP_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_SDP_BYTES, len(body))
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise web.HTTPBadRequest(text="the body is not UTF-8") from None
-
-
-def add_routes(app: web.Application, path: str, ice_servers: IceServers, admit: Admit) -> None:
-    """Serve one endpoint at `path`.
-
-    Args:
-        app: where the routes go.
-        path: `/whep` or `/whip`.
-        ice_servers: announced to the clients.
-        admit: makes the peer of a request, or raises what the client is answered (503 when full).
-    """
-    resources: dict[str, Resource] = {}
-
-    async def post(request: web.Request) -> web.Response:
-        offer = await read_text(request, "application/sdp")
-        peer = await admit(request)
-        try:
-            answer = await peer.answer(offer)
-        except OfferError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
-        _forget_closed(resources)
-        name, etag = secrets.token_urlsafe(16), f'"{secrets.token_hex(8)}"'
-        resources[name] = Resource(peer, etag)
-        response = web.Response(status=201, text=answer, content_type="application/sdp")
-        response.headers[hdrs.LOCATION] = f"{path}/{name}"
-        response.headers[hdrs.ETAG] = etag
-        response.headers["Accept-Patch"] = TRICKLE_TYPE
-        for link in link_headers(ice_servers):
-            response.headers.add(hdrs.LINK, link)
-        return response
-
-    def find(request: web.Request) -> Resource:
-        _forget_closed(resources)
-        try:
-            return resources[request.match_info["name"]]
-        except KeyError:
-            raise web.HTTPNotFound(text="no such connection") from None
-
-    async def patch(request: web.Request) -> web.Response:
-        fragment = await read_text(request, TRICKLE_TYPE)
-        resource = find(request)
-        expected = request.headers.get(hdrs.IF_MATCH)
-        if expected not in (None, "*", resource.etag):
-            raise web.HTTPPreconditionFailed(
-                text="the connection has another ETag: ICE was restarted, or is not supported"
-            )
-        try:
-            for candidate, mid in parse_fragment(fragment):
-                await resource.peer.add_candidate(candidate, mid, None)
-        except OfferError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
-        return web.Response(status=204)
-
-    async def delete(request: web.Request) -> web.Response:
-        resource = find(request)
-        del resources[request.match_info["name"]]
-        await resource.peer.close()
-        return web.Response(status=200)
-
-    async def options(request: web.Request) -> web.Response:
-        response = web.Response(status=204, headers={"Accept-Post": "application/sdp"})
-        for link in link_headers(ice_servers):
-            response.headers.add(hdrs.LINK, link)
-        return response
-
-    app.router.add_post(path, post)
-    app.router.add_route(hdrs.METH_OPTIONS, path, options)
-    app.router.add_patch(f"{path}/{{name}}", patch)
-    app.router.add_delete(f"{path}/{{name}}", delete)
-    app.router.add_route(hdrs.METH_OPTIONS, f"{path}/{{name}}", options)
-
-
-def _forget_closed(resources: dict[str, Resource]) -> None:
-    for name in [name for name, resource in resources.items() if resource.peer.closed]:
-        del resources[name]

@@ -14,9 +14,9 @@ slow, dead or malicious peer costs a bounded amount of memory and none of the ot
 
 import asyncio
 import contextlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Self, TypeAlias, cast
+from typing import Final, NamedTuple, Self, cast
 
 import msgspec
 import numpy as np
@@ -28,20 +28,14 @@ from avatard.protocols.curve import ServerKeys
 from avatard.protocols.endpoint import Endpoint
 from avatard.protocols.image import ImageFormat, encode_image
 from avatard.protocols.messages import (
-    BLENDSHAPES,
-    LANDMARKS,
     MAX_REQUEST_BYTES,
     AnyMessage,
     AnyRequest,
     Audio,
-    EndOfUtterance,
     Face,
     Head,
-    Interrupt,
     MessageError,
     Meta,
-    Portrait,
-    Speech,
     State,
     Stats,
     Topic,
@@ -49,14 +43,12 @@ from avatard.protocols.messages import (
     decode_request,
     encode,
 )
+from avatard.timebase import BLENDSHAPES, LANDMARKS
 
 SNAPSHOT_SECONDS: Final = 1.0
 SEND_QUEUE_MESSAGES: Final = 32  # ten frames of three topics: what a stall of 0.4 s sends at once
 SEND_BUFFER_BYTES: Final = 512 * 1024
 RECEIVE_QUEUE_MESSAGES: Final = 8
-RECEIVE_BUFFER_BYTES: Final = 32 * 1024 * 1024
-REQUEST_BYTES: Final = 512  # what a request costs beside its data
-Queued: TypeAlias = Speech | EndOfUtterance | Portrait
 _TOPICS: Final[Mapping[type[AnyMessage], Topic]] = {
     Meta: Topic.META,
     State: Topic.STATE,
@@ -194,9 +186,10 @@ class Publisher(Endpoint):
         self._state = state
         self._send(self._now(), state)
 
-    def error(self, message: str, request_id: str = "") -> None:
+    def error(self, message: str, request_id: str = "", code: str = "") -> None:
         """Publish that a request or a part of the daemon failed; the avatar's state stays what it was."""
-        self._send(self._now(), State(state=self._state.state, event="error", message=message, id=request_id))
+        state = self._state.state
+        self._send(self._now(), State(state=state, event="error", message=message, id=request_id, code=code))
 
     def stats(self, values: Mapping[str, float]) -> None:
         """Publish counters and measurements, and this publisher's own messages per topic."""
@@ -256,100 +249,57 @@ class Publisher(Endpoint):
 class Receiver(Endpoint):
     """Reads audio and control from any number of PUSH sockets; iterate over it to get checked requests.
 
-    Malformed messages are counted and reported to `on_error`, never fatal. At most `buffer_bytes` of requests wait to
-    be consumed: then the socket is not read until there is room, PUSH sockets fill their own queue and their `send`
-    waits; nothing is lost. An interrupt does not queue behind the sound before it: that is dropped, and `on_interrupt`
-    is called at once. It must be read for that, so the buffer is made for minutes of sound.
+    Malformed messages are counted and reported to `on_error`, never fatal. While nobody iterates the socket is not
+    read: PUSH sockets fill their own queue and their `send` waits; nothing is lost.
 
     Args:
         endpoint: as of `Publisher`.
-        on_interrupt: gets an interrupt as soon as it was read.
-        on_error: gets one line on what was wrong with a message.
-        buffer_bytes: what may wait.
+        on_error: gets what was wrong with a message, in one line, and the message's id where it has one.
         keys: CURVE.
 
     Raises:
         EndpointError: the endpoint is malformed, or reachable from elsewhere without keys.
     """
 
-    def __init__(
-        self,
-        endpoint: str,
-        *,
-        on_interrupt: Callable[[Interrupt], None],
-        on_error: Callable[[str], None],
-        buffer_bytes: int = RECEIVE_BUFFER_BYTES,
-        keys: ServerKeys | None = None,
-    ) -> None:
+    def __init__(self, endpoint: str, *, on_error: Callable[[str, str], None], keys: ServerKeys | None = None) -> None:
         super().__init__(endpoint, zmq.PULL, keys)
         self.received: Counter[str] = Counter()
         """Requests by type, and `malformed`."""
-        self.buffered_bytes = 0
-        self._buffer_bytes = buffer_bytes
-        self._on_interrupt = on_interrupt
         self._on_error = on_error
-        self._requests: deque[Queued] = deque()
-        self._filled = asyncio.Event()
-        self._drained = asyncio.Event()
 
     def _configure(self, socket: zmq.asyncio.Socket) -> None:
         socket.rcvhwm = RECEIVE_QUEUE_MESSAGES
         socket.maxmsgsize = MAX_REQUEST_BYTES  # whoever sends more is disconnected
 
     async def start(self) -> None:
-        """Bind and read.
+        """Bind.
 
         Raises:
             EndpointError: the address cannot be bound.
         """
         self._socket = self._bind()
-        self._tasks = [asyncio.create_task(self._read(), name="zmq-requests")]
 
     def __aiter__(self) -> Self:
         """One consumer, until it is cancelled."""
         return self
 
-    async def __anext__(self) -> Queued:
-        while not self._requests:
-            self._filled.clear()
-            await self._filled.wait()
-        request = self._requests.popleft()
-        self.buffered_bytes -= _cost(request)
-        self._drained.set()
-        return request
-
-    async def _read(self) -> None:
+    async def __anext__(self) -> AnyRequest:
         while True:
-            while self.buffered_bytes >= self._buffer_bytes:
-                self._drained.clear()
-                await self._drained.wait()
             parts = await self._socket.recv_multipart()
             try:
                 # A topic in front is allowed, so that what one avatar publishes can be another's input.
                 if len(parts) > 2:
                     raise MessageError(f"got {len(parts)} parts, expected one msgpack map")
-                self._accept(decode_request(parts[-1]))
+                request = decode_request(parts[-1])
             except MessageError as error:
                 self.received["malformed"] += 1
-                self._on_error(str(error))
+                self._on_error(str(error), error.request_id)
                 # A flood of rubbish is answered at a pace that leaves the subscribers' queues room for frames.
                 if self.received["malformed"] % 8 == 0:
                     await asyncio.sleep(0.008)
-
-    def _accept(self, request: AnyRequest) -> None:
-        self.received[type(request).__name__] += 1
-        if isinstance(request, Interrupt):
-            self._requests = deque(queued for queued in self._requests if isinstance(queued, Portrait))
-            self.buffered_bytes = sum(map(_cost, self._requests))
-            self._on_interrupt(request)
-            return
-        self._requests.append(request)
-        self.buffered_bytes += _cost(request)
-        self._filled.set()
-
-
-def _cost(request: Queued) -> int:
-    return REQUEST_BYTES + (0 if isinstance(request, EndOfUtterance) else len(request.data))
+            else:
+                self.received[type(request).__name__] += 1
+                return request
 
 
 def _wire_floats(array: NDArray[np.float32], shape: tuple[int, ...]) -> bytes:

@@ -32,7 +32,7 @@ from avatard.timebase import FRAME_US
 
 
 def subscribe(endpoint: str, results: Connection) -> None:
-    """Read everything until told to stop; send back lateness in ms, messages and bytes by topic."""
+    """Read everything until asked to stop; send back lateness in ms, messages and bytes by topic."""
     late: list[float] = []
     size: dict[str, int] = {}
     count: dict[str, int] = {}

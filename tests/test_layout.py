@@ -67,6 +67,75 @@ def test_leaves_import_only_leaves(leaf):
     assert not [name for name in imports(path) if under(name, "avatard") and not is_leaf(name)]
 
 
+#: The folders of the daemon from the ground up: a module imports from its own folder and from those before it.
+FLOORS = [
+    ("timebase", "errors", "frame", "portrait"),
+    ("clock", "config", "config_loader", "log", "models", "protocols", "media"),
+    ("playout",),
+    ("inference",),
+    ("engine",),
+    ("session",),
+    ("gateways",),
+    ("commands",),
+    ("cli", "__main__"),
+]
+
+
+def floor_of(name: str) -> int:
+    """Of a module by its full name; the package itself is below all."""
+    parts = name.split(".")
+    return -1 if len(parts) == 1 else next((n for n, rooms in enumerate(FLOORS) if parts[1] in rooms), -1)
+
+
+def all_modules() -> dict[str, Path]:
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in modules(package):
+            name = ".".join([package, *path.relative_to(folder).with_suffix("").parts])
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def test_no_module_imports_upwards():
+    for name, path in all_modules().items():
+        for imported in imports(path):
+            if under(imported, "avatard"):
+                assert floor_of(imported) <= floor_of(name), f"{name} imports {imported}"
+
+
+def test_imports_have_no_circle():
+    """Also those inside functions and for type checkers."""
+    known = all_modules()
+    graph = {name: {i for i in imports(path) if i in known and i != name} for name, path in known.items()}
+    graph = {name: {i for i in found if known[i].name != "__init__.py"} for name, found in graph.items()}
+    while graph:
+        free = [name for name, found in graph.items() if not found & graph.keys()]
+        assert free, f"a circle of imports among {sorted(graph)}"
+        graph = {name: found for name, found in graph.items() if name not in free}
+
+
+def test_the_top_of_the_daemon_is_short():
+    assert len([path for path in (ROOT / "avatard").iterdir() if path.is_file()]) <= 12
+
+
+def test_what_serving_does_not_need_is_not_among_the_networks():
+    """Every module of models/ outside training and evaluation is used by a verb."""
+    known = all_modules()
+    reached, waiting = set[str](), ["avatard.cli", "avatard.inference.worker", "avatard.engine.engine"]
+    while waiting:
+        name = waiting.pop()
+        if name in known and name not in reached:
+            reached.add(name)
+            waiting += imports(known[name])
+    unused = {
+        name
+        for name, path in known.items()
+        if under(name, "avatard.models") and path.name != "__init__.py" and name not in reached
+        if not under(name, "avatard.models.training") and not under(name, "avatard.models.evaluation")
+    }
+    assert not unused
+
+
 def reads_a_clock(path: Path) -> bool:
     """Whether it uses `time` for more than to sleep, or `datetime.now` and its like."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

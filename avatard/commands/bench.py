@@ -1,4 +1,4 @@
-"""How fast this machine is: what each stage of the pipeline costs, and whether it keeps up with speech."""
+"""`avatard bench`: the cost of each stage of the pipeline on this machine, and its real-time factor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from avatard.timebase import FPS, SAMPLE_RATE_HZ
 #: The paper's time for 5 s of video at 256², on an RTX 3090 Ti.
 PAPER_SECONDS: Final = 125
 PAPER_VIDEO_SECONDS: Final = 5
-#: Frames at the start whose cost is not counted: caches are cold.
+#: Frames at the start that are not counted: caches are cold.
 WARM_UP_FRAMES: Final = 32
 #: Networks that are timed inside a stage, by the name of their class.
 NETWORKS: Final = {
@@ -44,7 +44,7 @@ Report = dict[str, Any]
 
 
 def voice(seconds: float, seed: int = 0) -> Samples:
-    """Something like speech, 16 kHz: syllables of a buzzing pitch and noise. What it says costs nothing."""
+    """A signal like speech, 16 kHz: syllables of a pitched buzz and noise. Its content does not change the cost."""
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     pitch = 2 * np.pi * 120 * t
@@ -56,7 +56,7 @@ def voice(seconds: float, seed: int = 0) -> Samples:
 
 @contextmanager
 def timed_networks(engine: Engine, spent: dict[str, float]) -> Iterator[None]:
-    """Add up in `spent` the CPU seconds that each of `NETWORKS` takes, wherever the engine keeps it."""
+    """Add up in `spent` the CPU seconds of each of `NETWORKS` in the engine."""
     from torch import nn
 
     handles = []
@@ -90,7 +90,7 @@ def timed_networks(engine: Engine, spent: dict[str, float]) -> Iterator[None]:
 
 
 def stages(engine: Engine, seconds: float) -> dict[str, float]:
-    """CPU milliseconds per frame of both stages and of the networks in them, on this thread, one hop at a time."""
+    """CPU milliseconds per frame of both stages and of their networks, on this thread, one hop at a time."""
     stream = engine.begin(0)
     spent: dict[str, float] = defaultdict(float)
     frames = counted = 0
@@ -110,7 +110,7 @@ def stages(engine: Engine, seconds: float) -> dict[str, float]:
 
 
 def throughput(engine: Engine, config: Config, seconds: float) -> Report:
-    """Both stages at once, as they run live, and the video encoder beside them."""
+    """Measure both stages in parallel, as they run live, together with the video encoder."""
     with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
         began, used = monotonic(), process_cpu()
         frames = 0
@@ -132,10 +132,10 @@ def throughput(engine: Engine, config: Config, seconds: float) -> Report:
 
 
 def bench(config: Config, make_engine: MakeEngine, identity: Path, seconds: float = 10.0) -> Report:
-    """Measure; see `table` for what is in it.
+    """Measure; `table` shows the contents of the report.
 
     Raises:
-        EngineError: the portrait, the weights or the configuration cannot be used, in one line.
+        UserError: the portrait, the weights or the configuration cannot be used.
     """
     began = monotonic()
     engine = make_engine(config)
@@ -167,7 +167,7 @@ def bench(config: Config, make_engine: MakeEngine, identity: Path, seconds: floa
 
 
 def table(report: Report) -> str:
-    """The report for people."""
+    """The report as text."""
     machine, stream, render, costs = (report[key] for key in ("machine", "stream", "render", "core_ms_per_frame"))
     hop = stream["hop_frames"]
     lines = [
@@ -198,7 +198,7 @@ def _number(value: float | None) -> str:
 
 
 def _processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, if the system provides it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]

@@ -1,4 +1,4 @@
-"""A client of the daemon's page connection, as a browser is one, for measuring and testing what arrives."""
+"""A client that connects as the page does, and measures what arrives."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ import av
 import numpy as np
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtp import RtpPacket
 from numpy.typing import NDArray
 
 from avatard.clock import monotonic
 from avatard.errors import UserError
 from avatard.frame import Samples
-from avatard.media.resample import to_pcm16
+from avatard.media.pcm import to_pcm16
+from avatard.protocols.aiortc_internals import tap_rtp
+from avatard.protocols.tasks import cancel_and_wait
 from avatard.timebase import SAMPLE_RATE_HZ
 
 VOICE_RATE_HZ = 48_000
@@ -32,14 +35,14 @@ class ClientError(UserError):
 
 @dataclass
 class Arrivals:
-    """What came over one track: for each RTP timestamp, when its last packet came."""
+    """The arrivals of one track: for each RTP timestamp, the time of its last packet."""
 
     at: dict[int, float] = field(default_factory=dict)  # RTP timestamp -> seconds
     bytes: int = 0
 
 
 class Voice(MediaStreamTrack):
-    """Speech at the pace of a microphone, silence after it; a packet leaves when its last sample would be captured."""
+    """Speech at the pace of a microphone, then silence. A packet leaves when its last sample would be captured."""
 
     kind = "audio"
 
@@ -65,13 +68,13 @@ class Voice(MediaStreamTrack):
 
 
 class LiveClient:
-    """Connects to `url`, sends `speech` (16 kHz) and keeps what comes back.
+    """Connects to `url`, sends `speech` (16 kHz) and records what it receives.
 
     Args:
         url: of the page, without a slash at its end.
-        speech: what the microphone hears; None sends nothing.
+        speech: the microphone's sound; None sends nothing.
         token: of the daemon.
-        on_picture: gets every decoded picture [H, W, 3] with its position in the stream, in 90 kHz ticks.
+        on_picture: called with the position in the stream, in 90 kHz ticks, and each decoded picture [H, W, 3].
     """
 
     def __init__(
@@ -100,10 +103,10 @@ class LiveClient:
         self._pc.addTransceiver("video", direction="recvonly")
         self._pc.on("track", self._on_track)
         for receiver in self._pc.getReceivers():
-            self._tap(receiver)
+            tap_rtp(receiver, self._on_packet)
 
     async def connect(self) -> float:
-        """Connect and wait for the first picture; seconds from the offer to it.
+        """Connect and wait for the first picture; return the seconds from the offer to it.
 
         Raises:
             ClientError: the daemon refused.
@@ -118,7 +121,7 @@ class LiveClient:
             answer = await response.json()
             if response.status != 200:
                 await self.close()
-                raise ClientError(f"{response.status}: {answer['error']}")
+                raise ClientError(f"{response.status}: {answer['error']}", code=answer["code"])
         self.pc_id = answer["pc_id"]
         await self._pc.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
         await asyncio.wait_for(self._first.wait(), 20)
@@ -130,28 +133,20 @@ class LiveClient:
         """When the first sample of the speech was captured."""
         return self._voice.started_at if self._voice is not None else 0.0
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a message over the data channel."""
-        self._channel.send(json.dumps(message))
+    def send(self, message: dict[str, Any] | str) -> None:
+        """Send a message, or any text, over the data channel."""
+        self._channel.send(message if isinstance(message, str) else json.dumps(message))
 
     async def close(self) -> None:
         """Hang up."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(self._tasks)
         await self._pc.close()
 
-    def _tap(self, receiver: Any) -> None:
-        """Note when RTP packets arrive: aiortc's jitter buffers hold frames back until later ones are there."""
-        handle = receiver._handle_rtp_packet
-        arrivals = self.video if receiver._RTCRtpReceiver__kind == "video" else self.audio
-
-        async def tapped(packet: Any, arrival_time_ms: int) -> None:
-            arrivals.at[packet.timestamp] = monotonic()
-            arrivals.bytes += len(packet.payload)
-            await handle(packet, arrival_time_ms)
-
-        receiver._handle_rtp_packet = tapped
+    def _on_packet(self, kind: str, packet: RtpPacket) -> None:
+        """Note when it arrived: aiortc's jitter buffers hold frames back until later ones are there."""
+        arrivals = self.video if kind == "video" else self.audio
+        arrivals.at[packet.timestamp] = monotonic()
+        arrivals.bytes += len(packet.payload)
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         read = self._read_video if track.kind == "video" else self._read_audio

@@ -1,7 +1,7 @@
-"""`avatard bench serve`: a live session, measured by a real WebRTC client on the same machine.
+"""`avatard bench serve`: measure a live session with a WebRTC client on the same machine.
 
-The client sends speech at the pace of a microphone and notes when RTP packets arrive, before any jitter buffer. Which
-moment of the speech a packet carries is known from the sound itself: what comes back is aligned with what was sent.
+The client sends speech at the pace of a microphone and records when RTP packets arrive, before any jitter buffer. It
+finds the moment of the speech that a packet carries by aligning the received sound with the sent one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from avatard.clock import monotonic
@@ -38,7 +38,7 @@ AUDIO_TICKS = 1920  # of 48 kHz a frame
 Report = dict[str, Any]
 
 
-#: What the report's keys mean, for the table.
+#: Labels of the report's keys in the table.
 ROWS = {
     "first_frame_seconds": "first frame after the offer, s",
     "frames_per_second": "pictures per second",
@@ -51,13 +51,13 @@ ROWS = {
     "server_frames": "frames (server)",
     "video_kbps": "video, kbit/s",
     "memory_mb": "memory of the daemon, MB",
-    "memory_growth_mb_per_minute": "its growth, MB a minute",
+    "memory_growth_mb_per_minute": "memory growth, MB a minute",
     "seconds": "measured for, s",
 }
 
 
 class BenchError(UserError):
-    """A measurement that cannot be made; one line."""
+    """A measurement that cannot be made."""
 
 
 @asynccontextmanager
@@ -69,17 +69,17 @@ async def daemon(arguments: Sequence[str]) -> AsyncIterator[tuple[str, int]]:
     """
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "avatard", "serve", "--port", "0", *arguments), stderr=log
+            *(sys.executable, "-m", "avatard", "serve", "--port", "0", "--print-url", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
         )
+        assert process.stdout is not None
         try:
-            url = ""
-            while not url:
-                await asyncio.sleep(0.1)
+            url = (await process.stdout.readline()).decode().strip().rstrip("/")
+            if not url:
+                await process.wait()
                 text = os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
-                found = re.search(r"avatard: open (\S+)/", text)
-                url = found.group(1) if found else ""
-                if process.returncode is not None:
-                    raise BenchError((text.strip().splitlines() or ["avatard serve ended"])[-1])
+                raise BenchError((text.strip().splitlines() or ["avatard serve ended"])[-1])
             yield url, process.pid
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -88,14 +88,14 @@ async def daemon(arguments: Sequence[str]) -> AsyncIterator[tuple[str, int]]:
 
 
 async def measure(url: str, pid: int, speech: Samples, seconds: float, interrupts: int = 20) -> Report:
-    """Speak for so long, then interrupt so often; everything is what the client saw, unless its name says `server`.
+    """Speak, then interrupt. All figures are the client's, except those named `server`.
 
     Args:
         url: of the daemon, without a slash at its end.
         pid: of the daemon, for memory and CPU time.
         speech: 16 kHz; repeated as long as needed.
-        seconds: how long.
-        interrupts: how many are measured, after that.
+        seconds: length of the speech.
+        interrupts: number of interrupts after it.
     """
     said = np.resize(speech, round((seconds + 2 * SETTLE_SECONDS) * SAMPLE_RATE_HZ)).astype(np.float32)
     client = LiveClient(url, said)
@@ -133,7 +133,7 @@ async def measure(url: str, pid: int, speech: Samples, seconds: float, interrupt
 
 
 async def _interrupts(url: str, speech: Samples, count: int) -> Report:
-    """From sending an interrupt to the first packet that is silent, and to the picture whose cross-fade is over."""
+    """From sending an interrupt to its answer, and to a closed mouth."""
     loud = np.resize(speech, round((count + 2) * INTERRUPT_GAP_SECONDS * SAMPLE_RATE_HZ)).astype(np.float32)
     client = LiveClient(url)
     sound: list[float] = []
@@ -168,12 +168,12 @@ def _latencies(client: LiveClient, said: Samples) -> tuple[NDArray[np.float64], 
     """Speech to picture, and sound minus picture, in milliseconds, of each frame.
 
     Raises:
-        BenchError: what came back is not what was sent.
+        BenchError: no sound was received.
     """
     arrived = sorted(client.audio.at)
     positions = sorted(client.sound)
     if not positions:
-        raise BenchError("no sound came back")
+        raise BenchError("no sound was received")
     length = positions[-1] + AUDIO_TICKS
     heard = np.zeros(length, np.float32)
     for at, samples in client.sound.items():
@@ -200,10 +200,16 @@ def _latencies(client: LiveClient, said: Samples) -> tuple[NDArray[np.float64], 
 
 
 def _offsets(heard: Samples, said: Samples, began: float) -> list[int | None]:
-    """Samples by which each stretch of `heard` is behind `said`; where it is too quiet to tell, as before it.
+    """Samples by which each stretch of `heard` is behind `said`, by cross-correlation.
 
-    `heard` began to arrive `began` seconds into the speech. By cross-correlation: the speech may repeat itself, but not
-    within `MOST_LATENCY_SECONDS`. Each stretch by its own, because a microphone's clock is caught up with now and then.
+    A stretch that is too quiet to match has the offset of the one before. Stretches are matched separately, because the
+    daemon corrects a microphone's clock from time to time. The speech must not repeat itself within
+    `MOST_LATENCY_SECONDS`.
+
+    Args:
+        heard: the received sound, 16 kHz.
+        said: the sent sound, 16 kHz.
+        began: when `heard` began to arrive, in seconds from the start of the speech.
     """
     most = round(MOST_LATENCY_SECONDS * SAMPLE_RATE_HZ)
     before = np.concatenate([np.zeros(most, np.float32), said])
@@ -245,35 +251,31 @@ async def _figures(url: str) -> dict[str, float]:
         return figures
 
 
-def _family(pid: int) -> list[int]:
-    """The process and its children, as Linux tells; nothing elsewhere."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-    return found
+def _family(pid: int) -> list[psutil.Process]:
+    """The process and all its children."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
 
 
 def _resident_bytes(pid: int) -> int:
     total = 0
     for member in _family(pid):
-        with contextlib.suppress(OSError):
-            total += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += member.memory_info().rss
     return total
 
 
 def _cpu_seconds(pid: int) -> float:
-    total = 0
+    total = 0.0
     for member in _family(pid):
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = member.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _slope(memory: list[tuple[float, int]]) -> Report:
-    """Resident memory, and how fast it grows after the first minute."""
+    """Resident memory, and its growth after the first minute."""
     settled = [sample for sample in memory if sample[0] > 60] or memory
     times, sizes = np.array(settled, np.float64).T
     grows = float(np.polyfit(times, sizes, 1)[0]) if len(settled) > 2 else 0.0

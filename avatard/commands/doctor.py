@@ -1,4 +1,4 @@
-"""What this machine and this installation can do, one line each, for `avatard doctor`."""
+"""`avatard doctor`: check this machine and this installation, one line per check."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from avatard.config import Config, Zmq
 
-#: `missing` is what `serve` needs and lacks; `note` is what only an option needs, or what only makes it slower.
+#: `missing`: `serve` needs it. `note`: only an option needs it, or only speed suffers.
 State = Literal["ok", "note", "missing"]
 
 
@@ -24,7 +24,7 @@ class Check(NamedTuple):
 
 
 def examine(config: Config) -> Iterator[Check]:
-    """Every check, for what `serve` with this configuration would need."""
+    """Run every check that concerns `serve` with this configuration."""
     yield _python()
     yield from _cpu()
     yield _torch()
@@ -49,19 +49,19 @@ def _python() -> Check:
 def _cpu() -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     few = cores < 2
-    yield Check("CPU cores", "note" if few else "ok", f"{cores}" + (", real time was measured with 2" if few else ""))
+    yield Check("CPU cores", "note" if few else "ok", f"{cores}" + ("; real time needs 2" if few else ""))
     info = Path("/proc/cpuinfo")
     if not info.exists():
-        yield Check("CPU features", "note", "not known on this system")
+        yield Check("CPU features", "note", "unknown on this system")
         return
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-    # x86 says "flags", Arm says "Features"; all cores are taken to be alike.
+    # x86 says "flags", Arm says "Features"; all cores are assumed to be equal.
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
     found = [flag for flag in wanted if flag in flags]
     fast = any("bf16" in flag for flag in found)
     slow = "" if fast else "; no bf16 arithmetic: the networks run in float32, slower"
-    yield Check("CPU features", "ok" if fast else "note", (", ".join(found) or "none of interest") + slow)
+    yield Check("CPU features", "ok" if fast else "note", (", ".join(found) or "none that help") + slow)
 
 
 def _torch() -> Check:
@@ -108,24 +108,24 @@ def _portaudio(needed: bool) -> Check:
         )
     microphones = sum(device["max_input_channels"] > 0 for device in sounddevice.query_devices())
     if not microphones:
-        return Check("PortAudio", lacking, "no microphone here: connect one, or use the page's, which is the browser's")
+        return Check("PortAudio", lacking, "no microphone: connect one, or use the browser's through the page")
     return Check("PortAudio", "ok", f"{microphones} microphones")
 
 
 def _port(what: str, host: str, port: int) -> Check:
     if port == 0:
-        return Check(what, "ok", "a free one is taken")
+        return Check(what, "ok", "0: a free one is picked")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             None if host == "*" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as listener:
             if os.name == "posix":
-                # As the server does: a port whose last connection has just closed is free.
+                # As the server does: a port is free as soon as its last connection is closed.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        reason = error.strerror if isinstance(error, OSError) else "not a valid host name"
         return Check(what, "missing", f"{host}:{port}: {reason}: choose another")
     return Check(what, "ok", f"{host}:{port} is free")
 

@@ -16,14 +16,14 @@ from avatard.models.face.raster import PARTS, raster
 from avatard.models.face.topology import MESH_TO_68, eye_opening, mouth_opening
 from avatard.timebase import CROP_SIDE
 
-#: The overlay shows the portrait this many times as large.
+#: Magnification of the portrait in the overlay.
 ZOOM = 3
 #: Length of the pose axes in interocular distances, and their colours: to the right, up, towards the viewer.
 AXIS, AXIS_COLOURS = 0.8, ((255, 64, 64), (64, 255, 64), (96, 160, 255))
 
 
 class OverlayError(UserError):
-    """An overlay that cannot be written, in one line."""
+    """An overlay that cannot be written."""
 
 
 def overlay(identity: Identity) -> NDArray[np.uint8]:
@@ -48,7 +48,7 @@ def overlay(identity: Identity) -> NDArray[np.uint8]:
 
 
 def table(identity: Identity) -> str:
-    """What is known of the face, one line each."""
+    """Size, pose and openings of the face, one per line."""
     yaw, pitch, _ = identity.pose.yaw_pitch_roll
     face = MorphableModel.load().mean_68 + identity.landmarks
     right, left = eye_opening(face)
@@ -64,7 +64,7 @@ def table(identity: Identity) -> str:
 
 
 def write_overlay(identity: Identity, path: Path) -> None:
-    """Write the overlay; the suffix says which format. Raises `OverlayError`."""
+    """Write the overlay; the suffix chooses the format. Raises `OverlayError`."""
     try:
         Image.fromarray(overlay(identity)).save(path)
     except (OSError, ValueError) as error:

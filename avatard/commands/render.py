@@ -1,7 +1,6 @@
-"""The streaming pipeline offline: a portrait and a sound file become a video file, as fast as the networks go.
+"""`avatard render`: the streaming pipeline offline, from a portrait and a sound file to a video file.
 
-The scheduler and the engine are those of `serve`; only the clock is missing. A frame waits for its picture instead of
-being shown without it.
+Scheduler and engine are those of `serve`, without a clock: a frame waits for its picture.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard import __version__
-from avatard.config import Config
+from avatard.config import PICTURE_SIZES, Config
 from avatard.errors import UserError
-from avatard.frame import Frame, Samples
-from avatard.gateways.local import read_file
+from avatard.frame import Frame, Samples, Sound
 from avatard.inference.engine_api import Engine, MakeEngine, Stream
-from avatard.media.mp4 import Mp4Writer, open_sound
+from avatard.media.audio_file import open_audio, read_speech
+from avatard.media.mp4 import Mp4Writer
 from avatard.media.video_file import read_frames
 from avatard.playout.audio_timeline import Timing
-from avatard.playout.scheduler import PlayoutFrame, Scheduler
+from avatard.playout.scheduler import PlayoutFrame, Scheduler, StartEpoch
+from avatard.playout.utterance import Utterance
 from avatard.portrait import Portrait
 from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
@@ -37,12 +37,12 @@ VIDEOS: Final = {".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"}
 SIZES: Final = (64, 2048)
 WAIT_SECONDS: Final = 1.0
 BADGE: Final = "AI-generated"
-#: Read by people and by programs; the XMP beside it is for programs.
+#: For people and programs; the XMP data is for programs.
 COMMENT: Final = "Synthetic media: a still portrait animated by trained networks from a recorded voice."
 
 
 class RenderError(UserError):
-    """Something that cannot be rendered."""
+    """A video that cannot be rendered."""
 
 
 class _Stages:
@@ -50,7 +50,7 @@ class _Stages:
 
     def __init__(self, stream: Stream[Any]) -> None:
         self._stream = stream
-        # Neither needs a bound: what is in flight was ordered by a scheduler that stays close to what was played.
+        # No bound is needed: the scheduler hands out work only shortly ahead of the play position.
         self._made: SimpleQueue[tuple[int, list[Frame]] | BaseException] = SimpleQueue()
         self._motion, self._video = ThreadPoolExecutor(1, "motion"), ThreadPoolExecutor(1, "video")
         self._jobs: deque[Future[None]] = deque()
@@ -62,23 +62,23 @@ class _Stages:
             self._jobs.popleft()
         self._jobs.append(self._motion.submit(self._run_motion, samples))
 
-    def made(self) -> tuple[int, list[Frame]]:
-        """Wait for the next pictures; raises what a stage raised."""
+    def frames(self) -> tuple[int, list[Frame]]:
+        """Wait for the next frames; raises what a stage raised."""
         while True:
-            # A job that is done has put what it made, so with all of them done nothing more will come.
+            # A job puts its frames before it is done: once all are done, nothing more will come.
             idle = all(job.done() for job in list(self._jobs))
             try:
                 made = self._made.get_nowait() if idle else self._made.get(timeout=WAIT_SECONDS)
             except Empty:
                 if idle:
-                    raise RuntimeError("the networks made fewer frames than they heard speech for") from None
+                    raise RuntimeError("the networks made fewer frames than the speech has") from None
                 continue
             if isinstance(made, BaseException):
                 raise made
             return made
 
     def close(self) -> None:
-        """Drop what is queued, and wait for what is in work."""
+        """Drop queued jobs and wait for the running ones."""
         self._closed = True
         for pool in (self._motion, self._video):
             pool.shutdown(cancel_futures=True)
@@ -89,7 +89,7 @@ class _Stages:
                 if self._closed:
                     return
                 self._jobs.append(self._video.submit(self._render, motion))
-        except BaseException as error:  # whatever it was, the one who waits must know
+        except BaseException as error:  # the waiting thread raises it
             self._made.put(error)
 
     def _render(self, motion: Any) -> None:
@@ -101,41 +101,45 @@ class _Stages:
 
 
 def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Iterator[PlayoutFrame]:
-    """What `serve` would send if speech came in `chunks` (float32, 16 kHz): every frame with its picture and sound.
+    """Yield the frames that `serve` would send for speech in `chunks` (float32, 16 kHz), each with picture and sound.
 
-    The speech begins with frame 0; the last frame is the one that its last sample falls into.
+    The speech begins with frame 0. The last frame is the one that contains its last sample.
     """
-    timing = replace(Timing.of(config.stream, compute_frames=0, held_frames=engine.delay_frames), margin_samples=0)
-    scheduler = Scheduler(timing)
+    scheduler = Scheduler(replace(Timing.of(config.stream, compute_frames=0), margin_samples=0))
+    timing = scheduler.timing
     lead = round(timing.delay_frames + timing.ahead_frames + 1) * SAMPLES_PER_FRAME
     sound = iter(chunks)
+    speech = Utterance("")
     waiting: Samples = np.zeros(0, np.float32)
-    total: int | None = None  # samples, known when they were all pushed
-    pushed = 0
-    # The speech that is there at this moment is heard from frame 0 on.
+    total: int | None = None  # samples, known once all are pushed
+    # Speech that is pushed now is played from frame 0 on.
     now = -timing.delay_frames
-    stages = _Stages(engine.begin(0))
+    stages: _Stages | None = None
     try:
         while total is None or scheduler.next_frame * SAMPLES_PER_FRAME < total:
             while total is None and scheduler.buffered_samples < lead:
                 chunk = waiting if len(waiting) else next(sound, None)
                 if chunk is None:
-                    scheduler.end_of_utterance(now)
-                    total = pushed
+                    scheduler.end_of_utterance(now, speech)
+                    total = speech.pushed
                     break
-                accepted = scheduler.push(chunk, now)
-                pushed, waiting = pushed + accepted, chunk[accepted:]
-            for order in scheduler.advance(now):
-                stages.push_audio(order.samples)
-            if now < 0:
+                accepted = scheduler.push(Sound.of_speech(chunk), now, speech)
+                speech.pushed, waiting = speech.pushed + accepted, chunk[accepted:]
+            for command in scheduler.poll(now):
+                if isinstance(command, StartEpoch):
+                    stages = _Stages(engine.begin(command.first_frame))
+                elif stages is not None:
+                    stages.push_audio(command.samples)
+            if now < 0 or stages is None:
                 now = 0.0
                 continue
             while not scheduler.ahead_frames:
-                scheduler.add(scheduler.epoch, *stages.made())
+                scheduler.add(scheduler.epoch, *stages.frames())
             yield scheduler.play(now)
             now = float(scheduler.next_frame)
     finally:
-        stages.close()
+        if stages is not None:
+            stages.close()
 
 
 def render(
@@ -149,20 +153,20 @@ def render(
     badge: bool = False,
     progress: bool = True,
 ) -> int:
-    """Write the video; returns its number of frames.
+    """Write the video; return its number of frames.
 
     Args:
         config: as for `serve`; the same configuration gives the same file.
         make_engine: loads the networks.
-        identity: a portrait, or a video: its first picture is the portrait, its head pose drives the avatar's.
+        identity: a portrait; or a video, whose first picture is the portrait and whose head pose drives the avatar's.
         audio: any file with sound in it.
-        output: an .mp4 file; it appears whole or not at all.
-        size: side of the pictures; those of the network without one.
+        output: an .mp4 file; it appears complete or not at all.
+        size: longer side of the pictures; `picture.size` of the configuration without one.
         badge: write "AI-generated" into the corner of each frame.
         progress: show a bar on standard error, where that is a terminal.
 
     Raises:
-        UserError: what the user can cure.
+        UserError: an input or the output cannot be used.
     """
     _check(output, size, (identity, audio))
     total = _frames_of(audio)
@@ -172,20 +176,23 @@ def render(
                 config, idle=msgspec.structs.replace(config.idle, pose_video=str(identity))
             )
             identity = _first_picture(identity, Path(folder))
+        if size is not None:
+            shown = min(max(size, PICTURE_SIZES[0]), PICTURE_SIZES[1])
+            config = msgspec.structs.replace(config, picture=msgspec.structs.replace(config.picture, size=shown))
         engine = make_engine(config)
         _, portrait = engine.identify(Portrait.read(identity, config.portrait.face))
-    side = size or portrait.pixels.shape[0]
+    height, width = _scaled(portrait.pixels.shape, size)
     metadata = {"title": f"{BADGE} video", "comment": f"{COMMENT} Made with avatard {__version__}."}
     from tqdm import tqdm
 
     frames = 0
     with (
-        Mp4Writer(output, (side, side), audio, metadata) as writer,
+        Mp4Writer(output, (height, width), audio, metadata) as writer,
         tqdm(total=total, unit="frame", disable=None if progress else True) as bar,
     ):
-        for played in play_out(engine, read_file(audio), config):
+        for played in play_out(engine, read_speech(audio), config):
             assert played.picture is not None
-            writer.write(_finish(played.picture.pixels, side, badge))
+            writer.write(_finish(played.picture.pixels, (height, width), badge))
             frames += 1
             bar.update()
         if not frames:
@@ -194,7 +201,7 @@ def render(
 
 
 def _check(output: Path, size: int | None, sources: Sequence[Path]) -> None:
-    """Refuse what would fail after the work is done. Raises `RenderError`."""
+    """Refuse at once an output that would fail at the end. Raises `RenderError`."""
     if output.suffix.lower() != ".mp4":
         raise RenderError(f"{output}: expected a name that ends in .mp4")
     if output.is_dir() or not output.absolute().parent.is_dir():
@@ -210,10 +217,10 @@ def _check(output: Path, size: int | None, sources: Sequence[Path]) -> None:
 
 
 def _frames_of(audio: Path) -> int | None:
-    """How many frames the sound will give, for the progress bar, if the file says so. Raises `Mp4Error`."""
+    """The number of frames, for the progress bar, if the file knows its length. Raises `AudioFileError`."""
     from av import time_base
 
-    with open_sound(audio) as container:
+    with open_audio(audio) as container:
         return round(container.duration / time_base * FPS) if container.duration else None
 
 
@@ -227,15 +234,24 @@ def _first_picture(video: Path, folder: Path) -> Path:
     return path
 
 
-def _finish(pixels: NDArray[np.uint8], size: int, badge: bool) -> NDArray[np.uint8]:
-    """A frame at its final size, with the badge if one is asked for."""
-    if size != pixels.shape[0]:
-        method = cv2.INTER_AREA if size < pixels.shape[0] else cv2.INTER_LANCZOS4
-        pixels = np.asarray(cv2.resize(pixels, (size, size), interpolation=method), np.uint8)
+def _scaled(shape: tuple[int, ...], longest: int | None) -> tuple[int, int]:
+    """Height and width, even, of pictures `shape` whose longer side is to be `longest` pixels."""
+    height, width = shape[:2]
+    factor = longest / max(height, width) if longest else 1
+    return 2 * max(1, round(height * factor / 2)), 2 * max(1, round(width * factor / 2))
+
+
+def _finish(pixels: NDArray[np.uint8], size: tuple[int, int], badge: bool) -> NDArray[np.uint8]:
+    """A frame at its final height and width, with the badge if one is asked for."""
+    height, width = size
+    if size != pixels.shape[:2]:
+        method = cv2.INTER_AREA if height < pixels.shape[0] else cv2.INTER_LANCZOS4
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=method), np.uint8)
     if badge:
         pixels = pixels.copy()
-        scale, at = size / 640, (size // 40, size - size // 32)
-        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            thickness = max(1, round(width * scale * 1.5))
+        longest = max(size)
+        scale, at = longest / 640, (longest // 40, height - longest // 32)
+        for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            thickness = max(1, round(thick * scale * 1.5))
             cv2.putText(pixels, BADGE, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
     return pixels

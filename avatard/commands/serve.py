@@ -7,16 +7,15 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from avatard.config import Config
-from avatard.frame import Samples
 from avatard.gateways.http import Server
-from avatard.gateways.local import SourceError, file_source, microphone_source
+from avatard.gateways.local import check_microphone, speak_file, speak_microphone
 from avatard.gateways.zeromq import ZmqGateway
+from avatard.media.audio_file import open_audio
 from avatard.portrait import Portrait
-from avatard.session.floor_control import FLOOR_SECONDS, FloorError
 from avatard.session.session import ENGINE, Session
 
 logger = logging.getLogger(__name__)
@@ -24,19 +23,25 @@ logger = logging.getLogger(__name__)
 MICROPHONE = "mic"
 
 
-def run(config: Config, portrait: Path, engine: str = ENGINE) -> None:
+def run(config: Config, portrait: Path, engine: str = ENGINE, print_url: bool = False) -> None:
     """Serve until SIGINT or SIGTERM.
+
+    Args:
+        config: the effective configuration.
+        portrait: a picture file.
+        engine: `module:function` that makes the engine in the inference process.
+        print_url: print the page's URL as the only line of standard output, for programs.
 
     Raises:
         UserError: the portrait, an address, a key file or the sound cannot be used, or the inference process cannot
             be started.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(config, Portrait.read(portrait, config.portrait.face), engine))
+        runner.run(serve(config, Portrait.read(portrait, config.portrait.face), engine, print_url))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop's where it exists."""
+    """The event loop of uvloop, if it is installed."""
     if sys.platform == "win32":
         return None
     try:
@@ -46,7 +51,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> None:
+async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_url: bool = False) -> None:
     """Serve until a signal comes; see `run` for the errors."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -72,6 +77,8 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> Non
         if gateway is not None:
             stack.push_async_callback(gateway.stop)
             await gateway.start(session)
+        if print_url:
+            print(url, flush=True)
         print(f"avatard: open {url}{'?token=...' if config.server.token else ''}", file=sys.stderr, flush=True)
         logger.info("listening", extra={"url": url, "profile": config.stream.profile})
         speech = asyncio.create_task(_speak(config.audio.source, session), name="speech")
@@ -79,41 +86,22 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE) -> Non
         while not stopping.done():
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # a source that broke ends the daemon, with its reason
+                task.result()  # a source that fails ends the daemon, with its reason
         speech.cancel()
         logger.info("shutting down")
 
 
 def _check_source(source: str) -> None:
-    """Refuse a file that is not there before the networks are loaded."""
-    if source and source != MICROPHONE and not Path(source).is_file():
-        reason = "it is a folder" if Path(source).is_dir() else "there is no such file"
-        raise SourceError(f"{source} cannot be read as sound: {reason}")
+    """Refuse a missing file or microphone before the networks are loaded. Raises `UserError`."""
+    if source == MICROPHONE:
+        check_microphone()
+    elif source:
+        open_audio(Path(source)).close()
 
 
 async def _speak(source: str, session: Session) -> None:
-    """Speak the configured local source, if there is one."""
+    """Speak the configured local source, if any."""
     if source == MICROPHONE:
-        await _hear(session, microphone_source())
+        await speak_microphone(session)
     elif source:
-        await _read(session, file_source(Path(source)))
-
-
-async def _hear(session: Session, source: AsyncIterator[Samples]) -> None:
-    """A microphone: what it hears now, or nothing."""
-    speaker = object()
-    async for chunk in source:
-        session.speak_live(chunk, speaker)
-
-
-async def _read(session: Session, source: AsyncIterator[Samples]) -> None:
-    """A file: all of it, as fast as the session takes it; whoever has the floor is heard first."""
-    speaker = object()
-    async for chunk in source:
-        while True:
-            try:
-                await session.speak(chunk, speaker)
-                break
-            except FloorError:
-                await asyncio.sleep(FLOOR_SECONDS)
-    session.end_of_utterance(speaker)
+        await speak_file(session, Path(source))

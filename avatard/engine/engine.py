@@ -14,16 +14,23 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from avatard.config import Config, Speech
+from avatard.engine import affine
+from avatard.engine.background import Background
+from avatard.engine.compositor import Compositor
+from avatard.engine.eye_motion import EyeMotion, look
+from avatard.engine.eyes import REST, Eyes
+from avatard.engine.framing import frame_identity
 from avatard.engine.head_pose import DrivingPose, IdlePose
 from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
 from avatard.engine.video_stream import PreparedPortrait, VideoStream
 from avatard.frame import Frame, HeadPose, Samples
-from avatard.models.atom import Atom
-from avatard.models.face.arkit import ArkitSolver
+from avatard.models.atom.model import Atom
+from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
+from avatard.models.mcvdm.decoder import Layers
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
@@ -43,7 +50,9 @@ class Person:
 
     identity: Identity
     prepared: PreparedPortrait
+    compositor: Compositor
     idle: Idle
+    eye_motion: EyeMotion
     head: DrivingPose | IdlePose
     arkit: ArkitSolver
     mean: NDArray[np.float32]  # [68, 3], the 3DMM's mean face
@@ -53,14 +62,19 @@ class Person:
         """The head's pose in an absolute frame."""
         return self.head(self.identity.pose, frame)
 
-    def frame(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Pose) -> Frame:
-        """Pixels and motion in the coordinates of the wire."""
+    def frame(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Pose, eyes: Eyes = REST) -> Frame:
+        """Pixels and motion in the coordinates of the wire; `pose` is in pixels of the crop, which is upright."""
+        to_frame = self.compositor.to_frame
         height, width, _ = pixels.shape
-        scale = float(pose.scale)
-        x, y = (pose.translation - np.array([width, height]) / 2) / scale
-        qx, qy, qz, qw = map(float, Rotation.from_matrix(pose.rotation).as_quat(canonical=True))
+        factor = float(np.hypot(*to_frame[:, 0]))
+        scale = factor * float(pose.scale)
+        x, y = (affine.apply(to_frame, pose.translation) - np.array([width, height]) / 2) / scale
+        upright = np.eye(3)
+        upright[:2, :2] = to_frame[:, :2] / factor
+        qx, qy, qz, qw = map(float, Rotation.from_matrix(upright @ pose.rotation).as_quat(canonical=True))
         head = HeadPose((qx, qy, qz, qw), (float(x), float(y), 0.0), scale)
-        return Frame(pixels, (self.mean + landmarks).astype(np.float32), self.arkit(landmarks), head)
+        points = (self.mean + landmarks).astype(np.float32)
+        return Frame(pixels, points, look(self.arkit(landmarks), eyes), head, self.compositor.backdrop)
 
 
 class NeuralStream:
@@ -75,7 +89,7 @@ class NeuralStream:
         self._person = person
         self._first = first
         self._stride = stride
-        self._waiting: dict[int, tuple[NDArray[np.float32], Pose]] = {}
+        self._waiting: dict[int, tuple[NDArray[np.float32], Pose, Eyes]] = {}
 
     def motion(self, samples: Samples) -> Iterator[PosedMotion]:
         """Motion thread."""
@@ -85,13 +99,23 @@ class NeuralStream:
 
     def render(self, motion: PosedMotion) -> Iterator[tuple[int, list[Frame]]]:
         """Video thread."""
+        opened, closures = self._person.eye_motion.open_lids(motion.first, motion.landmarks)
         for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
-            self._waiting[motion.first + k] = landmarks, pose
+            eyes = self._person.eye_motion.eyes(motion.first + k, pose, closures[k])
+            self._waiting[motion.first + k] = landmarks, pose, eyes
         chosen = slice(-(motion.first - self._first) % self._stride, None, self._stride)
-        for rendered, images in self._video.stream(motion.landmarks[chosen], motion.poses[chosen]):
+        for rendered, layers in self._video.layers(opened[chosen], motion.poses[chosen]):
             first = self._first + (rendered - self._first) * self._stride
-            pixels = np.repeat(images, self._stride, axis=0)
-            yield first, [self._person.frame(p, *self._waiting.pop(first + k)) for k, p in enumerate(pixels)]
+            yield (
+                first,
+                [frame for k, one in enumerate(layers) for frame in self._frames(first + k * self._stride, one)],
+            )
+
+    def _frames(self, first: int, layers: Layers) -> Iterator[Frame]:
+        """The frames that one rendered frame stands for, from `first` on."""
+        waiting = [self._waiting.pop(first + k) for k in range(self._stride)]
+        pixels = self._person.compositor.frame(layers, waiting[0][2])
+        return (self._person.frame(pixels, *motion) for motion in waiting)
 
 
 class NeuralEngine:
@@ -101,16 +125,15 @@ class NeuralEngine:
         UserError: weights are missing or do not fit, or the driving video cannot be used.
     """
 
-    delay_frames = 0
-
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self._config = config
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
-        self._mcvdm = Mcvdm.load(config.video.weights).to_bfloat16()
+        self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
+        self._background = Background.of(config.picture.background)
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1)
         self._person: Person | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
@@ -118,17 +141,21 @@ class NeuralEngine:
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
         identity = Identity.find(portrait)
+        framing = frame_identity(identity, self._config.picture.framing, self._config.picture.size)
+        compositor = Compositor(identity, framing, self._background)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
             identity,
             PreparedPortrait.of(self._mcvdm, identity, mean),
+            compositor,
             idle,
+            EyeMotion(identity.pose, idle, self._config.idle.motion),
             self._driving or IdlePose(idle, self._config.idle.motion),
             ArkitSolver(mean, identity.neutral),
             mean,
         )
-        return identity.digest, person.frame(identity.portrait, identity.neutral, identity.pose)
+        return identity.digest, person.frame(compositor.still, identity.neutral, identity.pose)
 
     def begin(self, first_frame: int, warm_up: bool = False) -> NeuralStream:
         """See `engine_api.Engine`."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.errors import UserError
-from avatard.media.image_file import read_bytes, read_image
+from avatard.media.image_file import read_bytes, read_cutout
 from avatard.models.face.crop import FACE_HEIGHT, Crop
 from avatard.models.face.mesh import FaceMesh
 from avatard.models.face.morphable import MorphableModel
@@ -35,7 +35,10 @@ class IdentityError(UserError):
 class Identity:
     """One person's portrait and what is known of the face in it."""
 
-    portrait: NDArray[np.uint8]  # [256, 256, 3], RGB
+    photograph: NDArray[np.uint8]  # [H, W, 3], RGB, upright: all of the picture
+    alpha: NDArray[np.uint8] | None  # [H, W], how opaque it is, if it has transparent parts
+    crop: Crop  # photograph → portrait
+    portrait: NDArray[np.uint8]  # [256, 256, 3], RGB: what the networks see
     points: NDArray[np.float32]  # [468, 3], mesh in portrait pixels (z: relative depth)
     landmarks: NDArray[np.float32]  # [68, 3], frontal offsets from the mean face, in its interocular distances
     neutral: NDArray[np.float32]  # [68, 3], the same without expression
@@ -65,12 +68,14 @@ class Identity:
             ImageError: no usable picture.
             IdentityError: no face, several faces and none chosen, a face too small or turned away.
         """
-        image = read_image(portrait.data, portrait.name)
+        image, alpha = read_cutout(portrait.data, portrait.name)
         faces = find_faces(mesh or FaceMesh(), image)
-        return cls._of(portrait.name, image, faces[_choose(portrait, len(faces))])
+        return cls._of(portrait.name, image, alpha, faces[_choose(portrait, len(faces))])
 
     @classmethod
-    def _of(cls, name: str, image: NDArray[np.uint8], mesh: NDArray[np.float32]) -> Identity:
+    def _of(
+        cls, name: str, image: NDArray[np.uint8], alpha: NDArray[np.uint8] | None, mesh: NDArray[np.float32]
+    ) -> Identity:
         """From the mesh of the chosen face, in image pixels."""
         morphable = MorphableModel.load()
         rough = morphable.pose(mesh.astype(np.float64))
@@ -91,6 +96,9 @@ class Identity:
         canonical, poses = morphable.frontal(points[None])
         landmarks = morphable.landmarks(canonical)[0]
         return cls(
+            photograph=image,
+            alpha=alpha,
+            crop=crop,
             portrait=portrait,
             points=points.astype(np.float32),
             landmarks=landmarks.astype(np.float32),
@@ -107,7 +115,7 @@ def _choose(portrait: Portrait, count: int) -> int:
     if count == 0:
         raise IdentityError(f"{name}: no face found; expected an upright head, seen from the front", code="no-face")
     if not face and count > 1:
-        ways = " or ".join([", ".join(str(n) for n in range(1, count)), str(count)])
+        ways = f"{', '.join(map(str, range(1, count)))} or {count}" if count < 5 else f"1 to {count}"
         raise IdentityError(
             f"{name} has {count} faces: choose with --face {ways}, counted from the left",
             code="several-faces",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from avatard.frame import raised_cosine
 from avatard.models.face.pose import rotation_matrix
 from avatard.models.face.topology import LEFT_BROW, RIGHT_BROW
 from avatard.timebase import FPS
@@ -44,6 +45,11 @@ class IdleStatistics:
     head_hz: tuple[float, float] = (0.08, 0.6)
     breath_hz: float = 0.25
     breath_iod: float = 0.012
+    gaze_interval_s: float = 1.2
+    gaze_degrees: tuple[float, float] = (0.9, 0.6)  # horizontal, vertical: around the camera
+    gaze_away: float = 0.18  # share of the intervals that begin with a look elsewhere
+    gaze_away_degrees: tuple[float, float] = (6.0, 3.0)
+    gaze_away_s: float = 0.5
 
 
 def wander(key: tuple[int, ...], frames: NDArray[np.int64], band_hz: tuple[float, float]) -> NDArray[np.float64]:
@@ -86,18 +92,23 @@ class Idle:
             meet, speed, depth = self._blink(cell)
             late = (frames - meet) * speed
             phase = np.where(late < 0, -late / s.blink_closing_frames, late / s.blink_opening_frames).clip(0, 1)
-            shut = np.maximum(shut, ((1 + np.cos(np.pi * phase)) / 2)[:, None] * depth)
+            shut = np.maximum(shut, raised_cosine(1 - phase)[:, None] * depth)
         return shut.astype(np.float32)
 
     def face(self, first: int, count: int) -> Array:
         """Offsets `[count, 68, 3]` (interocular distances) of lids and brows from frame `first` on."""
-        offsets = np.zeros((count, 68, 3), np.float32)
-        way = self.closure(first, count)[:, :, None, None] * self._gap  # [count, eye, point, 3]
-        offsets[:, UPPER_LIDS] = (1 - LOWER_LID_SHARE) * way
-        offsets[:, LOWER_LIDS] = -LOWER_LID_SHARE * way
+        offsets = self.lids(self.closure(first, count))
         lift = self._statistics.brow_iod * wander((self._seed, 2), self._frames(first, count), self._statistics.brow_hz)
         for brow in (RIGHT_BROW, LEFT_BROW):
             offsets[:, brow, 1] = -lift[:, None]
+        return offsets
+
+    def lids(self, closure: Array) -> Array:
+        """Offsets `[k, 68, 3]` (interocular distances) of lids that are closed `[k, 2]`."""
+        offsets = np.zeros((len(closure), 68, 3), np.float32)
+        way = closure[:, :, None, None] * self._gap  # [k, eye, point, 3]
+        offsets[:, UPPER_LIDS] = (1 - LOWER_LID_SHARE) * way
+        offsets[:, LOWER_LIDS] = -LOWER_LID_SHARE * way
         return offsets
 
     def head(self, first: int, count: int) -> tuple[Array, Array]:
@@ -109,6 +120,31 @@ class Idle:
         near = (s.breath_hz * 0.85, s.breath_hz * 1.15)
         shifts[:, 1] += s.breath_iod * wander((self._seed, 5), frames, near)
         return rotations.astype(np.float32), shifts.astype(np.float32)
+
+    def _look(self, cell: int) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64]]:
+        """A cell's fixation: when it begins and a look elsewhere has ended, that look and the one at the camera."""
+        s, rng = self._statistics, np.random.default_rng((self._seed, 6, max(0, cell)))
+        start = (cell + rng.uniform(0, 0.5)) * s.gaze_interval_s * FPS
+        here = rng.normal(0, s.gaze_degrees)
+        away = rng.uniform() < s.gaze_away
+        there = here + rng.choice([-1, 1], 2) * np.array(s.gaze_away_degrees) * rng.uniform(0.6, 1.4) if away else here
+        return start, start + (s.gaze_away_s * FPS if away else 0), there, here
+
+    def gaze(self, frame: int) -> NDArray[np.float64]:
+        """Where the eyes wander in a frame: degrees to the right of the picture and down `[2]`, 0 at the camera.
+
+        They jump from one fixation to the next within two frames, and rest in between.
+        """
+        cell = int(frame // (self._statistics.gaze_interval_s * FPS))
+        while self._look(cell)[0] > frame and cell >= 0:
+            cell -= 1
+        before = self._look(cell - 1)[3]
+        start, back, there, here = self._look(cell)
+        looks = ((start, before, there), (back, there, here))
+        at, old, new = looks[1] if frame >= back else looks[0]
+        arrived = np.clip((frame - at + 1) / 2, 0, 1)
+        looking: NDArray[np.float64] = old + (new - old) * arrived
+        return looking
 
     @staticmethod
     def _frames(first: int, count: int) -> NDArray[np.int64]:

@@ -10,15 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from avatard.engine.idle_motion import Idle
+from avatard.frame import Samples, raised_cosine
 from avatard.inference.engine_api import EngineError
-from avatard.models.atom import Atom, reference_of
+from avatard.models.atom.model import Atom, reference_of
 from avatard.models.speech import SpeechEncoder
-from avatard.timebase import FRAME_MS, SAMPLES_PER_FRAME
+from avatard.timebase import FRAME_MS, LANDMARKS, SAMPLES_PER_FRAME
 
 #: A stream that begins with the portrait as it is leaves it within so many frames.
 LEAVING_FRAMES = 6
-
-Samples = NDArray[np.floating]
 
 
 class Face(Protocol):
@@ -102,7 +101,7 @@ class MotionStream:
         self._resting = atom.resting(self._reference)[0]
         self._start_from_portrait = start_from_portrait
         self._idle = idle
-        self._prefix = torch.zeros(1, config.frames - hop_frames, 68, 3)
+        self._prefix = torch.zeros(1, config.frames - hop_frames, LANDMARKS, 3)
         self._received = 0  # samples
         self._first = self._next = first_frame
         # The window of the next hop begins here; silence stands for what was before the stream.
@@ -150,11 +149,12 @@ class MotionStream:
     def _make(self) -> Motion:
         """One hop from the samples at the front of the buffer."""
         window = torch.from_numpy(self._audio[: self.window_samples])[None]
+        noise = start_noise(self._seed, range(self._next, self._next + self._hop), self._noise)
         new = self._atom.sample(
             self._speech(window),
             self._reference,
             self._prefix,
-            torch.from_numpy(self._start_noise())[None],
+            torch.from_numpy(noise)[None],
             steps=self.steps,
             lookahead=self._lookahead,
         )
@@ -163,19 +163,18 @@ class MotionStream:
         face = self._gain * new[0] + self._resting
         shown = self._next - self._first
         if self._start_from_portrait and shown < LEAVING_FRAMES:
-            frame = torch.arange(shown, shown + self._hop)
-            left = (1 - torch.cos(torch.pi * (frame / LEAVING_FRAMES).clamp(max=1))) / 2
-            face = torch.lerp(self._portrait, face, left[:, None, None])
+            left = raised_cosine(np.arange(shown, shown + self._hop) / LEAVING_FRAMES)
+            face = torch.lerp(self._portrait, face, torch.from_numpy(left).float()[:, None, None])
         landmarks = face.numpy()
         if self._idle is not None:
             landmarks = landmarks + self._idle.face(self._next, self._hop)
         self._next += self._hop
         return Motion(self._next - self._hop, landmarks)
 
-    def _start_noise(self) -> NDArray[np.float32]:
-        """Noise `[hop, 68, 3]` by counter: frame n's depends on the seed and n alone."""
-        if not self._noise:
-            return np.zeros((self._hop, 68, 3), np.float32)
-        frames = range(self._next, self._next + self._hop)
-        drawn = [np.random.Generator(np.random.Philox(key=(self._seed, n))).standard_normal((68, 3)) for n in frames]
-        return (self._noise * np.stack(drawn)).astype(np.float32)
+
+def start_noise(seed: int, frames: range, scale: float) -> NDArray[np.float32]:
+    """Noise `[len(frames), 68, 3]` by counter (Philox): a frame's depends on the seed and its number alone."""
+    if not scale:
+        return np.zeros((len(frames), LANDMARKS, 3), np.float32)
+    drawn = [np.random.Generator(np.random.Philox(key=(seed, n))).standard_normal((LANDMARKS, 3)) for n in frames]
+    return (scale * np.stack(drawn)).astype(np.float32)

@@ -7,9 +7,9 @@ feature volumes, before the upsampler, so that every frame is rendered once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from avatard.engine.crossfade import blend
 from avatard.inference.engine_api import EngineError
 from avatard.models.face import warp
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.autoencoder import Planes
-from avatard.models.mcvdm.decoder import CELLS, FRAME, Pictures
+from avatard.models.mcvdm.decoder import CELLS, FRAME, Layers, Pictures
 from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
+from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
+from avatard.models.precision import inference_autocast
 
 #: Frames of a clip must fill the coarsest level of the UNet.
 CLIP_UNIT = 4
@@ -31,6 +32,8 @@ CLIP_UNIT = 4
 REACH, OUTSIDE = 1.0, 1.0
 #: Frames rendered at a time: a few stay in the processor's cache, a long hop does not.
 CHUNK = 4
+
+Made = TypeVar("Made", Pictures, list[Layers])
 
 
 class Face(Protocol):
@@ -66,7 +69,7 @@ class PreparedPortrait:
     def of(cls, mcvdm: Mcvdm, identity: Face, mean: NDArray[np.float32]) -> PreparedPortrait:
         """Run the portrait through the encoders of `mcvdm`; `mean` is the 3DMM's mean face."""
         face = identity.landmarks + mean
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), inference_autocast():
             picture = torch.from_numpy(identity.portrait).permute(2, 0, 1)[None].float() / 127.5 - 1
             encoding = mcvdm.encode_identity(picture)
         source = torch.from_numpy(identity.pose.project(face)[None, :, :2]).float()
@@ -141,6 +144,15 @@ class VideoStream:
 
         The iterator must be used up before anything else is pushed.
         """
+        return self._stream(landmarks, poses, self._render)
+
+    def layers(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[tuple[int, list[Layers]]]:
+        """As `stream`, but what each picture is made of, for a compositor."""
+        return self._stream(landmarks, poses, self._layers)
+
+    def _stream(
+        self, landmarks: NDArray[np.floating], poses: Sequence[Pose], render: Callable[[Tensor, Tensor], Made]
+    ) -> Iterator[tuple[int, Made]]:
         if self._finished:
             raise RuntimeError("push after finish")
         if landmarks.ndim != 3 or landmarks.shape[1:] != (68, 3) or len(landmarks) != len(poses):
@@ -149,7 +161,7 @@ class VideoStream:
             self._points.append(self._place(offsets, pose))
             self._next += 1
             if len(self._points) == self._hop:
-                yield from self._make(self._next - self._fade)
+                yield from self._make(self._next - self._fade, render)
 
     def finish(self) -> list[tuple[int, Pictures]]:
         """The frames that were pushed and not given out, holding the last one still. The stream takes no more."""
@@ -158,7 +170,7 @@ class VideoStream:
             missing = self._hop - len(self._points)
             self._points += [self._last] * missing
             self._next += missing
-            made += self._make(min(last, self._next - self._fade))
+            made += self._make(min(last, self._next - self._fade), self._render)
         self._finished = True
         return made
 
@@ -172,7 +184,7 @@ class VideoStream:
             self._last = (torch.from_numpy(both[0]).float(), torch.from_numpy(both[1]).float())
         return self._last
 
-    def _make(self, until: int) -> Iterator[tuple[int, Pictures]]:
+    def _make(self, until: int, render: Callable[[Tensor, Tensor], Made]) -> Iterator[tuple[int, Made]]:
         """Denoise the clip that ends with the last pushed frame, and render up to frame `until`."""
         volume, flow = self._denoise()
         first = self._next - len(volume)
@@ -180,7 +192,7 @@ class VideoStream:
         for n in range(self._shown, until, CHUNK):
             chosen = slice(n - first, min(n + CHUNK, until) - first)
             self._shown = min(n + CHUNK, until)
-            yield n, self._render(volume[chosen], flow[chosen])
+            yield n, render(volume[chosen], flow[chosen])
 
     @torch.inference_mode()
     def _denoise(self) -> tuple[Tensor, Tensor]:
@@ -189,7 +201,7 @@ class VideoStream:
         geometry = Geometry(self._portrait.source, rigid, target)
         self._points = []
         flow = geometry.rigid_flow()
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             features = self._mcvdm.landmarks.features(condition_maps(geometry, self._portrait.encoding.small, flow))
             self._flow, self._features = self._roll(self._flow, flow), self._roll(self._features, features)
             zl = self._mcvdm.landmarks.pool(self._features)
@@ -212,8 +224,16 @@ class VideoStream:
     @torch.inference_mode()
     def _render(self, volume: Tensor, flow: Tensor) -> Pictures:
         """Volumes `[k, W, 32, 32]` and the head's flow `[k, 2, 32, 32]` → pictures `[k, 256, 256, 3]`."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with inference_autocast():
             return self._mcvdm.autoencoder.render_uint8(
+                volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
+            )
+
+    @torch.inference_mode()
+    def _layers(self, volume: Tensor, flow: Tensor) -> list[Layers]:
+        """As `_render`."""
+        with inference_autocast():
+            return self._mcvdm.autoencoder.layers(
                 volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
             )
 

@@ -8,23 +8,30 @@ import re
 import socket
 import ssl
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from aiohttp import WSCloseCode, hdrs, web
 
 from avatard.config import Config
 from avatard.config import Server as ServerConfig
 from avatard.errors import UserError
-from avatard.gateways.middleware import TOKEN_COOKIE, admission, allow_origins, answer_errors
+from avatard.gateways.connections import HEAD_SECONDS, IDLE_SECONDS, ConnectionLimiter
+from avatard.gateways.middleware import (
+    TOKEN_COOKIE,
+    authentication,
+    cors_headers,
+    json_errors,
+    same_origin,
+    trusted_host,
+)
+from avatard.gateways.signalling import Signalling
 from avatard.gateways.webrtc import PeerRegistry
 from avatard.gateways.websocket import serve_agent
 from avatard.inference.supervisor import WorkerError
 from avatard.portrait import Portrait, PortraitError
-from avatard.protocols import whep
-from avatard.protocols.endpoint import is_loopback
+from avatard.protocols.http_body import read_body
 from avatard.protocols.image import ImageFormat, encode_image
-from avatard.protocols.json_text import parse_object
-from avatard.protocols.peer import OfferError, Peer
+from avatard.protocols.network import is_loopback
 from avatard.session.session import Session
 
 logger = logging.getLogger(__name__)
@@ -35,7 +42,9 @@ PORTRAIT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 
 
 class ServerError(UserError):
-    """The server cannot listen; one line."""
+    """The server cannot listen."""
+
+    CODE = "listen"
 
 
 class Server:
@@ -49,14 +58,14 @@ class Server:
     def __init__(self, config: Config, session: Session) -> None:
         self.session = session
         self._config = config
-        self._clients = PeerRegistry(session, config.webrtc, config.server.max_sessions)
+        self._peers = PeerRegistry(session, config.webrtc, config.server.max_sessions)
         self._sockets: set[web.WebSocketResponse] = set()
+        self._limiter = ConnectionLimiter(config.server.max_connections)
         self._runner: web.AppRunner | None = None
-
-    # -- life ---------------------------------------------------------------------------------------------------------
+        self._listener: asyncio.Server | None = None
 
     async def check_host(self) -> None:
-        """Refuse what is no host, before anything slow is done.
+        """Refuse a host that does not exist, before anything slow is done.
 
         Raises:
             ServerError: no address has this name.
@@ -74,39 +83,60 @@ class Server:
             ServerError: the address is taken, or the TLS files cannot be used.
         """
         server = self._config.server
-        self._runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2.0)
+        # The limiter closes idle connections; aiohttp's own clock only starts after a first request.
+        self._runner = web.AppRunner(
+            self.application(), access_log=None, shutdown_timeout=2.0, keepalive_timeout=2 * IDLE_SECONDS
+        )
         await self._runner.setup()
+        assert self._runner.server is not None
         try:
             tls = _tls(server.tls_certificate_file, server.tls_key_file)
-            await web.TCPSite(self._runner, server.host, server.port, ssl_context=tls).start()
+            self._listener = await asyncio.get_running_loop().create_server(
+                self._limiter.limited(self._runner.server),
+                server.host,
+                server.port,
+                ssl=tls,
+                ssl_handshake_timeout=HEAD_SECONDS if tls else None,
+            )
         except (OSError, UnicodeError) as error:
             await self._runner.cleanup()
             raise _cannot_listen(server, error) from None
+        except ServerError:
+            await self._runner.cleanup()
+            raise
         if not is_loopback(server.host) and not server.token:
-            logger.warning("reachable from elsewhere without a token", extra={"host": server.host})
+            logger.warning("reachable from other machines without a token", extra={"host": server.host})
         host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
         host = f"[{host}]" if ":" in host else host
-        return f"{'https' if tls else 'http'}://{host}:{self._runner.addresses[0][1]}/"
+        return f"{'https' if tls else 'http'}://{host}:{self._listener.sockets[0].getsockname()[1]}/"
 
     async def stop(self) -> None:
-        """Say good-bye to every client and stop listening."""
-        await self._clients.close()
+        """Close every connection and stop listening."""
+        await self._peers.close()
         await asyncio.gather(
             *(socket.close(code=WSCloseCode.GOING_AWAY, message=b"shutting down") for socket in list(self._sockets))
         )
+        if self._listener is not None:
+            self._listener.close()
         if self._runner is not None:
             await self._runner.cleanup()
+        self._limiter.close()
 
     def application(self) -> web.Application:
         """The routes."""
+        server = self._config.server
         app = web.Application(
-            middlewares=[answer_errors, admission(self._config.server)], client_max_size=MAX_PORTRAIT_BYTES
+            middlewares=[
+                self._limiter.middleware,
+                json_errors,
+                trusted_host(server),
+                same_origin(server.token),
+                authentication(server.token),
+            ]
         )
-        app.on_response_prepare.append(allow_origins(self._config.server.token))
+        app.on_response_prepare.append(cors_headers(server.token))
         app.router.add_get("/", self._page)
         app.router.add_static("/web", _web_folder(), append_version=False)
-        app.router.add_post("/api/offer", self._offer)
-        app.router.add_patch("/api/offer", self._candidates)
         app.router.add_post("/api/interrupt", self._interrupt)
         app.router.add_post("/api/identity", self._identity)
         app.router.add_get("/api/status", self._status)
@@ -115,91 +145,40 @@ class Server:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
-        whep.add_routes(app, "/whep", self._clients.ice_servers, self._new_viewer)
-        whep.add_routes(app, "/whip", self._clients.ice_servers, self._new_voice)
+        Signalling(self._peers).add_routes(app)
         return app
-
-    # -- signalling ---------------------------------------------------------------------------------------------------
-
-    async def _new_viewer(self, request: web.Request) -> Peer:
-        return (await self._clients.admit("whep")).peer
-
-    async def _new_voice(self, request: web.Request) -> Peer:
-        return (await self._clients.admit("whip")).peer
-
-    async def _offer(self, request: web.Request) -> web.Response:
-        body = await _read_json(request)
-        offer = body.get("sdp")
-        if not isinstance(offer, str) or body.get("type") != "offer":
-            raise web.HTTPBadRequest(text='expected {"sdp": "...", "type": "offer"}')
-        before = self._clients.find(body.get("pc_id"))
-        if before is not None:
-            await before.peer.close()  # it comes back: its old connection is of no use any more
-        client = await self._clients.admit("page")
-        try:
-            answer = await client.peer.answer(offer)
-        except OfferError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
-        return web.json_response({"sdp": answer, "type": "answer", "pc_id": client.name})
-
-    async def _candidates(self, request: web.Request) -> web.Response:
-        body = await _read_json(request)
-        pc_id, candidates = body.get("pc_id"), body.get("candidates")
-        if not isinstance(pc_id, str) or not isinstance(candidates, list):
-            raise web.HTTPBadRequest(text='expected {"pc_id": "...", "candidates": [...]}')
-        client = self._clients.find(pc_id)
-        if client is None:
-            raise web.HTTPNotFound(text="no such connection")
-        for candidate in candidates:
-            if not isinstance(candidate, dict) or not isinstance(candidate.get("candidate"), str):
-                raise web.HTTPBadRequest(text='a candidate is {"candidate": "...", "sdpMid": "0", "sdpMLineIndex": 0}')
-            mid = candidate.get("sdpMid", candidate.get("sdp_mid"))
-            line = candidate.get("sdpMLineIndex", candidate.get("sdp_mline_index"))
-            try:
-                await client.peer.add_candidate(candidate["candidate"], mid, line)
-            except OfferError as error:
-                raise web.HTTPBadRequest(text=str(error)) from None
-        return web.json_response({"status": "success"})
-
-    # -- control ------------------------------------------------------------------------------------------------------
 
     async def _interrupt(self, request: web.Request) -> web.Response:
         cut = self.session.interrupt()
-        return web.json_response(
-            {"frame": cut.frame, "played_ms": cut.played_samples // 16, "dropped_ms": cut.dropped_samples // 16}
-        )
+        return web.json_response(msgspec.to_builtins(cut))
 
     async def _identity(self, request: web.Request) -> web.Response:
-        if request.content_type not in PORTRAIT_TYPES:
-            known = ", ".join(PORTRAIT_TYPES)
-            raise web.HTTPUnsupportedMediaType(text=f"got {request.content_type}, expected one of {known}")
         face = request.query.get("face", "0")
         if not re.fullmatch("[0-9]{1,2}", face) or int(face) > MAX_FACES:
             raise web.HTTPBadRequest(text=f"got face={face[:20]}, expected 1 to {MAX_FACES}, counted from the left")
-        data = await request.read()
+        data = await read_body(request, PORTRAIT_TYPES, MAX_PORTRAIT_BYTES)
         try:
             digest = await self.session.identify(Portrait(data, int(face)))
         except PortraitError as error:
-            raise web.HTTPUnprocessableEntity(text=str(error)) from None
+            raise web.HTTPUnprocessableEntity(text=str(error)) from error
         except WorkerError as error:
-            raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: "5"}) from None
+            raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: "5"}) from error
         return web.json_response({"identity": digest})
 
     async def _portrait(self, request: web.Request) -> web.Response:
-        picture = self.session.portrait
+        picture = self.session.generation.at_rest
         if picture is None:
             raise web.HTTPServiceUnavailable(text="the avatar is starting", headers={hdrs.RETRY_AFTER: "2"})
         data = await asyncio.to_thread(encode_image, picture.pixels, ImageFormat("jpeg", 90))
         return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     async def _status(self, request: web.Request) -> web.Response:
-        body = {"ready": self.session.ready, "identity": self.session.digest, "speaking": self.session.speaking}
-        return web.json_response(body | {"figures": self.session.figures(), "clients": len(self._clients)})
+        session = self.session
+        body = {"ready": session.ready, "identity": session.generation.digest, "speaking": session.speaking}
+        return web.json_response(body | {"figures": session.figures(), "clients": len(self._peers)})
 
     async def _audio(self, request: web.Request) -> web.StreamResponse:
         return await serve_agent(request, self.session, self._sockets)
-
-    # -- pages and health ---------------------------------------------------------------------------------------------
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         response = web.FileResponse(_web_folder() / "index.html", headers=PAGE_HEADERS)
@@ -214,13 +193,12 @@ class Server:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        if self._clients.closing or not self.session.ready:
+        if self._peers.closing or not self.session.ready:
             return web.Response(status=503, text="not ready\n", headers={hdrs.RETRY_AFTER: "2"})
         return web.Response(text="ready\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        self._clients.collect()
-        return web.Response(body=self.session.collect(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
+        return web.Response(body=self.session.metrics.text(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
 
 
 PAGE_HEADERS = {
@@ -232,17 +210,9 @@ PAGE_HEADERS = {
 }
 
 
-async def _read_json(request: web.Request) -> dict[str, Any]:
-    text = await whep.read_text(request, "application/json")
-    try:
-        return parse_object(text)
-    except ValueError as error:
-        raise web.HTTPBadRequest(text=str(error)) from None
-
-
 def _cannot_listen(server: ServerConfig, error: OSError | UnicodeError) -> ServerError:
     # Python's IDNA codec says of a bad host name only that a label is empty or too long.
-    reason = error.strerror or error if isinstance(error, OSError) else "it is no host name"
+    reason = error.strerror or error if isinstance(error, OSError) else "not a valid host name"
     return ServerError(f"cannot listen on {server.host}:{server.port}: {reason}")
 
 

@@ -1,17 +1,16 @@
-"""Local sources of speech: a sound file and the microphone. Each is an asynchronous stream of 16 kHz mono chunks."""
+"""Local sources of speech: a sound file and the microphone of this machine."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from avatard.errors import UserError
 from avatard.frame import Samples
-from avatard.media.resample import Resampler
+from avatard.media.audio_file import read_audio
+from avatard.session.session import Session
 
 if TYPE_CHECKING:
     import sounddevice
@@ -20,59 +19,54 @@ MICROPHONE_BLOCK_SECONDS = 0.02
 MICROPHONE_QUEUE_BLOCKS = 50  # one second; what the event loop cannot take by then is lost
 
 
-class SourceError(UserError):
-    """A source of speech cannot be used; the message is one line."""
+class MicrophoneError(UserError):
+    """This machine's microphone cannot be used."""
+
+    CODE = "microphone"
 
 
-def read_file(path: Path) -> Iterator[Samples]:
-    """The first audio stream of any file that PyAV reads, as chunks of 16 kHz mono float32.
+async def speak_file(session: Session, path: Path) -> None:
+    """Say all of a sound file; it is decoded beside the event loop and only as fast as it is taken.
 
     Raises:
-        SourceError: there is no such file, or no sound in it.
+        AudioFileError: there is no such file, or no sound in it.
     """
-    import av
-    from av.audio.resampler import AudioResampler
-    from av.error import FFmpegError
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise SourceError(f"{path} has no sound in it")
-            stream = container.streams.audio[0]
-            planar = AudioResampler(
-                format="fltp"
-            )  # keeps rate and channels: soxr converts better, and a mean cannot clip
-            resampler = Resampler(stream.rate)
-            for frame in container.decode(stream):
-                for part in planar.resample(frame):
-                    yield resampler.push(part.to_ndarray().mean(axis=0, dtype=np.float32))
-            yield resampler.flush()
-    except SourceError:
-        raise
-    except FFmpegError as error:
-        raise SourceError(f"{path} cannot be read as sound: {error.strerror}") from None
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read as sound: {error}") from None
-
-
-async def file_source(path: Path) -> AsyncIterator[Samples]:
-    """The chunks of `read_file`, decoded beside the event loop and only as fast as they are taken."""
-    chunks = read_file(path)
+    speaker = session.open_speaker()
+    chunks = read_audio(path)
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-        if len(chunk):
-            yield chunk
+        speaker.push_audio(*chunk)
+        await speaker.room()
+    await speaker.close()
 
 
-async def microphone_source(device: str | int | None = None) -> AsyncIterator[Samples]:
-    """What a local microphone hears, in chunks of 20 ms.
+async def speak_microphone(session: Session, device: str | int | None = None) -> None:
+    """Say what a local microphone hears, for ever.
 
     Raises:
-        SourceError: there is no microphone, or no PortAudio.
+        MicrophoneError: there is no microphone, or no PortAudio.
     """
+    microphone = session.open_microphone()
+    async for samples, rate_hz in microphone_blocks(device):
+        microphone.push_audio(samples, rate_hz)
+
+
+def check_microphone(device: str | int | None = None) -> int:
+    """The rate in Hz of a local microphone. Raises `MicrophoneError` where there is none."""
     try:
         import sounddevice
     except OSError as error:
-        raise SourceError(f"no microphone: {error} (Debian: apt install libportaudio2)") from None
+        raise MicrophoneError(f"no microphone: {error} (Debian: apt install libportaudio2)") from None
+    try:
+        return int(sounddevice.query_devices(device, "input")["default_samplerate"])
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise MicrophoneError(f"no microphone: {' '.join(str(error).split())}") from None
+
+
+async def microphone_blocks(device: str | int | None = None) -> AsyncIterator[tuple[Samples, int]]:
+    """Blocks of 20 ms of a local microphone, mono float32, and their rate in Hz. Raises `MicrophoneError`."""
+    rate_hz = check_microphone(device)
+    import sounddevice
+
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Samples] = asyncio.Queue(MICROPHONE_QUEUE_BLOCKS)
 
@@ -84,14 +78,9 @@ async def microphone_source(device: str | int | None = None) -> AsyncIterator[Sa
         loop.call_soon_threadsafe(put, block[:, 0].copy())
 
     try:
-        rate_hz = int(sounddevice.query_devices(device, "input")["default_samplerate"])
-        resampler = Resampler(rate_hz)
         block_frames = round(rate_hz * MICROPHONE_BLOCK_SECONDS)
-        stream = sounddevice.InputStream(rate_hz, block_frames, device, 1, "float32", callback=on_block)
-        with stream:
+        with sounddevice.InputStream(rate_hz, block_frames, device, 1, "float32", callback=on_block):
             while True:
-                chunk = resampler.push(await queue.get())
-                if len(chunk):
-                    yield chunk
+                yield await queue.get(), rate_hz
     except (sounddevice.PortAudioError, ValueError) as error:
-        raise SourceError(f"no microphone: {' '.join(str(error).split())}") from None
+        raise MicrophoneError(f"no microphone: {' '.join(str(error).split())}") from None

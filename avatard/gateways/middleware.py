@@ -1,111 +1,173 @@
-"""What every HTTP request passes: the token, the origin, and errors as one line of JSON."""
+"""HTTP middleware, one function for each concern: JSON errors, trusted host, CORS, authentication.
+
+    app = web.Application(middlewares=[json_errors, trusted_host(server), same_origin(token), authentication(token)])
+    app.on_response_prepare.append(cors_headers(token))
+
+Health checks pass all of them. Pages of other origins may use `/whep` and `/whip`: with a token any page that has it,
+without one the pages that this machine serves.
+"""
 
 from __future__ import annotations
 
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from http import HTTPStatus
 from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
 
 from avatard.config import Server
-from avatard.protocols.endpoint import is_loopback
+from avatard.errors import UserError
+from avatard.protocols.network import is_loopback
 
 logger = logging.getLogger(__name__)
 
 TOKEN_COOKIE = "avatard_token"
-#: What pages of other origins may use: any that have the token; without one, those that this machine serves.
+HEALTH_PATHS = ("/healthz", "/readyz")
 CORS_PATHS = ("/whep", "/whip")
 CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match",
-    "Access-Control-Expose-Headers": "Location, ETag, Link, Accept-Patch",
+    "Access-Control-Expose-Headers": "Location, ETag, Link, Accept-Patch, Retry-After",
 }
+#: The `code` of an error that has none of its own. Not the phrases of `http.HTTPStatus`, which change with Python.
+CODES = {
+    400: "bad-request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    406: "not-acceptable",
+    408: "timeout",
+    412: "precondition-failed",
+    413: "too-large",
+    415: "unsupported-media-type",
+    422: "unprocessable",
+    500: "internal",
+    503: "unavailable",
+}
+KEPT_HEADERS = (hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE, hdrs.ALLOW)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+@web.middleware
+async def json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error as `{"error": TEXT, "code": CODE}` with the fields of the error.
+
+    Code and fields are those of a `UserError`, raised by itself (400) or the cause of an `HTTPException`.
+    """
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = error_response(error.status, error.text or error.reason, error.__cause__)
+        response.headers.update({name: error.headers[name] for name in KEPT_HEADERS if name in error.headers})
+        return response
+    except UserError as error:
+        return error_response(HTTPStatus.BAD_REQUEST, str(error), error)
+    except ConnectionError:
+        raise  # the client is gone
+    except Exception:
+        logger.exception("request failed", extra={"path": request.path})
+        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
 
 
-def admission(server: Server) -> Any:
-    """A middleware that asks for the token, and refuses what another site's page sends in the name of this user.
+def error_response(status: int, text: str, cause: BaseException | None = None) -> web.Response:
+    """The answer to a failed request."""
+    code, fields = CODES.get(status, f"http-{status}"), {}
+    if isinstance(cause, UserError):
+        code, fields = cause.code, cause.fields
+    return web.json_response({**fields, "error": text, "code": code}, status=status)
 
-    The token lets pages of any origin use `/whep` and `/whip`, and the server be called by any name. Without one they
-    are for pages of this machine, and on loopback only under the names of loopback: a page whose name was made to point
-    at this machine (DNS rebinding) has this server's origin.
+
+def trusted_host(server: Server) -> Middleware:
+    """On loopback and without a token, serve only the names of loopback.
+
+    A page whose name was made to point at this machine (DNS rebinding) has this server's origin.
     """
     names = dict.fromkeys(("localhost", "127.0.0.1", "::1", server.host.lower()))
-    local = is_loopback(server.host) and not server.token
+    restricted = is_loopback(server.host) and not server.token
 
     @web.middleware
-    async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        shared = _shared(request, server.token)
-        if request.path == "/healthz":
-            return await handler(request)
-        if server.token and not _authorised(request, server.token):
-            if shared and request.method == hdrs.METH_OPTIONS:  # a page's preflight, which carries no token
-                return web.Response(status=204)
-            raise web.HTTPUnauthorized(text="expected Authorization: Bearer", headers={"WWW-Authenticate": "Bearer"})
+    async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get(hdrs.HOST)
-        if local and host is not None and _split(f"//{host}").hostname not in names:
+        if (
+            restricted
+            and host is not None
+            and not _is_health_check(request)
+            and _split(f"//{host}").hostname not in names
+        ):
             raise web.HTTPForbidden(text=f"got Host {host}, expected {', '.join(names)}; other names need a token")
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None and not shared and _split(origin).netloc != request.host:
-            cure = "; with --token they would be" if request.path.startswith(CORS_PATHS) else ""
-            raise web.HTTPForbidden(text=f"requests from pages of {origin} are not taken{cure}")
         return await handler(request)
 
-    return admit
+    return check_host
 
 
-def allow_origins(token: str) -> Any:
-    """A signal that lets pages of other origins read what `/whep` and `/whip` answer."""
+def same_origin(token: str) -> Middleware:
+    """Refuse what another site's page sends in the name of this user, but for what CORS shares."""
+
+    @web.middleware
+    async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get(hdrs.ORIGIN)
+        foreign = origin is not None and _split(origin).netloc != request.host
+        if foreign and not _is_shared(request, token) and not _is_health_check(request):
+            cure = "; with --token they would be" if request.path.startswith(CORS_PATHS) else ""
+            raise web.HTTPForbidden(text=f"requests from pages of {origin} are not accepted{cure}")
+        return await handler(request)
+
+    return check_origin
+
+
+def cors_headers(token: str) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """A signal that lets pages of other origins read the answers of `/whep` and `/whip`."""
 
     async def allow(request: web.Request, response: web.StreamResponse) -> None:
-        if _shared(request, token):
+        if _is_shared(request, token):
             response.headers.update(CORS_HEADERS)
 
     return allow
 
 
-def _shared(request: web.Request, token: str) -> bool:
-    """Whether a page of another origin may ask for this."""
+def authentication(token: str) -> Middleware:
+    """Ask for the token: in `Authorization: Bearer`, the cookie of the page or `?token=`."""
+
+    @web.middleware
+    async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not token or _is_health_check(request) or _has_token(request, token):
+            return await handler(request)
+        if request.method == hdrs.METH_OPTIONS and _is_shared(request, token):
+            return web.Response(status=204)  # a page's preflight, which carries no token
+        raise web.HTTPUnauthorized(text="expected Authorization: Bearer", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
+
+    return authenticate
+
+
+def _is_health_check(request: web.Request) -> bool:
+    return request.path in HEALTH_PATHS
+
+
+def _is_shared(request: web.Request, token: str) -> bool:
+    """Whether the page of another origin may send this request."""
     local = is_loopback(_split(request.headers.get(hdrs.ORIGIN, "")).hostname or "")
     return request.path.startswith(CORS_PATHS) and (bool(token) or local)
 
 
-@web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as one line of JSON."""
-    response: web.StreamResponse
-    try:
-        response = await handler(request)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        response = web.json_response({"error": error.text}, status=error.status)
-        kept = (hdrs.RETRY_AFTER, "WWW-Authenticate", hdrs.ALLOW)
-        response.headers.update({name: error.headers[name] for name in kept if name in error.headers})
-    except ConnectionError:
-        raise  # the client is gone
-    except Exception:
-        logger.exception("request failed", extra={"path": request.path})
-        response = web.json_response({"error": "internal error"}, status=500)
-    return response
+def _has_token(request: web.Request, token: str) -> bool:
+    kind, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    given = bearer if kind.lower() == "bearer" else ""
+    candidates = (given, request.cookies.get(TOKEN_COOKIE, ""), request.query.get("token", ""))
+    # A header may have any bytes, which aiohttp hands on as surrogates.
+    return any(
+        hmac.compare_digest(candidate.encode(errors="surrogatepass"), token.encode()) for candidate in candidates
+    )
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of a URL; none, if it is none."""
+    """The parts of a URL; empty ones where it is malformed."""
     try:
         return urlsplit(url)
     except ValueError:
         return SplitResult("", "", "", "", "")
-
-
-def _authorised(request: web.Request, token: str) -> bool:
-    kind, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    given = bearer if kind.lower() == "bearer" else ""
-    shown = (given, request.cookies.get(TOKEN_COOKIE, ""), request.query.get("token", ""))
-    # A header may have any bytes, which aiohttp hands on as surrogates.
-    return any(hmac.compare_digest(candidate.encode(errors="surrogatepass"), token.encode()) for candidate in shown)

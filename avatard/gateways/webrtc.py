@@ -1,78 +1,88 @@
-"""The WebRTC clients of the daemon: who is let in, what they see and hear, and what they say."""
+"""The WebRTC clients of the daemon: their seats, what they are sent, and what they send."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from aiohttp import hdrs, web
 from numpy.typing import NDArray
 
 from avatard.clock import monotonic
 from avatard.config import Webrtc
-from avatard.media.resample import Resampler, to_pcm16
+from avatard.errors import UserError
+from avatard.media.pcm import to_pcm16
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.protocols.broadcast import Broadcaster, Encoding
+from avatard.protocols.events import Error, Event, Metrics
 from avatard.protocols.peer import IceServers, Peer
+from avatard.protocols.tasks import cancel_and_wait
 from avatard.session.session import Session
 
 logger = logging.getLogger(__name__)
 
-MAX_VIEWERS = 64
 RETRY_SECONDS = 10
+STARTING_SECONDS = 2
 LEAVING_SECONDS, LEAVING_TRIES = 1.0, 20
-PANEL_SECONDS = 1.0
+SILENT_SECONDS = 3.0  # a client that is still there reports every second
+STATISTICS_SECONDS = 1.0
 KINDS = ("page", "whep", "whip")
 
 
-class Client:
-    """What its peer tells goes to the session, the session's events go to it."""
+class UnavailableError(UserError):
+    """A client cannot be served now."""
 
-    def __init__(self, clients: PeerRegistry, kind: str, watches: bool, listens: bool) -> None:
+    CODE = "unavailable"
+
+    def __init__(self, message: str, retry_after_s: int, *, code: str | None = None, **fields: object) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s, **fields)
+        self.retry_after_s = retry_after_s
+
+
+class Client:
+    """A client: passes its sound and messages to the session, and the session's events to it."""
+
+    def __init__(self, registry: PeerRegistry, kind: str) -> None:
         self.kind = kind
         self.name = secrets.token_urlsafe(12)
-        self._clients = clients
-        self._session = clients.session
-        self._resampler: Resampler | None = None
-        self._rate_hz = 0
-        self.peer = Peer(clients.hub if watches else None, clients.ice_servers, self, listens)
+        self._registry = registry
+        self._session = registry.session
+        broadcaster = registry.broadcaster if kind != "whip" else None
+        self.peer = Peer(broadcaster, registry.ice_servers, self, receives=kind != "whep")
+        self._microphone = self._session.open_microphone()
         self._unlisten = self._session.listen(self.on_event)
 
     def on_audio(self, samples: NDArray[np.float32], rate_hz: int) -> None:
-        """Its microphone."""
-        if self._resampler is None or rate_hz != self._rate_hz:
-            self._resampler, self._rate_hz = Resampler(rate_hz), rate_hz
-        self._session.speak_live(self._resampler.push(samples), self)
+        """Sound from its microphone."""
+        self._microphone.push_audio(samples, rate_hz)
 
     def on_message(self, message: dict[str, Any]) -> None:
         """A request over the data channel."""
         if message.get("type") == "interrupt":
             self._session.interrupt()
         else:
-            text = "unknown message; expected type interrupt"
-            self.peer.send_event("error", {"message": text, "fatal": False}, str(message.get("id", "")))
+            error = Error(message="unknown message; expected type interrupt", code="bad-message")
+            self.peer.send(error, str(message.get("id", "")))
 
-    def on_event(self, kind: str, data: Mapping[str, Any]) -> None:
-        """An event of the session."""
-        self.peer.send_event(kind, dict(data))
+    def on_event(self, event: Event) -> None:
+        """Pass an event of the session on."""
+        self.peer.send(event)
 
     def on_first_frame(self, seconds: float) -> None:
-        """It saw its first picture."""
+        """The first frame was sent to it."""
         self._session.metrics.first_frame.observe(seconds)
 
     def on_closed(self) -> None:
-        """It is gone."""
+        """Its connection ended."""
         self._unlisten()
-        self._session.end_of_utterance(self)
-        self._clients.forget(self)
+        self._microphone.close()
+        self._registry.forget(self)
 
 
 class PeerRegistry:
-    """All of them; they share one stream, generated and encoded once.
+    """All WebRTC clients; they share one stream, generated once and encoded once for each codec in use.
 
     Args:
         session: the avatar.
@@ -83,11 +93,17 @@ class PeerRegistry:
     def __init__(self, session: Session, config: Webrtc, max_sessions: int) -> None:
         self.session = session
         self.ice_servers = IceServers(config.ice_servers, config.ice_username, config.ice_credential)
-        self.hub = Broadcaster(Encoding(config.codec, config.bitrate_kbps * 1000), monotonic, session.metrics.skewed)
+        encoding = Encoding(config.codec, config.bitrate_kbps * 1000)
+        self.broadcaster = Broadcaster(encoding, monotonic, session.metrics.skewed)
         self.closing = False
         self._max_sessions = max_sessions
+        self._max_viewers = config.max_viewers
         self._clients: dict[str, Client] = {}
-        self._panel: asyncio.Task[None] | None = None
+        self._statistics: asyncio.Task[None] | None = None
+        sent, metrics = self.broadcaster, session.metrics
+        metrics.watch("frames", lambda: {"encoded": sent.encoded, "sent": sent.sent, "dropped": sent.dropped})
+        metrics.watch("stage_seconds", lambda: {"encoder": sent.encoding_seconds})
+        metrics.watch("queue_depth", lambda: {"encoder": sent.queued})
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -97,50 +113,37 @@ class PeerRegistry:
         return self._clients.get(name) if isinstance(name, str) else None
 
     async def admit(self, kind: str) -> Client:
-        """Let one more in: `page` watches and talks, `whep` watches, `whip` talks.
+        """Give a new client its seat: `page` watches and talks, `whep` watches, `whip` talks.
 
         Raises:
-            web.HTTPServiceUnavailable: there is no room, or no avatar yet.
+            UnavailableError: all seats are taken, or the avatar is not ready.
         """
-        watches, talks = kind != "whip", kind != "whep"
-        kinds, most = (("page", "whip"), self._max_sessions) if talks else (("whep",), MAX_VIEWERS)
-        await self._wait_for_room(kinds, most)
-        # No await from here on: the place that is free now must not be given to two.
-        self._check_room(kinds, most)
-        client = Client(self, kind, watches, listens=talks)
+        await self._wait_for_seat(kind)
+        # No await from here on: the seat that is free now must not be given to two.
+        self._check_seat(kind)
+        client = Client(self, kind)
         self._clients[client.name] = client
         self._count()
-        if self._panel is None:
-            self._panel = asyncio.create_task(self._tell_figures(), name="panel")
+        if self._statistics is None:
+            self._statistics = asyncio.create_task(self._emit_statistics(), name="statistics")
         return client
 
     def forget(self, client: Client) -> None:
-        """The client is gone."""
+        """Free the seat of a client whose connection ended."""
         self._clients.pop(client.name, None)
         self._count()
 
     def play(self, entry: PlayoutFrame) -> None:
         """Send a frame to all: the session calls it when the frame is due."""
         if entry.picture is not None:
-            self.hub.send(entry.index, entry.picture.pixels, to_pcm16(entry.samples))
-
-    def collect(self) -> None:
-        """Bring the metrics of what is sent up to date."""
-        metrics, hub = self.session.metrics, self.hub
-        metrics.total(metrics.frames.labels("encoded"), "encoded", hub.encoded)
-        metrics.total(metrics.frames.labels("sent"), "sent", hub.sent)
-        metrics.total(metrics.frames.labels("dropped"), "dropped", hub.dropped)
-        metrics.total(metrics.stage.labels("encoder"), "encoder", hub.encoding_seconds)
-        metrics.queue.labels("encoder").set(hub.queued)
+            self.broadcaster.send(entry.index, entry.picture.pixels, to_pcm16(entry.sound.playback))
 
     async def close(self) -> None:
-        """Say good-bye to everyone."""
+        """Close all connections."""
         self.closing = True
-        if self._panel is not None:
-            self._panel.cancel()
-            await asyncio.gather(self._panel, return_exceptions=True)
+        await cancel_and_wait(self._statistics)
         await asyncio.gather(*(client.peer.close() for client in list(self._clients.values())))
-        await self.hub.close()
+        await self.broadcaster.close()
 
     def _count(self) -> None:
         kinds = [client.kind for client in self._clients.values()]
@@ -150,30 +153,40 @@ class PeerRegistry:
         if any(kind != "whip" for kind in kinds):
             self.session.attach(self)
 
-    async def _tell_figures(self) -> None:
+    async def _emit_statistics(self) -> None:
         while True:
-            await asyncio.sleep(PANEL_SECONDS)
+            await asyncio.sleep(STATISTICS_SECONDS)
             try:
                 if self._clients:
-                    self.session.emit("metrics", **self.session.figures())
+                    self.session.events.emit(Metrics(values=self.session.figures()))
             except Exception:
-                logger.exception("the figures were not told")
+                logger.exception("could not emit statistics")
 
-    def _full(self, kinds: tuple[str, ...], most: int) -> bool:
-        return sum(client.kind in kinds for client in self._clients.values()) >= most
+    def _seats(self, kind: str) -> tuple[list[Client], int]:
+        """The clients that share their number with one of this kind, and how many of them there may be."""
+        kinds, most = (("whep",), self._max_viewers) if kind == "whep" else (("page", "whip"), self._max_sessions)
+        return [client for client in self._clients.values() if client.kind in kinds], most
 
-    async def _wait_for_room(self, kinds: tuple[str, ...], most: int) -> None:
-        """Whoever is just leaving, as before a reload, is given a moment."""
+    async def _wait_for_seat(self, kind: str) -> None:
+        """Wait a moment for a client that is just leaving, as before a reload; one that is silent loses its seat."""
         for _ in range(LEAVING_TRIES):
-            if not self._full(kinds, most):
+            taken, most = self._seats(kind)
+            if len(taken) < most:
                 break
-            await asyncio.sleep(LEAVING_SECONDS / LEAVING_TRIES)
+            silent = next((client for client in taken if client.peer.silent_seconds >= SILENT_SECONDS), None)
+            if silent is not None:
+                await silent.peer.close()
+            else:
+                await asyncio.sleep(LEAVING_SECONDS / LEAVING_TRIES)
 
-    def _check_room(self, kinds: tuple[str, ...], most: int) -> None:
-        """Raise 503 where there is no room."""
-        if self.closing or not self.session.ready:
-            why = "shutting down" if self.closing else "the avatar is starting"
-            raise web.HTTPServiceUnavailable(text=why, headers={hdrs.RETRY_AFTER: "2"})
-        if self._full(kinds, most):
-            headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
-            raise web.HTTPServiceUnavailable(text=f"all {most} sessions are in use; try again later", headers=headers)
+    def _check_seat(self, kind: str) -> None:
+        if self.closing:
+            raise UnavailableError("the server is shutting down", STARTING_SECONDS, code="shutting-down")
+        if not self.session.ready:
+            raise UnavailableError("the avatar is starting", STARTING_SECONDS, code="starting")
+        taken, most = self._seats(kind)
+        if len(taken) >= most:
+            seat = "seat" if kind != "whep" else "viewer seat"
+            which = f"the one {seat} is" if most == 1 else f"all {most} {seat}s are"
+            text = f"{which} taken; try again in {RETRY_SECONDS} s"
+            raise UnavailableError(text, RETRY_SECONDS, code="full", seats=most)

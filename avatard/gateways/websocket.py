@@ -1,78 +1,106 @@
-"""Speech of a voice agent over a WebSocket: a JSON hello, then binary PCM16; the events come back as JSON.
+"""Speech of a voice agent over a WebSocket: a JSON hello, then binary samples; the events come back as JSON.
 
-> {"sample_rate": 24000}
-> binary: 16-bit little-endian mono, as fast as it comes; while minutes of it wait, the socket is not read
-> {"type": "end_of_utterance"}     or {"type": "interrupt"}, which drops what waits
-< {"label": "rtvi-ai", "type": "bot-started-speaking", "id": "", "data": {"frame": 1234}}
+> {"sample_rate": 24000, "encoding": "s16le", "channels": 1}       the last two may be left out
+> binary: samples as fast as they are produced, cut anywhere; while minutes of them wait, the socket is not read
+> {"type": "start_of_utterance", "id": "answer-1"}                 optional: names what follows
+> {"type": "end_of_utterance"}     or {"type": "interrupt"}, which drops all that was not heard yet
+< {"label": "rtvi-ai", "type": "utterance", "id": "", "data": {"id": "answer-1", "state": "queued"}}
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
+import msgspec
 from aiohttp import WSMsgType, web
 
-from avatard.frame import Samples
-from avatard.media.resample import Resampler, from_pcm16
+from avatard.media.pcm import Encoding, PcmDecoder
+from avatard.protocols.events import Error, Event, Metrics, to_message
 from avatard.protocols.json_text import parse_object
-from avatard.session.floor_control import FloorError
+from avatard.protocols.tasks import cancel_and_wait
 from avatard.session.session import Session
-from avatard.timebase import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from avatard.session.speaker import PushedSpeaker
 
 MAX_MESSAGE_BYTES = 1024 * 1024  # half a minute at 16 kHz
-MAX_WAITING_SAMPLES = 300 * SAMPLE_RATE_HZ
+QUEUED_EVENTS = 1000  # for a client that does not read; then the oldest are dropped
 PING_SECONDS = 20.0
 GONE_MS = 30_000  # without a sign of life from the other side's system
+
+Id: TypeAlias = Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the samples are encoded."""
+
+    sample_rate: Annotated[int, msgspec.Meta(ge=8_000, le=192_000)]
+    encoding: Encoding = "s16le"
+    channels: Literal[1, 2] = 1
+
+
+class StartOfUtterance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="start_of_utterance"):
+    """Names the utterance that follows."""
+
+    id: Id = ""
+
+
+class EndOfUtterance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="end_of_utterance"):
+    """The utterance is complete."""
+
+
+class Interrupt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="interrupt"):
+    """Drop all speech that was not heard yet."""
+
+
+Command: TypeAlias = StartOfUtterance | EndOfUtterance | Interrupt
 
 
 async def serve_agent(
     request: web.Request, session: Session, sockets: set[web.WebSocketResponse]
 ) -> web.WebSocketResponse:
     """Serve one connection to its end; it is in `sockets` meanwhile."""
-    # No heartbeat, which hangs up on a sender whose pongs wait unread behind its speech.
-    websocket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES)
+    # No heartbeat, which hangs up on a sender whose pongs wait unread behind its speech. aiohttp refuses messages as
+    # long as its limit.
+    websocket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES + 1)
     await websocket.prepare(request)
     _notice_silence(request)
     sockets.add(websocket)
-    events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(100)
+    outbox: asyncio.Queue[Event] = asyncio.Queue()
 
-    def on_event(kind: str, data: Mapping[str, Any]) -> None:
-        if kind != "metrics" and not events.full():
-            events.put_nowait({"label": "rtvi-ai", "type": kind, "id": "", "data": dict(data)})
-
-    def on_error(message: str) -> None:
-        on_event("error", {"message": message, "fatal": False})
+    def send(event: Event) -> None:
+        if isinstance(event, Metrics):
+            return
+        if outbox.qsize() >= QUEUED_EVENTS:
+            outbox.get_nowait()
+        outbox.put_nowait(event)
 
     async def send_events() -> None:
         while True:
             try:
-                event = await asyncio.wait_for(events.get(), PING_SECONDS)
+                event = await asyncio.wait_for(outbox.get(), PING_SECONDS)
             except TimeoutError:
                 await websocket.ping()
             else:
-                await websocket.send_json(event)
+                await websocket.send_json(to_message(event))
 
-    unlisten = session.listen(on_event)
+    unlisten = session.listen(send)
     sender = asyncio.create_task(send_events(), name="ws-events")
-    speaker = Speaker(session, on_error)
+    agent = Agent(session.open_speaker())
     try:
         async for message in websocket:
             try:
                 if message.type == WSMsgType.TEXT:
-                    speaker.control(parse_object(message.data))
+                    agent.control(parse_object(message.data))
                 elif message.type == WSMsgType.BINARY:
-                    speaker.speak(message.data)
+                    agent.push(message.data)
             except ValueError as error:
-                on_error(str(error))
-            await speaker.room()
+                send(Error(message=str(error), code="bad-message"))
+            await agent.speaker.room()
     finally:
         unlisten()
-        sender.cancel()
-        await asyncio.gather(sender, return_exceptions=True)
-        await speaker.finish()
+        await cancel_and_wait(sender)
+        await agent.speaker.close()
         sockets.discard(websocket)
     return websocket
 
@@ -84,89 +112,50 @@ def _notice_silence(request: web.Request) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_MS)
 
 
-class Speaker:
-    """What one `/ws/audio` connection says. It waits in line here, so that an interrupt is read at once."""
+class Agent:
+    """One connection's messages, as calls of its speaker."""
 
-    def __init__(self, session: Session, on_error: Callable[[str], None]) -> None:
-        self._session, self._on_error = session, on_error
-        self._resampler: Resampler | None = None
-        self._line: asyncio.Queue[Samples | None] = asyncio.Queue()  # None ends an utterance
-        self._waiting_samples = 0
-        self._room = asyncio.Event()
-        self._closing = False
-        self._task = asyncio.create_task(self._say(), name="ws-speech")
+    def __init__(self, speaker: PushedSpeaker) -> None:
+        self.speaker = speaker
+        self._rate_hz = 0
+        self._decoder: PcmDecoder | None = None
 
-    def control(self, message: Any) -> None:
-        """A hello, or a command.
+    def control(self, message: dict[str, Any]) -> None:
+        """Take a hello or a command.
 
         Raises:
             ValueError: it is neither.
         """
-        match message:
-            case {"sample_rate": int(rate_hz)}:
-                self._resampler = Resampler(rate_hz)
-            case {"type": "interrupt"}:
-                self._interrupt()
-            case {"type": "end_of_utterance"}:
-                self._end()
-            case _:
-                raise ValueError('expected {"sample_rate": HZ}, {"type": "end_of_utterance"} or {"type": "interrupt"}')
+        if "type" not in message:
+            hello: Hello = _convert(message, Hello)
+            self._rate_hz, self._decoder = hello.sample_rate, PcmDecoder(hello.encoding, hello.channels)
+            return
+        command: Command = _convert(message, Command)
+        if self._decoder is not None:
+            self._decoder.reset()
+        match command:
+            case StartOfUtterance():
+                self.speaker.begin(command.id)
+            case EndOfUtterance():
+                self.speaker.flush()
+            case Interrupt():
+                self.speaker.interrupt()
 
-    def speak(self, pcm: bytes) -> None:
-        """The next samples.
+    def push(self, data: bytes) -> None:
+        """Take the next samples.
 
         Raises:
             ValueError: there was no hello, or these are no samples.
         """
-        if self._resampler is None:
+        if self._decoder is None:
             raise ValueError('expected the hello {"sample_rate": HZ} before the first samples')
-        self._put(self._resampler.push(from_pcm16(pcm)))
-
-    async def room(self) -> None:
-        """Wait while too much is in line."""
-        while self._waiting_samples > MAX_WAITING_SAMPLES:
-            self._room.clear()
-            await self._room.wait()
-
-    async def finish(self) -> None:
-        """The connection is gone; what was said will be said to its end."""
-        self._closing = True
-        self._end()
-        await self._task
-
-    def _interrupt(self) -> None:
-        while not self._line.empty():
-            self._line.get_nowait()
-        self._waiting_samples = 0
-        if self._resampler is not None:
-            self._resampler.flush()
-        self._session.interrupt()
-        # It came in line with the speech, so what follows it is new, and not the rest of what was cut off.
-        self._session.end_of_utterance(self)
-
-    def _end(self) -> None:
-        if self._resampler is not None:
-            self._put(self._resampler.flush())
-        self._put(None)
-
-    def _put(self, samples: Samples | None) -> None:
-        self._line.put_nowait(samples)
-        self._waiting_samples += _size(samples)
-
-    async def _say(self) -> None:
-        while not (self._closing and self._line.empty()):
-            samples = await self._line.get()
-            self._waiting_samples -= _size(samples)
-            self._room.set()
-            if samples is None:
-                self._session.end_of_utterance(self)
-                continue
-            try:
-                await self._session.speak(samples, self)
-            except FloorError as error:
-                self._on_error(str(error))
+        self.speaker.push_audio(self._decoder.push(data), self._rate_hz)
 
 
-def _size(samples: Samples | None) -> int:
-    """What an entry counts for in line; that of the smallest keeps the number of entries bounded."""
-    return max(SAMPLES_PER_FRAME, 0 if samples is None else len(samples))
+def _convert(message: dict[str, Any], kind: Any) -> Any:
+    """A message as a Struct. Raises `ValueError`, in one line."""
+    try:
+        return msgspec.convert(message, kind)
+    except msgspec.ValidationError as error:
+        expected = '{"sample_rate": HZ}, or a "type" of start_of_utterance, end_of_utterance or interrupt'
+        raise ValueError(f"{' '.join(str(error).split())[:200]}; expected {expected}") from None

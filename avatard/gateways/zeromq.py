@@ -7,47 +7,37 @@ sink of the session, so that nothing is generated for it.
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from avatard import __version__
 from avatard.clock import wall_us
 from avatard.config import Zmq
 from avatard.frame import HeadPose
 from avatard.inference.supervisor import WorkerError
-from avatard.media.resample import Resampler, to_pcm16
+from avatard.media.pcm import to_pcm16
 from avatard.models.face.arkit import ARKIT_NAMES
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.portrait import Portrait, PortraitError
-from avatard.protocols import messages
+from avatard.protocols import events, messages
 from avatard.protocols.curve import ServerKeys, load_server_keys
 from avatard.protocols.endpoint import check_endpoint
+from avatard.protocols.events import Event
 from avatard.protocols.image import ImageFormat
-from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Speech, State, Topic
+from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Speech, State, Topic, UtteranceState
+from avatard.protocols.tasks import cancel_and_wait
 from avatard.protocols.zmq_sockets import Publisher, Receiver, Stamp
-from avatard.session.floor_control import FloorError
 from avatard.session.session import Session
+from avatard.session.speaker import PushedSpeaker
 from avatard.timebase import FPS, FRAME_US, SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
 STATS_SECONDS: Final = 1.0
 FRAME_TOPICS: Final = (Topic.FACE, Topic.VIDEO, Topic.AUDIO)
-_EVENTS: Final[
-    Mapping[str, Literal["ready", "started-speaking", "stopped-speaking", "interrupted", "identity", "error"]]
-] = {
-    "bot-ready": "ready",
-    "bot-started-speaking": "started-speaking",
-    "bot-stopped-speaking": "stopped-speaking",
-    "bot-interrupted": "interrupted",
-    "identity": "identity",
-    "error": "error",
-}
 
 
 def checked_keys(config: Zmq) -> ServerKeys | None:
@@ -83,10 +73,8 @@ class ZmqGateway:
         self.receiver: Receiver | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._swapping: asyncio.Task[None] | None = None
-        self._resampler: Resampler | None = None
-        self._rate_hz = 0
-        self._refused = False
-        self._answers: dict[str, str] = {}  # events that answer a request, and its id
+        self._interrupt_id = self._identity_id = ""  # requests that an event will answer
+        self._utterance_id = ""  # of the speech that is being received
 
     async def start(self, session: Session) -> None:
         """Bind and serve; the session is warm.
@@ -105,21 +93,18 @@ class ZmqGateway:
         if self._config.audio:
             self.receiver = Receiver(
                 self._config.audio,
-                on_interrupt=self._on_interrupt,
                 on_error=self._on_error,
                 keys=self._keys,
             )
             await self.receiver.start()
-            self._spawn(self._hear(self.receiver), "zmq-speech")
+            self._spawn(self._receive(self.receiver, session.open_speaker()), "zmq-speech")
             logger.info("listening", extra={"endpoint": self.receiver.endpoint, "curve": self._keys is not None})
 
     async def stop(self) -> None:
         """Say that this is the end, and close the sockets."""
         self._unlisten()
         self._session.detach(self)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(self._tasks)
         if self.publisher is not None:
             self.publisher.state(State(state="stopped", event="stopped"))
             await self.publisher.stop()
@@ -138,10 +123,11 @@ class ZmqGateway:
 
     def _make_publisher(self, session: Session) -> Publisher:
         config = self._config
-        height, width = session.size
+        assert session.generation.at_rest is not None
+        height, width, _ = session.generation.at_rest.pixels.shape
         meta = Meta(
             server=f"avatard/{__version__}",
-            identity=session.digest,
+            identity=session.generation.digest,
             fps=FPS,
             enc=config.video_encoding,
             w=width,
@@ -161,8 +147,6 @@ class ZmqGateway:
             queue=config.send_queue_messages,
             on_wanted=self._on_wanted,
         )
-
-    # -- out ----------------------------------------------------------------------------------------------------------
 
     def play(self, entry: PlayoutFrame) -> None:
         """Publish a frame that is due now."""
@@ -187,22 +171,34 @@ class ZmqGateway:
         if any(self.publisher.wanted(topic) for topic in FRAME_TOPICS):
             self._session.attach(self)
 
-    def _on_event(self, kind: str, data: Mapping[str, Any]) -> None:
-        if self.publisher is None or kind not in _EVENTS:
+    def _on_event(self, event: Event) -> None:
+        """Publish an event of the session as a state."""
+        publisher = self.publisher
+        if publisher is None:
             return
-        event = _EVENTS[kind]
-        if event == "error":
-            self.publisher.error(str(data["message"]))
-            return
-        if event == "identity":
-            self._meta = msgspec.structs.replace(self._meta, identity=str(data["digest"]))
-            self.publisher.meta(self._meta)
-        played_us = max(int(data["frame"]) - 1, 0) * FRAME_US if event == "interrupted" else None
         # The session hears the silence after an interrupt only later.
-        speaking = self._session.speaking and event != "interrupted"
+        speaking = self._session.speaking and not isinstance(event, events.Interrupted)
         state: Literal["idle", "speaking"] = "speaking" if speaking else "idle"
-        request_id = self._answers.pop(event, "")
-        self.publisher.state(State(state=state, event=event, id=request_id, played_us=played_us))
+        match event:
+            case events.Ready():
+                publisher.state(State(state=state, event="ready"))
+            case events.StartedSpeaking():
+                publisher.state(State(state=state, event="started-speaking"))
+            case events.StoppedSpeaking():
+                publisher.state(State(state=state, event="stopped-speaking"))
+            case events.Interrupted():
+                request_id, self._interrupt_id = self._interrupt_id, ""
+                played_us = max(event.frame - 1, 0) * FRAME_US
+                publisher.state(State(state=state, event="interrupted", id=request_id, played_us=played_us))
+            case events.Identity():
+                request_id, self._identity_id = self._identity_id, ""
+                self._meta = msgspec.structs.replace(self._meta, identity=event.digest)
+                publisher.meta(self._meta)
+                publisher.state(State(state=state, event="identity", id=request_id))
+            case events.Utterance():
+                publisher.state(State(state=state, event="utterance", id=event.id, utterance=_utterance(event)))
+            case events.Error():
+                publisher.error(event.message, code=event.code)
 
     async def _publish_stats(self, publisher: Publisher) -> None:
         while True:
@@ -211,65 +207,57 @@ class ZmqGateway:
             requests = {f"zmq_received_{name.lower()}": float(count) for name, count in received.items()}
             publisher.stats({**self._session.figures(), **requests})
 
-    # -- in -----------------------------------------------------------------------------------------------------------
-
-    async def _hear(self, receiver: Receiver) -> None:
+    async def _receive(self, receiver: Receiver, speaker: PushedSpeaker) -> None:
         async for request in receiver:
             match request:
                 case Speech():
-                    await self._push(self._resample(request), request.id)
+                    self._begin(speaker, request.id)
+                    speaker.push_audio(request.samples(), request.sr)
+                    await speaker.room()
                 case EndOfUtterance():
-                    if self._resampler is not None:
-                        await self._push(self._resampler.flush(), request.id)
-                    self._session.end_of_utterance(self)
+                    self._begin(speaker, request.id)
+                    speaker.flush()
+                    self._utterance_id = ""
+                case Interrupt():
+                    self._interrupt_id, self._utterance_id = request.id, ""
+                    speaker.interrupt()
                 case messages.Portrait():
                     self._swap(request)
 
-    def _resample(self, speech: Speech) -> NDArray[np.float32]:
-        """The sound at 16 kHz; a sender that changes its rate begins a new stream."""
-        if self._resampler is None or speech.sr != self._rate_hz:
-            rest = self._resampler.flush() if self._resampler is not None else np.zeros(0, np.float32)
-            self._resampler, self._rate_hz = Resampler(speech.sr), speech.sr
-            return np.concatenate([rest, self._resampler.push(speech.samples())])
-        return self._resampler.push(speech.samples())
-
-    async def _push(self, samples: NDArray[np.float32], request_id: str) -> None:
-        """Speak, waiting while the session's buffer is full, until an interrupt."""
-        try:
-            await self._session.speak(samples, self)
-        except FloorError as error:
-            if not self._refused:  # once, not for every packet of the speech
-                self._on_error(str(error), request_id)
-            self._refused = True
-        else:
-            self._refused = False
-
-    def _on_interrupt(self, request: Interrupt) -> None:
-        self._resampler = None
-        self._answers["interrupted"] = request.id
-        self._session.interrupt()
-        # It came in line with the speech, so what follows it is new, and not the rest of what was cut off.
-        self._session.end_of_utterance(self)
+    def _begin(self, speaker: PushedSpeaker, utterance_id: str) -> None:
+        """Begin an utterance where the sender names another one than before."""
+        if utterance_id and utterance_id != self._utterance_id:
+            speaker.begin(utterance_id)
+            self._utterance_id = utterance_id
 
     def _swap(self, request: messages.Portrait) -> None:
         if self._swapping is not None and not self._swapping.done():
-            self._on_error("another portrait is being checked; send it again after the answer", request.id)
+            self._on_error("another portrait is being checked; send it again after the answer", request.id, "busy")
         else:
             self._swapping = self._spawn(self._identify(request), "zmq-identity")
 
     async def _identify(self, request: messages.Portrait) -> None:
-        self._answers["identity"] = request.id
+        self._identity_id = request.id
         try:
             await self._session.identify(Portrait(request.data, request.face))
         except (PortraitError, WorkerError) as error:
-            self._answers.pop("identity", None)
-            self._on_error(str(error), request.id)
+            self._identity_id = ""
+            self._on_error(str(error), request.id, error.code)
 
-    def _on_error(self, message: str, request_id: str = "") -> None:
+    def _on_error(self, message: str, request_id: str = "", code: str = "bad-message") -> None:
         logger.debug("request refused", extra={"reason": message})
         if self.publisher is not None:
-            self.publisher.error(message, request_id)
+            self.publisher.error(message, request_id, code)
 
 
 def _head(head: HeadPose) -> Head:
     return Head(q=head.quaternion, t=head.translation, s=head.scale)
+
+
+def _utterance(event: events.Utterance) -> UtteranceState:
+    return UtteranceState(
+        state=event.state,
+        played_ms=event.played_ms or 0,
+        dropped_ms=event.dropped_ms or 0,
+        interrupted=bool(event.interrupted),
+    )

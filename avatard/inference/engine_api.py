@@ -36,8 +36,6 @@ class Stream(Protocol, Generic[M]):
 class Engine(Protocol):
     """The two networks and a portrait."""
 
-    delay_frames: int  # frames held back beyond hop and fade
-
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """Use this portrait from the next `begin` on; return its digest, and itself as a frame at rest.
 

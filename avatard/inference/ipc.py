@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.frame import Frame, HeadPose
+from avatard.frame import Backdrop, Frame, HeadPose, Rectangle
 from avatard.timebase import BLENDSHAPES, LANDMARKS
 
 FACE_FLOATS = 3 * LANDMARKS + BLENDSHAPES + 8
@@ -75,7 +75,6 @@ class Ready(Event, frozen=True):
     height: int
     width: int
     hop_seconds: float  # median of a hop through motion and to its first frames, in the warm-up
-    delay_frames: int  # frames the engine holds back beyond hop and fade
 
 
 class Identified(Event, frozen=True):
@@ -91,7 +90,11 @@ class Identified(Event, frozen=True):
 
 
 class FramesReady(Event, frozen=True):
-    """Frames [first, first + count); their faces and their pixels follow."""
+    """Frames [first, first + count); their faces and their pixels follow.
+
+    Where only a rectangle moves, the pixels are the rectangle's; what it belongs into follows as a third part with the
+    first frames of a person, and is kept until another one comes.
+    """
 
     epoch: int
     first: int
@@ -100,6 +103,7 @@ class FramesReady(Event, frozen=True):
     width: int
     motion_seconds: float
     video_seconds: float
+    moving: Rectangle | None = None
 
 
 class Heartbeat(Event, frozen=True):
@@ -127,15 +131,28 @@ def pack_faces(frames: Sequence[Frame]) -> bytes:
     return np.asarray(rows, np.float32).tobytes()
 
 
-def unpack_frames(count: int, height: int, width: int, faces: memoryview, pixels: memoryview) -> list[Frame]:
-    """Frames from their two raw parts, without a copy.
+def pack_pixels(frames: Sequence[Frame]) -> NDArray[np.uint8]:
+    """What moves in frames of one person, `[K, h, w, 3]`."""
+    backdrop = frames[0].backdrop
+    where = backdrop.moving.slices if backdrop is not None else ()
+    return np.stack([frame.pixels[where] for frame in frames])
+
+
+def unpack_frames(
+    count: int, height: int, width: int, faces: memoryview, pixels: memoryview, backdrop: Backdrop | None = None
+) -> list[Frame]:
+    """Frames `[height, width]` from their two raw parts: without a copy, or put into a backdrop.
 
     Raises:
         ValueError: a part does not have the announced size.
     """
     rows = np.frombuffer(faces, np.float32).reshape(count, FACE_FLOATS)
-    images: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, height, width, 3)
-    return [_unpack(row, image) for row, image in zip(rows, images, strict=True)]
+    if backdrop is None:
+        images: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, height, width, 3)
+        return [_unpack(row, image) for row, image in zip(rows, images, strict=True)]
+    moving = backdrop.moving
+    parts: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, moving.height, moving.width, 3)
+    return [_unpack(row, backdrop.with_moved(part)) for row, part in zip(rows, parts, strict=True)]
 
 
 def _unpack(row: NDArray[np.float32], pixels: NDArray[np.uint8]) -> Frame:

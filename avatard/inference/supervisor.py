@@ -10,15 +10,17 @@ import tempfile
 from typing import Protocol, cast
 
 import msgspec
+import numpy as np
 import zmq
 import zmq.asyncio
 
 from avatard.clock import monotonic
 from avatard.config import Config
 from avatard.errors import UserError
-from avatard.frame import Frame, Samples
+from avatard.frame import Backdrop, Frame, Samples
 from avatard.inference import ipc
 from avatard.portrait import Portrait, PortraitError
+from avatard.protocols.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +57,16 @@ class Supervisor:
     Args:
         config: sent to the process.
         portrait: the first identity.
-        listener: told of everything.
         engine: `module:function` that makes the engine in the process.
     """
 
-    def __init__(self, config: Config, portrait: Portrait, listener: Listener, engine: str) -> None:
+    def __init__(self, config: Config, portrait: Portrait, engine: str) -> None:
         self.restarts = 0
         self.resident_bytes = 0
         self.queued = 0
         self._config = config
         self._portrait = portrait
-        self._listener = listener
+        self._listener: Listener
         self._engine = engine
         self._process: asyncio.subprocess.Process | None = None
         self._commands: zmq.asyncio.Socket | None = None
@@ -87,22 +88,24 @@ class Supervisor:
         """The process now, if there is one."""
         return self._process.pid if self._process is not None else None
 
-    async def start(self) -> None:
+    async def start(self, listener: Listener) -> None:
         """Start the process and wait until it is warm.
+
+        Args:
+            listener: told of everything from now on.
 
         Raises:
             WorkerError: it could not be started; a mistake of the user has its text.
         """
+        self._listener = listener
         first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._keep_running(first), name="supervisor")
         await first
 
     async def stop(self) -> None:
         """Stop the process for good."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await cancel_and_wait(self._task)
+        self._task = None
 
     def start_epoch(self, epoch: int, first_frame: int) -> None:
         """Start a new epoch."""
@@ -210,9 +213,7 @@ class Supervisor:
         return self._failed.message if self._failed is not None else done.pop().result()
 
     async def _end(self, tasks: list[asyncio.Task[str]]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(tasks)
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(WorkerError("the inference process is restarting; try again"))
@@ -252,6 +253,7 @@ class Supervisor:
 
     async def _listen(self, events: zmq.asyncio.Socket, first: asyncio.Future[None]) -> str:
         decoder = msgspec.msgpack.Decoder(ipc.AnyEvent)
+        backdrop: Backdrop | None = None
         while True:
             head, *parts = await events.recv_multipart(copy=False)
             event = decoder.decode(head.buffer)
@@ -260,7 +262,8 @@ class Supervisor:
                     self._beat, self._busy = monotonic(), event.busy_seconds
                     self.queued, self.resident_bytes = event.queued, event.resident_bytes
                 case ipc.FramesReady():
-                    self._listener.frames_ready(event, _frames(event.count, event, parts))
+                    backdrop = _backdrop(event, parts, backdrop)
+                    self._listener.frames_ready(event, _frames(event.count, event, parts, backdrop))
                 case ipc.Ready():
                     self._ready, self._beat = True, monotonic()
                     self._listener.worker_ready(event, _frames(1, event, parts)[0])
@@ -278,5 +281,20 @@ class Supervisor:
                     return event.message
 
 
-def _frames(count: int, event: ipc.FramesReady | ipc.Ready | ipc.Identified, parts: list[zmq.Frame]) -> list[Frame]:
-    return ipc.unpack_frames(count, event.height, event.width, parts[0].buffer, parts[1].buffer)
+def _frames(
+    count: int,
+    event: ipc.FramesReady | ipc.Ready | ipc.Identified,
+    parts: list[zmq.Frame],
+    backdrop: Backdrop | None = None,
+) -> list[Frame]:
+    return ipc.unpack_frames(count, event.height, event.width, parts[0].buffer, parts[1].buffer, backdrop)
+
+
+def _backdrop(event: ipc.FramesReady, parts: list[zmq.Frame], known: Backdrop | None) -> Backdrop | None:
+    """What the frames of an event belong into: what came with it, or before."""
+    if event.moving is None:
+        return None
+    if len(parts) < 3:
+        return known
+    pixels = np.frombuffer(parts[2].buffer, np.uint8).reshape(event.height, event.width, 3)
+    return Backdrop(pixels, event.moving)

@@ -17,20 +17,21 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import zmq
 
 from avatard.clock import monotonic
 from avatard.config import Config
 from avatard.errors import UserError
-from avatard.frame import Samples
+from avatard.frame import Backdrop, Samples
 from avatard.inference import ipc
 from avatard.inference.engine_api import Engine, MakeEngine, Stream
 from avatard.log import setup
@@ -38,7 +39,7 @@ from avatard.portrait import Portrait
 from avatard.timebase import SAMPLES_PER_FRAME
 
 BEAT_SECONDS = 0.25
-QUEUE_ORDERS = 256  # small: the daemon orders at most 100 times a second
+QUEUE_EPOCHS = 16  # jobs of the motion thread: one an epoch
 QUEUE_CLIPS = 4  # motion may not run further ahead of video than this
 QUEUE_PORTRAITS = 4  # more at once are refused
 NICENESS = 2  # the event loop, which must send every 40 ms, goes first
@@ -53,6 +54,7 @@ class _Epoch:
 
     number: int
     stream: Stream[Any]
+    inbox: deque[Samples] = field(default_factory=deque)  # samples that the motion thread has not taken yet
 
 
 class _Stage:
@@ -92,10 +94,11 @@ class Worker:
         self._make_engine = make_engine
         self._epoch: _Epoch | None = None
         self._failure: BaseException | None = None
-        self._motion = _Stage("motion", QUEUE_ORDERS, self._fail)
+        self._motion = _Stage("motion", QUEUE_EPOCHS, self._fail)
         self._video = _Stage("video", QUEUE_CLIPS, self._fail)
         self._portraits = _Stage("portraits", QUEUE_PORTRAITS, self._fail)
         self._engine: Engine | None = None
+        self._backdrop: Backdrop | None = None  # that the daemon has; the video thread's
 
     def serve(self) -> None:
         """Obey commands until `Stop`."""
@@ -127,7 +130,7 @@ class Worker:
                 digest, portrait = self._engine.identify(Portrait(parts[0], command.face, command.name))
                 hop_seconds = self._warm_up(self._engine, config.stream.hop_frames * SAMPLES_PER_FRAME)
                 height, width, _ = portrait.pixels.shape
-                ready = ipc.Ready(digest, height, width, hop_seconds, self._engine.delay_frames)
+                ready = ipc.Ready(digest, height, width, hop_seconds)
                 self._send(ready, ipc.pack_faces([portrait]), portrait.pixels.tobytes())
             case ipc.StartEpoch():
                 assert self._engine is not None
@@ -135,8 +138,10 @@ class Worker:
             case ipc.PushAudio():
                 epoch = self._epoch
                 if epoch is not None and epoch.number == command.epoch:
-                    samples = np.frombuffer(parts[0], np.float32)
-                    self._motion.queue.put_nowait(lambda: self._run_motion(epoch, samples))
+                    # A job takes all that waits, so that the queue does not grow with the number of messages.
+                    epoch.inbox.append(np.frombuffer(parts[0], np.float32))
+                    if len(epoch.inbox) == 1:
+                        self._motion.queue.put(partial(self._run_motion, epoch))
             case ipc.Identify():
                 try:
                     self._portraits.queue.put_nowait(lambda: self._send(*self._answer(command, parts[0])))
@@ -183,13 +188,16 @@ class Worker:
         # The first hop pays for allocations and caches.
         return float(np.median(seconds[1:] or [1.0]))
 
-    def _run_motion(self, epoch: _Epoch, samples: Samples) -> None:
-        """Motion thread."""
-        if epoch is not self._epoch:
-            return
-        since = monotonic()
+    def _run_motion(self, epoch: _Epoch) -> None:
+        """Motion thread: everything that waits."""
+        chunks = [np.zeros(0, np.float32)]
+        while epoch.inbox:
+            chunks.append(epoch.inbox.popleft())
+        samples, since = np.concatenate(chunks), monotonic()
         # Piece by piece, so that video can begin with the first hop of several.
         for start in range(0, len(samples), PIECE_SAMPLES):
+            if epoch is not self._epoch:
+                return
             for motion in epoch.stream.motion(samples[start : start + PIECE_SAMPLES]):
                 self._video.queue.put(partial(self._render, epoch, motion, monotonic() - since))
                 since = monotonic()
@@ -201,10 +209,17 @@ class Worker:
         since = monotonic()
         for first, frames in epoch.stream.render(motion):
             height, width, _ = frames[0].pixels.shape
-            pixels = np.stack([frame.pixels for frame in frames])
+            backdrop, pixels = frames[0].backdrop, ipc.pack_pixels(frames)
             spent = monotonic() - since
-            ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, motion_seconds, spent)
-            self._send(ready, ipc.pack_faces(frames), pixels)
+            moving = backdrop.moving if backdrop is not None else None
+            ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, motion_seconds, spent, moving)
+            new = (
+                [np.ascontiguousarray(backdrop.pixels)]
+                if backdrop is not None and backdrop is not self._backdrop
+                else []
+            )
+            self._send(ready, ipc.pack_faces(frames), pixels, *new)
+            self._backdrop = backdrop
             # The motion of a clip is accounted for once.
             since, motion_seconds = monotonic(), 0.0
 
@@ -226,10 +241,7 @@ class Worker:
 
 
 def _resident_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):  # not Linux
-        return 0
+    return int(psutil.Process().memory_info().rss)
 
 
 def _leave_with_the_daemon() -> None:

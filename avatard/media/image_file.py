@@ -1,4 +1,4 @@
-"""Read a still picture that a user brought: any common format, upright, as 8-bit RGB, or one clear line of refusal."""
+"""Read a still picture of any common format, upright, as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from avatard.errors import UserError
 
-#: What is read. Pillow's other readers are left out: some start other programs (EPS), none carries portraits.
+#: Accepted formats. Pillow's other readers are excluded: some start other programs (EPS).
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 #: More pixels are refused before they are decoded: a small file can claim to be any size.
 MAX_PIXELS: Final = 64_000_000
 #: OpenCV warps pictures up to 32,767 pixels a side.
 MAX_SIDE: Final = 32_000
 MAX_BYTES: Final = 100_000_000
-#: What shines through transparent parts.
+#: The colour behind transparent parts.
 BACKGROUND: Final = (255, 255, 255)
 
-# What Pillow logs about a damaged file is said by ImageError; without any handler Python would print it.
+# ImageError reports damaged files; without a handler Python would print what Pillow logs about them.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
@@ -35,20 +35,20 @@ class ImageError(UserError):
 
 
 def load_image(path: str | Path) -> NDArray[np.uint8]:
-    """Read a file: see `read_image`. Raises `ImageError`."""
+    """Read a file; see `read_image`. Raises `ImageError`."""
     return read_image(read_bytes(path), str(path))
 
 
 def read_bytes(path: str | Path) -> bytes:
     """The content of a picture file. Raises `ImageError` where it is missing, too large or may not be read."""
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise ImageError(f"{path}: {what}; give the path of a picture")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ImageError(f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}: reduce it")
     try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise ImageError(f"{path}: {what}; give the path of a picture")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ImageError(f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}: reduce it")
         return path.read_bytes()
     except PermissionError:
         raise ImageError(f"{path} may not be read: check its permissions") from None
@@ -57,22 +57,29 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Pixels `[H, W, 3]` of a picture file; transparent parts are white. See `read_cutout`. Raises `ImageError`."""
+    pixels, _ = read_cutout(data, name)
+    return pixels
+
+
+def read_cutout(data: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Decode the bytes of a picture file.
 
     CMYK and embedded colour profiles become sRGB, 16 bits become 8, transparent parts become white.
 
     Args:
         data: JPEG, PNG, WebP or another of `FORMATS`.
-        name: what messages call it.
+        name: its name in messages.
 
     Returns:
-        Pixels `[H, W, 3]`, RGB, turned as the EXIF data says; of an animation the first picture.
+        Pixels `[H, W, 3]`, RGB, upright by the EXIF data; the first picture of an animation. And how opaque they
+        are, `[H, W]`, 0 to 255, where not all of them are opaque.
 
     Raises:
-        ImageError: no picture, damaged, cut off, or too large (before it is decoded).
+        ImageError: it is no picture, damaged, cut off, wholly transparent, or too large (checked before decoding).
     """
     try:
-        # Pillow warns about broken metadata and large sizes; both are decided here.
+        # Pillow warns about broken metadata and large sizes; both are handled here.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 claim = f"{picture.width}x{picture.height} pixels"
@@ -80,7 +87,11 @@ def read_image(data: bytes, name: str) -> NDArray[np.uint8]:
             if max(picture.size) > MAX_SIDE:
                 raise ImageError(f"{name} has a side of {max(picture.size)} pixels, expected at most {MAX_SIDE:,}")
             picture.load()
-            return _rgb(_upright(picture))
+            upright = _upright(picture)
+            alpha = _alpha(upright)
+            if alpha is not None and not alpha.any():
+                raise ImageError(f"{name} is transparent everywhere: there is nothing to show")
+            return _rgb(upright), alpha
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -93,15 +104,23 @@ def read_image(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as EXIF says; a picture whose EXIF data is broken stays as it is."""
+    """Turn the picture upright by its EXIF data; broken EXIF data is ignored."""
     try:
         return ImageOps.exif_transpose(picture)
     except Exception:
         return picture
 
 
+def _alpha(picture: Image.Image) -> NDArray[np.uint8] | None:
+    """How opaque each pixel is `[H, W]`, unless all of them are opaque."""
+    if not picture.has_transparency_data:
+        return None
+    alpha = np.array(picture.convert("RGBA").getchannel("A"), dtype=np.uint8)
+    return None if alpha.min() == 255 else alpha
+
+
 def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    """Any of Pillow's modes as 8-bit sRGB `[H, W, 3]`."""
+    """Convert any of Pillow's modes to 8-bit sRGB `[H, W, 3]`."""
     if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
         picture = _eight_bits(picture)
     if picture.has_transparency_data:
@@ -123,7 +142,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _managed(picture: Image.Image) -> Image.Image:
-    """Colours through the embedded profile to sRGB; as they are where there is none or it is unusable."""
+    """Convert from the embedded colour profile to sRGB; unchanged without a usable profile."""
     profile = picture.info.get("icc_profile")
     if not profile or picture.mode not in ("RGB", "CMYK", "L"):
         return picture

@@ -1,4 +1,4 @@
-"""Write an MP4 file: H.264 pictures at 25 fps, AAC sound, and the mark that it is synthetic."""
+"""Write an MP4 file: H.264 at 25 fps, AAC sound, and metadata that marks it as synthetic."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.errors import UserError
+from avatard.media.audio_file import open_audio, unreadable
 from avatard.timebase import FPS
 
 if TYPE_CHECKING:
@@ -39,20 +40,21 @@ XMP: Final = (
 
 
 class Mp4Error(UserError):
-    """A file that cannot be written, or sound that cannot be read, in one line."""
+    """A file that cannot be written."""
 
 
 class Mp4Writer:
-    """A context that writes a file whole or not at all: it appears when the context ends without an exception.
+    """A context that writes a file completely or not at all: it appears if the context ends without an exception.
 
     Args:
-        path: the file; one that is there is replaced.
+        path: the file; an existing one is replaced.
         size: height and width of the pictures, even.
-        sound: a file whose first audio stream is laid under the pictures from frame 0 on; silent without one.
-        metadata: such as title and comment.
+        sound: a file whose first audio stream starts at frame 0; None writes no sound.
+        metadata: title, comment and others.
 
     Raises:
-        Mp4Error: the file cannot be written, or the sound cannot be read.
+        Mp4Error: the file cannot be written.
+        AudioFileError: the sound cannot be read.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Mp4Writer:
         with ExitStack() as undo:
             undo.callback(self._temporary.unlink, missing_ok=True)
             try:
-                # The index goes in front, so that a browser plays while it loads.
+                # The index goes first, so that a browser can play while it loads.
                 options = {"movflags": "+faststart"}
                 self._output = undo.enter_context(av.open(str(self._temporary), "w", format="mp4", options=options))
             except FFmpegError as error:
@@ -81,7 +83,7 @@ class Mp4Writer:
             self._audio: AudioStream | None = None
             self._packets: Iterator[AudioFrame] = iter(())
             if self._sound is not None:
-                source = undo.enter_context(open_sound(self._sound))
+                source = undo.enter_context(open_audio(self._sound))
                 layout = "mono" if source.streams.audio[0].layout.nb_channels == 1 else "stereo"
                 self._audio = self._output.add_stream("aac", rate=SOUND_RATE_HZ, layout=layout)
                 self._packets = _decode(self._sound, source)
@@ -90,7 +92,7 @@ class Mp4Writer:
         return self
 
     def write(self, picture: NDArray[np.uint8]) -> None:
-        """Append a frame `[H, W, 3]` RGB and the sound that belongs to it."""
+        """Append a frame `[H, W, 3]` RGB and its sound."""
         from av import VideoFrame
         from av.error import FFmpegError
 
@@ -128,37 +130,22 @@ class Mp4Writer:
                 raise Mp4Error(f"{self._path} cannot be written: {failure.strerror}") from None
 
 
-def open_sound(path: Path) -> InputContainer:
-    """A file that has an audio stream; close it. Raises `Mp4Error`."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        source = av.open(str(path))
-    except FFmpegError as error:
-        raise Mp4Error(f"{path} cannot be read as sound: {error.strerror}") from None
-    if not source.streams.audio:
-        source.close()
-        raise Mp4Error(f"{path} has no sound in it")
-    return source
-
-
 def _decode(path: Path, source: InputContainer) -> Iterator[AudioFrame]:
-    """The frames of the first audio stream, one after the other: the networks heard them without gaps, too."""
+    """The frames of the first audio stream, without gaps: the networks get them without gaps, too."""
     from av.error import FFmpegError
 
     samples = 0
     try:
         for frame in source.decode(source.streams.audio[0]):
-            # Numbered from 0, so that what AAC puts in front comes before 0 and players skip it.
+            # Numbered from 0: the samples that AAC puts in front come before 0, and players skip them.
             frame.pts, frame.time_base = samples, Fraction(1, frame.sample_rate)
             samples += frame.samples
             yield frame
     except FFmpegError as error:
-        raise Mp4Error(f"{path} cannot be read as sound: {error.strerror}") from None
+        raise unreadable(path, error) from None
 
 
 def _xmp_box() -> bytes:
-    """FFmpeg writes no XMP; a file may end with any box that its reader does not have to know."""
+    """The XMP data as a box at the end of the file: FFmpeg writes none, and readers skip boxes they do not know."""
     content = b"uuid" + XMP_BOX.bytes + XMP.encode()
     return struct.pack(">I", len(content) + 4) + content

@@ -1,45 +1,47 @@
-"""Streaming sample-rate conversion to 16 kHz (libsoxr)."""
+"""Streaming sample-rate conversion (libsoxr)."""
 
 import numpy as np
 import soxr
 
-from avatard.frame import Samples
-from avatard.timebase import SAMPLE_RATE_HZ
+from avatard.frame import Samples, Sound
+from avatard.timebase import PLAYBACK_RATE_HZ, PLAYBACK_RATIO, SAMPLE_RATE_HZ
 
-SHIFT_SAMPLES = 2  # by which soxr's filter for a variable rate is late, beyond its latency, where it reduces the rate
+SHIFT_SAMPLES = 2  # extra delay of soxr's variable-rate filter when it reduces the rate
 
 
 class Resampler:
-    """Converts a mono stream of `rate_hz` to 16 kHz; sample k of the output is the signal at k / 16,000 s of the input.
+    """Converts a mono stream to another rate; sample k of the output is the signal at k / `to_hz` s of the input.
 
-    The filter needs some of the signal's future, so the output ends `delay_samples` before the input does: latency, not
-    a shift. `flush` gives these samples when the stream ends.
+    The filter looks ahead, so the output ends `delay_samples` before the input: latency, not a shift. `flush` returns
+    these samples when the stream ends.
+
+    Args:
+        rate_hz: of the input.
+        to_hz: of the output.
 
     Raises:
         ValueError: the rate is not in 8,000-192,000 Hz.
     """
 
-    def __init__(self, rate_hz: int) -> None:
+    def __init__(self, rate_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> None:
         if not 8_000 <= rate_hz <= 192_000:
             raise ValueError(f"sample rate is {rate_hz} Hz, expected 8,000 to 192,000")
-        self._rate_hz = rate_hz
-        # The filters for a fixed rate work in blocks of 33 ms or more. That for a variable rate, which never varies
-        # here, gives for each packet as much as went in, 10 to 30 ms late by the rate; its pass band ends at 7.9 kHz.
+        self._rate_hz, self._to_hz = rate_hz, to_hz
+        # soxr's fixed-rate filters work in blocks of 33 ms or more. Its variable-rate filter (the rate never varies
+        # here) returns as much as went in, 5 to 30 ms late; its pass band is 92 % of the lower rate's.
         self._stream = (
-            soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ", vr=True)
-            if rate_hz != SAMPLE_RATE_HZ
-            else None
+            soxr.ResampleStream(rate_hz, to_hz, 1, dtype="float32", quality="HQ", vr=True) if rate_hz != to_hz else None
         )
         self._begin()
 
     def _begin(self) -> None:
         self._taken = self._given = 0
-        self._shift = SHIFT_SAMPLES if self._rate_hz > SAMPLE_RATE_HZ else 0
+        self._shift = SHIFT_SAMPLES if self._rate_hz > self._to_hz else 0
 
     @property
     def delay_samples(self) -> int:
-        """Output samples (16 kHz) that are still inside the filter."""
-        return round(self._taken * SAMPLE_RATE_HZ / self._rate_hz) - self._given
+        """Output samples that the filter still holds."""
+        return round(self._taken * self._to_hz / self._rate_hz) - self._given
 
     def push(self, samples: Samples) -> Samples:
         """Convert the next samples, float32 [T]; the output is float32 [T'], and may be empty."""
@@ -54,7 +56,7 @@ class Resampler:
         return converted
 
     def flush(self) -> Samples:
-        """The rest of a stream that ended; afterwards the resampler is at the start of a new one."""
+        """Return the rest of the stream and begin a new one."""
         rest = np.zeros(0, np.float32)
         if self._stream is not None:
             rest = np.asarray(self._stream.resample_chunk(rest, last=True), np.float32)
@@ -64,18 +66,49 @@ class Resampler:
         return rest
 
 
-def from_pcm16(data: bytes, channels: int = 1) -> Samples:
-    """Little-endian 16-bit PCM, interleaved, to mono float32 [T] in [-1, 1).
+class SoundConverter:
+    """Converts a mono stream of any rate to 16 kHz for the networks and 48 kHz for playback.
+
+    Args:
+        rate_hz: of the stream.
 
     Raises:
-        ValueError: the bytes are not a whole number of sample frames.
+        ValueError: as of `Resampler`.
     """
-    if len(data) % (2 * channels):
-        raise ValueError(f"got {len(data)} bytes, expected a multiple of {2 * channels}")
-    mono: Samples = np.frombuffer(data, "<i2").reshape(-1, channels).mean(axis=1, dtype=np.float32)
-    return mono / np.float32(32768)
+
+    def __init__(self, rate_hz: int) -> None:
+        self.rate_hz = rate_hz
+        self._speech, self._playback = Resampler(rate_hz), Resampler(rate_hz, PLAYBACK_RATE_HZ)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting = (
+            np.zeros(0, np.float32),
+            np.zeros(0, np.float32),
+        )  # output of one filter that the other has not reached
+
+    def push(self, samples: Samples) -> Sound:
+        """Convert the next samples, float32 [T]; the output may be empty."""
+        return self._join(self._speech.push(samples), self._playback.push(samples))
+
+    def flush(self) -> Sound:
+        """Return the rest of the stream and begin a new one."""
+        sound = self._join(self._speech.flush(), self._playback.flush())
+        speech, playback = self._waiting
+        self._begin()
+        # The two lengths are rounded differently: they differ by two samples at most.
+        wanted = PLAYBACK_RATIO * len(speech)
+        playback = np.pad(playback[:wanted], (0, max(0, wanted - len(playback))))
+        return sound.then(Sound(speech, playback))
+
+    def _join(self, speech: Samples, playback: Samples) -> Sound:
+        speech = np.concatenate([self._waiting[0], speech])
+        playback = np.concatenate([self._waiting[1], playback])
+        both = min(len(speech), len(playback) // PLAYBACK_RATIO)
+        self._waiting = speech[both:], playback[PLAYBACK_RATIO * both :]
+        return Sound(speech[:both], playback[: PLAYBACK_RATIO * both])
 
 
 def to_pcm16(samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    """Float32 [T] to int16 [T]; what is louder than full scale is clipped."""
+    """Float32 [T] to int16 [T], clipped at full scale."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)

@@ -1,4 +1,4 @@
-"""Read a video file the way the rest of avatard counts: frames at 25 fps, sound at 16 kHz mono."""
+"""Read a video file: frames at 25 fps, sound at 16 kHz mono."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from avatard.timebase import FPS, SAMPLE_RATE_HZ
 
 
 class MediaError(UserError):
-    """A file that cannot be used, in one line."""
+    """A video file that cannot be used."""
 
 
 def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     """Pictures `[H, W, 3]` RGB of the first video stream, at 25 fps.
 
-    Where the file has another rate, pictures are repeated or left out, each shown at most half a frame early or late.
-    Raises `MediaError` where there is no readable video.
+    At another rate, pictures are repeated or left out; each is at most half a frame early or late.
+    Raises `MediaError` if there is no readable video.
     """
     try:
         with av.open(str(path)) as container:
@@ -50,9 +50,9 @@ def read_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def read_audio(path: Path) -> NDArray[np.int16]:
-    """Samples `[T]` of the first audio stream at 16 kHz mono; empty where the file has none.
+    """Samples `[T]` of the first audio stream at 16 kHz mono; empty if the file has none.
 
-    Sample 0 is the moment of the container's first picture. Raises `MediaError` where the file is unreadable.
+    Sample 0 is the moment of the container's first picture. Raises `MediaError` if the file is unreadable.
     """
     try:
         with av.open(str(path)) as container:

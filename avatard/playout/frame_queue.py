@@ -1,19 +1,28 @@
-"""Which picture a frame shows: generated ones, cross-faded where one epoch takes over from another."""
+"""Which frame is shown: generated ones, cross-faded where one epoch takes over from another."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+from enum import Enum, auto
 
 import numpy as np
 
-from avatard.frame import Frame
+from avatard.frame import Frame, raised_cosine
 
 REST_FRAMES = 10  # of quiet, then the mouth is closed
 
 
+class State(Enum):
+    """What the current epoch shows."""
+
+    RESTING = auto()  # nobody watched, so its first frames cannot be there yet
+    WAITING = auto()  # none of its frames is there yet: those of epochs before are shown
+    BRIDGING = auto()  # as WAITING after an interrupt: a closed mouth is shown
+    RUNNING = auto()  # its own frames, the first ones cross-faded with what was shown before
+
+
 class FrameQueue:
-    """Generated pictures until their frame is due.
+    """Generated frames until they are due.
 
     Args:
         first_frame: of the first epoch.
@@ -21,98 +30,97 @@ class FrameQueue:
     """
 
     def __init__(self, first_frame: int, fade_frames: int) -> None:
-        self.newest = first_frame - 1  # frame of the current epoch that a picture came for last
-        self.missed = 0  # frames in a row that the current epoch had no picture for in time
+        self.newest = first_frame - 1  # the current epoch's frame that came last
+        self.missed = 0  # frames in a row that the current epoch had nothing for in time
         self._fade_frames = fade_frames
-        self._fresh: dict[int, Frame] = {}
-        self._stale: dict[int, Frame] = {}  # of epochs before, shown until the new one has pictures
-        self._last: Frame | None = None
-        self._rest: Frame | None = None  # of this person, with a mouth that has been quiet for a while
+        self._state = State.RESTING
+        self._since = first_frame  # frame at which BRIDGING or RUNNING began
+        self._fresh: dict[int, Frame] = {}  # of the current epoch
+        self._stale: dict[int, Frame] = {}  # of epochs before, shown until the current one has frames
+        self._last: Frame | None = None  # shown last
+        self._closed: Frame | None = None  # this person with a mouth that has been quiet for a while
         self._quiet = 0  # frames since the last speech
-        self._fade_from: int | None = None  # frame at which the epoch starts to be blended in
-        self._bridge_from: int | None = None  # after an interrupt `_rest` is shown until the epoch has pictures
-        self._resting = True  # nobody watched, so the first pictures cannot be there yet
 
     def ahead(self, next_frame: int) -> int:
-        """Pictures that wait for `next_frame` or a later one."""
+        """How many frames wait for `next_frame` or a later one."""
         return sum(index >= next_frame for index in self._fresh)
 
     def settled(self, next_frame: int) -> bool:
         """Whether a cross-fade is over: into the current epoch, or after an interrupt into a closed mouth."""
-        began = self._bridge_from if self._bridge_from is not None else self._fade_from
-        return began is not None and next_frame - began > self._fade_frames
+        return self._state in (State.BRIDGING, State.RUNNING) and next_frame - self._since > self._fade_frames
 
-    def add(self, index: int, picture: Frame) -> None:
-        """A picture for a frame to come."""
-        self._fresh[index] = picture
+    def add(self, index: int, frame: Frame) -> None:
+        """Keep a frame of the current epoch until it is due."""
+        self._fresh[index] = frame
 
-    def show(self, picture: Frame) -> None:
+    def show(self, frame: Frame) -> None:
         """Show this until there is another."""
-        self._last = picture
+        self._last = frame
 
     def restart(self, first: int) -> None:
-        """A new epoch begins with frame `first`; until then what is there is shown."""
-        self._stale = {**self._stale, **self._fresh}
+        """Begin a new epoch with frame `first`; until then what is there is shown."""
+        self._stale |= self._fresh
         self._fresh = {}
-        self._fade_from = self._bridge_from = None
+        self._state = self._state if self._state is State.RESTING else State.WAITING
         self.newest = first - 1
         self.missed = 0
 
     def pause(self) -> None:
         """Nobody watches any more: what is there will be of no use."""
-        self._stale, self._fresh, self._resting = {}, {}, True
+        self._stale, self._fresh, self._state = {}, {}, State.RESTING
 
     def forget_face(self) -> None:
         """Another person is shown from the next epoch on."""
-        self._rest = None
+        self._closed = None
 
     def close_mouth(self, first: int) -> None:
-        """Show a closed mouth from frame `first` until the epoch has pictures.
+        """Show a closed mouth from frame `first` until the epoch has frames.
 
         A clip takes longer than a mouth may go on moving without a sound.
         """
-        self._bridge_from = first if self._rest is not None else None
+        if self._closed is not None:
+            self._state, self._since = State.BRIDGING, first
 
     def take(self, index: int, quiet: bool) -> tuple[Frame | None, bool]:
-        """The picture of a frame; to be called for each.
+        """Take the frame to show; to be called once for each.
 
         Args:
-            index: the frame.
+            index: the frame's number.
             quiet: whether nothing is said in it.
 
         Returns:
-            The picture, `None` before there was one; and whether it was shown before because the right one was not
-            there in time.
+            The frame, `None` before there was one; and whether it was shown before because the right one was not there
+            in time.
         """
-        fresh = self._fresh.pop(index, None)
+        fresh, stale = self._fresh.pop(index, None), self._stale.pop(index, None)
         self.missed = 0 if fresh is not None else self.missed + 1
-        picture = self._blend(index, fresh, self._stale.pop(index, None))
-        self._last = picture if picture is not None else self._last
+        late = self._state is not State.RESTING
+        frame = self._choose(index, fresh, stale)
+        self._last = frame if frame is not None else self._last
         self._quiet = self._quiet + 1 if quiet else 0
         if fresh is not None and self._quiet > REST_FRAMES:
-            self._rest = fresh
-        return self._last, picture is None and not self._resting
+            self._closed = fresh
+        return self._last, frame is None and late
 
-    def _blend(self, index: int, fresh: Frame | None, stale: Frame | None) -> Frame | None:
-        """A new epoch or, after an interrupt, a closed mouth; cross-faded with what was there."""
+    def _choose(self, index: int, fresh: Frame | None, stale: Frame | None) -> Frame | None:
+        """The new epoch's frame or, after an interrupt, a closed mouth; cross-faded with what was there."""
         before = stale if stale is not None else self._last
         if fresh is not None:
-            if self._fade_from is None:
-                self._fade_from, self._resting = index, False
-                if self._bridge_from is not None:
-                    before = self._last
-                self._bridge_from = None
-            return self._mix(before, fresh, index - self._fade_from + 1)
-        if self._bridge_from is not None and self._rest is not None:
-            return self._mix(before, self._rest, index - self._bridge_from + 1)
-        return stale if self._fade_from is None else None
+            if self._state is not State.RUNNING:
+                before = self._last if self._state is State.BRIDGING else before
+                self._state, self._since = State.RUNNING, index
+            return self._fade(before, fresh, index)
+        if self._state is State.BRIDGING and self._closed is not None:
+            return self._fade(before, self._closed, index)
+        return None if self._state is State.RUNNING else stale
 
-    def _mix(self, before: Frame | None, after: Frame, step: int) -> Frame:
-        """The `step`th picture of a cross-fade, by a raised cosine."""
+    def _fade(self, before: Frame | None, after: Frame, index: int) -> Frame:
+        """A frame of the cross-fade that began at `self._since`, by a raised cosine."""
+        step = index - self._since + 1
         if step > self._fade_frames or before is None or before.pixels.shape != after.pixels.shape:
             self._stale.clear()
             return after
-        weight = np.float32(0.5 - 0.5 * math.cos(math.pi * step / (self._fade_frames + 1)))
+        weight = np.float32(raised_cosine(np.array(step / (self._fade_frames + 1))))
         mixed = before.pixels * (1 - weight) + after.pixels * weight
         return replace(
             after,

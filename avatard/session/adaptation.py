@@ -1,4 +1,7 @@
-"""How fast generation is, and what follows from it: the latency, and under overload less work."""
+"""Adaptation to the machine: the latency follows what generation takes, and under overload the quality level falls.
+
+The terms are those of libwebrtc's overuse detection: load, adaptation, quality level.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +12,49 @@ import numpy as np
 
 from avatard.clock import monotonic
 from avatard.config import Stream
-from avatard.inference import ipc
+from avatard.inference.ipc import FramesReady, QualityLevel
 from avatard.playout.audio_timeline import MAX_COMPUTE_FRAMES
 from avatard.playout.scheduler import AudioChunk, Scheduler
 from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
 
-CALM_LOAD, BUSY_LOAD = 0.4, 0.95  # half the work costs at least half as much: in between nothing changes
-LOAD_CLIPS = 12, 40  # parts of clips that the load is the mean of: at least, at most
 MEASURED_CLIPS = 60  # parts of clips that the time given to generation follows
 SPARE_FRAMES = 0.5  # a clip should be there this long before it is due
 BEHIND_GROWTH = 1.5  # of the time that generation is given
-EFFORT_SECONDS = 5.0
+CALM_LOAD, BUSY_LOAD = 0.4, 0.95  # half the work costs at least half as much: in between nothing changes
+LOAD_CLIPS = 12, 40  # parts of clips that the load is the mean of: at least, at most
+LEVEL_SECONDS = 5.0  # a level is kept for at least this long
 MAX_STRIDE = 4  # 6.25 pictures a second
 
 
-class Tempo:
-    """Follows one inference process.
+class LatencyEstimator:
+    """Measures how long frames take from the last sample of their hop on, and gives generation that time."""
 
-    Args:
-        stream: the configuration; its steps are what is wanted.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        self.wanted = ipc.QualityLevel(stream.motion_steps, stream.video_steps)
-        self._hop_frames = stream.hop_frames
-        self._effort_at = monotonic()
-        self._effort = self.wanted
-        self._spent: deque[tuple[int, float, float]] = deque(maxlen=LOAD_CLIPS[1])  # frames; seconds: motion, video
-        self._ordered: deque[tuple[int, int, float]] = deque(maxlen=1000)  # samples from, to, and when
+    def __init__(self) -> None:
+        self._sent: deque[tuple[int, int, float]] = deque(maxlen=1000)  # samples from, to, and when
         self._took: deque[float] = deque(maxlen=MEASURED_CLIPS)
         self._behind = False
 
-    def began(self) -> None:
-        """A new epoch begins: what was ordered before is of no interest any more."""
-        self._ordered.clear()
+    def epoch_started(self) -> None:
+        """Forget what was sent before."""
+        self._sent.clear()
 
-    def ordered(self, order: AudioChunk, now: float) -> None:
-        """Samples were handed out at the play position `now`."""
-        self._ordered.append((order.first, order.first + len(order.samples), now))
+    def audio_sent(self, chunk: AudioChunk, now: float) -> None:
+        """Note that samples were handed out at the play position `now`."""
+        self._sent.append((chunk.first, chunk.first + len(chunk.samples), now))
 
-    def made(self, made: ipc.FramesReady, scheduler: Scheduler, now: float) -> None:
-        """Note how long pictures took from the last sample of their hop on; those due later may take longer."""
-        self._spent.append((made.count, made.motion_seconds, made.video_seconds))
-        timing, began = scheduler.timing, scheduler.epoch_first
-        hop, offset = divmod(made.first - began + timing.fade_frames, timing.hop_frames)
-        sample = (began + (hop + 1) * timing.hop_frames) * SAMPLES_PER_FRAME + timing.lookahead_samples
-        while self._ordered and self._ordered[0][1] < sample:
-            self._ordered.popleft()
-        if made.epoch != scheduler.epoch or hop == 0 or not self._ordered:
+    def frames_ready(self, ready: FramesReady, scheduler: Scheduler, now: float) -> None:
+        """Note how long frames took; those due later may take longer."""
+        hop, offset, heard = scheduler.hop_of(ready.first)
+        while self._sent and self._sent[0][1] < heard:
+            self._sent.popleft()
+        if ready.epoch != scheduler.epoch or hop == 0 or not self._sent:
             return
-        first, _, ordered_at = self._ordered[0]
-        # Of several hops ordered at once, at an epoch's start, the later ones wait for the first.
-        if sample - first <= timing.hop_frames * SAMPLES_PER_FRAME:
-            self._took.append(now - ordered_at - offset)
+        first, _, sent_at = self._sent[0]
+        # Of several hops sent at once, at an epoch's start, the later ones wait for the first.
+        if heard - first <= scheduler.timing.hop_frames * SAMPLES_PER_FRAME:
+            self._took.append(now - sent_at - offset)
 
     def fell_behind(self) -> None:
         """Frames were given up: generation needs more time than it has."""
@@ -83,38 +74,58 @@ class Tempo:
             scheduler.retime(compute)
             logger.info("latency", extra={"ms": round(1000 * scheduler.timing.delay_frames / FPS)})
 
-    def effort(self) -> ipc.QualityLevel | None:
-        """Another effort from now on: less of what cannot keep up, more when it is calm.
 
-        Fewer denoising steps come first; then every second picture is left out, and at last three of four.
-        """
-        if monotonic() - self._effort_at < EFFORT_SECONDS or len(self._spent) < LOAD_CLIPS[0]:
+class LoadController:
+    """Lowers the quality level of what cannot keep up, and raises it when there is time again.
+
+    Fewer denoising steps come first; then every second picture is left out, and at last three of four.
+
+    Args:
+        stream: the configuration; its steps are what is wanted.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.level = self._wanted = QualityLevel(stream.motion_steps, stream.video_steps)
+        self._hop_frames = stream.hop_frames
+        self._level_at = monotonic()
+        self._spent: deque[tuple[int, float, float]] = deque(maxlen=LOAD_CLIPS[1])  # frames; seconds: motion, video
+
+    def frames_ready(self, ready: FramesReady) -> None:
+        """Note what frames cost."""
+        self._spent.append((ready.count, ready.motion_seconds, ready.video_seconds))
+
+    def decide(self) -> QualityLevel | None:
+        """Return another level to use from now on, if the load asks for it or allows it."""
+        if monotonic() - self._level_at < LEVEL_SECONDS or len(self._spent) < LOAD_CLIPS[0]:
             return None
+        level = self._next_level()
+        if level == self.level:
+            return None
+        self.level, self._level_at = level, monotonic()
+        self._spent.clear()
+        figures = {"motion_steps": level.motion_steps, "video_steps": level.video_steps}
+        logger.warning("quality level changed", extra={**figures, "pictures_per_second": FPS / level.frame_stride})
+        return level
+
+    def _next_level(self) -> QualityLevel:
         frames, *seconds = np.sum(self._spent, axis=0)
         loads = np.array(seconds) * FPS / frames  # seconds of each thread for a second of video
-        motion, video, stride = self._effort.motion_steps, self._effort.video_steps, self._effort.frame_stride
-        busy = loads > BUSY_LOAD
-        if busy.any():
-            if busy[0]:
+        motion, video, stride = self.level.motion_steps, self.level.video_steps, self.level.frame_stride
+        motion_busy, video_busy = loads > BUSY_LOAD
+        if motion_busy or video_busy:
+            if motion_busy:
                 motion = max(1, motion // 2)
-            if busy[1] and video == 1:
+            if video_busy and video == 1:
                 wider = 2 * stride
                 stride = wider if wider <= MAX_STRIDE and self._hop_frames % wider == 0 else stride
-            elif busy[1]:
+            elif video_busy:
                 video //= 2
         elif (loads < CALM_LOAD).all():
             if stride > 1:
                 stride //= 2
             else:
-                motion, video = min(self.wanted.motion_steps, 2 * motion), min(self.wanted.video_steps, 2 * video)
-        effort = ipc.QualityLevel(motion, video, stride)
-        if effort == self._effort:
-            return None
-        self._effort, self._effort_at = effort, monotonic()
-        self._spent.clear()
-        figures = {"motion_steps": motion, "video_steps": video, "pictures_per_second": FPS / stride}
-        logger.warning("the load asks for another effort", extra=figures)
-        return effort
+                motion, video = min(self._wanted.motion_steps, 2 * motion), min(self._wanted.video_steps, 2 * video)
+        return QualityLevel(motion, video, stride)
 
 
 def first_estimate(hop_seconds: float) -> float:

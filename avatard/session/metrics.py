@@ -1,17 +1,52 @@
-"""What is measured while serving, for `/metrics` and the page's panel."""
+"""What is measured while serving, for `/metrics`, the page's panel and ZeroMQ's `stats`."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeAlias
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
+from avatard.inference.ipc import QualityLevel
 from avatard.timebase import FPS
 
 LATENCY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 INTERRUPT_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 1.0)
 WINDOW = 250  # frames that the panel's medians look back
+
+#: Families whose values are counted elsewhere and read when they are scraped: by label.
+Family: TypeAlias = Literal["frames", "stage_seconds", "queue_depth", "underruns", "worker_resident_bytes"]
+Reader: TypeAlias = Callable[[], Mapping[str, float]]
+_DESCRIPTIONS: Mapping[Family, tuple[str, str]] = {
+    "frames": ("fate", "Frames by what became of them"),
+    "stage_seconds": ("stage", "Seconds spent"),
+    "queue_depth": ("queue", "What waits"),
+    "underruns": ("", "Gaps because speech came too late"),
+    "worker_resident_bytes": ("", "Memory of the inference process"),
+}
+_GAUGES: frozenset[Family] = frozenset({"queue_depth", "worker_resident_bytes"})
+
+
+class _Watched(Collector):
+    """Reads counters when they are scraped."""
+
+    def __init__(self) -> None:
+        self.readers: dict[Family, list[Reader]] = {family: [] for family in _DESCRIPTIONS}
+
+    def collect(self) -> Iterable[Metric]:
+        for name, readers in self.readers.items():
+            label, description = _DESCRIPTIONS[name]
+            kind = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+            family = kind(f"avatard_{name}", description, labels=[label] if label else [])
+            for reader in readers:
+                for value_of, value in reader().items():
+                    family.add_metric([value_of] if label else [], value)
+            yield family
 
 
 class Metrics:
@@ -19,13 +54,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._watched = _Watched()
         self.rtf = Gauge(
             "avatard_rtf",
             "Seconds that the slower of the two networks, side by side, takes for a second of video",
             registry=registry,
         )
-        self.stage = Counter("avatard_stage_seconds", "Seconds spent", ["stage"], registry=registry)
-        self.frames = Counter("avatard_frames", "Frames by what became of them", ["fate"], registry=registry)
         self.first_frame = Histogram(
             "avatard_first_frame_seconds",
             "From a client's offer to the first frame sent to it",
@@ -47,47 +81,44 @@ class Metrics:
         self.skew = Gauge(
             "avatard_av_skew_seconds", "Sent sound minus sent picture of the same frame", registry=registry
         )
-        self.queue = Gauge("avatard_queue_depth", "What waits", ["queue"], registry=registry)
         self.sessions = Gauge("avatard_sessions", "Connected clients", ["kind"], registry=registry)
-        self.underruns = Counter("avatard_underruns", "Gaps because speech came too late", registry=registry)
         self.restarts = Counter("avatard_worker_restarts", "Inference processes lost", registry=registry)
-        self.resident = Gauge("avatard_worker_resident_bytes", "Memory of the inference process", registry=registry)
         self.steps = Gauge("avatard_denoising_steps", "As decided by load", ["network"], registry=registry)
         self.picture_rate = Gauge(
             "avatard_picture_rate",
-            "Pictures made a second: 25, by decision under overload 12.5 or 6.25",
+            "Pictures rendered a second: 25, by decision under overload 12.5 or 6.25",
             registry=registry,
         )
         self.rtf_now = self.skew_now = 0.0
-        self._totals: dict[str, float] = {}
         self.recent_latency: deque[float] = deque(maxlen=WINDOW)
-        self._recent: deque[tuple[int, float, float]] = deque(maxlen=80)  # pictures, seconds of motion and of video
+        self._spent = {"motion": 0.0, "video": 0.0}
+        self._recent: deque[tuple[int, float, float]] = deque(maxlen=80)  # frames, seconds of motion and of video
+        self.watch("stage_seconds", lambda: self._spent)
+        registry.register(self._watched)
 
-    def made(self, count: int, motion_seconds: float, video_seconds: float) -> None:
+    def watch(self, family: Family, read: Reader) -> None:
+        """Read values by label whenever the metrics are scraped; a family without a label has one under any name."""
+        self._watched.readers[family].append(read)
+
+    def frames_ready(self, count: int, motion_seconds: float, video_seconds: float) -> None:
         """Account for a clip of `count` frames."""
-        self.frames.labels("generated").inc(count)
-        self.stage.labels("motion").inc(motion_seconds)
-        self.stage.labels("video").inc(video_seconds)
+        self._spent["motion"] += motion_seconds
+        self._spent["video"] += video_seconds
         self._recent.append((count, motion_seconds, video_seconds))
         frames, motion, video = np.sum(self._recent, axis=0)
         self.rtf_now = float(max(motion, video) / (frames / FPS))
         self.rtf.set(self.rtf_now)
 
-    def effort(self, motion_steps: int, video_steps: int, pictures_per_second: float) -> None:
-        """How much work is put in from now on."""
-        self.steps.labels("motion").set(motion_steps)
-        self.steps.labels("video").set(video_steps)
-        self.picture_rate.set(pictures_per_second)
+    def quality(self, level: QualityLevel) -> None:
+        """Note the quality level from now on."""
+        self.steps.labels("motion").set(level.motion_steps)
+        self.steps.labels("video").set(level.video_steps)
+        self.picture_rate.set(FPS / level.frame_stride)
 
     def skewed(self, seconds: float) -> None:
         """Account for one frame's sound that left so much after its picture."""
         self.skew_now += 0.05 * (seconds - self.skew_now)
         self.skew.set(self.skew_now)
-
-    def total(self, counter: Counter, name: str, value: float) -> None:
-        """Bring a counter up to a total that is counted elsewhere."""
-        counter.inc(value - self._totals.get(name, 0))
-        self._totals[name] = value
 
     def latency(self, seconds: float) -> None:
         """Account for a frame of speech."""

@@ -16,15 +16,15 @@ def rms(samples: Samples) -> float:
     return math.sqrt(float(np.mean(np.square(samples)))) if len(samples) else 0.0
 
 
-class Activity:
+class VoiceActivity:
     """Speech begins with a loud frame and ends after half a second without one, unless more is known to follow."""
 
     def __init__(self) -> None:
         self.speaking = False
         self._quiet = 0  # frames
 
-    def hear(self, samples: Samples, speech: bool, more: bool) -> bool:
-        """The next frame; whether `speaking` changed with it.
+    def update(self, samples: Samples, speech: bool, more: bool) -> bool:
+        """Take the next frame; return whether `speaking` changed with it.
 
         Args:
             samples: its sound.
@@ -36,3 +36,8 @@ class Activity:
         before = self.speaking
         self.speaking = loud or (before and (more or self._quiet < QUIET_FRAMES))
         return self.speaking != before
+
+    def stop(self) -> bool:
+        """End the speech now; return whether there was any."""
+        before, self.speaking = self.speaking, False
+        return before

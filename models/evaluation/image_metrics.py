@@ -17,8 +17,6 @@ from avatard.models.face.topology import INNER_LIP, MOUTH, OUTER_LIP, interocula
 Pictures = NDArray[np.uint8]
 Floats = NDArray[np.floating]
 
-# -- pictures against pictures ---------------------------------------------------------------------------------------
-
 
 def psnr(pictures: Pictures, target: Pictures) -> Floats:
     """Peak signal-to-noise ratio of each picture `[N]`, dB; infinite where they are equal."""
@@ -68,8 +66,6 @@ def _luma(pictures: Pictures) -> Floats:
     return luma
 
 
-# -- sharpness -------------------------------------------------------------------------------------------------------
-
 CPBD_BLOCK = 64
 #: A block with a smaller share of edge pixels is not judged.
 CPBD_EDGES = 0.002
@@ -88,7 +84,7 @@ def cpbd(pictures: Pictures) -> Floats:
 
 def _cpbd(luma: Floats) -> float:
     edges = cv2.Canny(luma.round().astype(np.uint8), 50, 100, L2gradient=True) > 0
-    widths = _edge_widths(luma)
+    widths = edge_widths(luma)
     sharp = judged = 0
     for top in range(0, luma.shape[0] - CPBD_BLOCK + 1, CPBD_BLOCK):
         for left in range(0, luma.shape[1] - CPBD_BLOCK + 1, CPBD_BLOCK):
@@ -103,7 +99,7 @@ def _cpbd(luma: Floats) -> float:
     return sharp / judged if judged else float("nan")
 
 
-def _edge_widths(luma: Floats) -> Floats:
+def edge_widths(luma: Floats) -> Floats:
     """Pixels between the extrema left and right of each pixel `[H, W]`; 0 where the gradient is not horizontal."""
     gx, gy = cv2.Sobel(luma, cv2.CV_64F, 1, 0), cv2.Sobel(luma, cv2.CV_64F, 0, 1)
     horizontal = np.abs(gy) < np.tan(np.pi / 8) * np.abs(gx)
@@ -118,8 +114,6 @@ def _edge_widths(luma: Floats) -> Floats:
         widths[ours] = (before + after)[ours]
     return widths
 
-
-# -- texture of the mouth's inside -----------------------------------------------------------------------------------
 
 #: Pixels between the lips from which texture there is judged.
 LEAST_INSIDE = 60
@@ -174,9 +168,6 @@ def mouth_crops(pictures: Pictures, points: Floats) -> Pictures:
     return np.stack(crops)
 
 
-# -- identity --------------------------------------------------------------------------------------------------------
-
-
 def cosine(features: Floats, reference: Floats) -> Floats:
     """Cosine of each feature vector `[N, D]` with `reference` `[D]` or `[N, D]`, `[N]`: CSIM on face embeddings."""
     norms = np.linalg.norm(features, axis=-1) * np.linalg.norm(reference, axis=-1)
@@ -200,17 +191,11 @@ def frechet(features: Floats, reference: Floats) -> float:
     return float(max(mean_gap + np.square(a).sum() + np.square(b).sum() - 2 * common, 0.0))
 
 
-# -- landmarks -------------------------------------------------------------------------------------------------------
-
-
 def landmark_distances(points: Floats, target: Floats, chosen: slice | Sequence[int] = slice(None)) -> Floats:
     """LMD of each frame `[N]`: mean distance of points `[N, 68, 2+]` from the target's, % of its interocular."""
     distance = np.linalg.norm(points[:, chosen, :2] - target[:, chosen, :2], axis=-1).mean(axis=-1)
     distances: Floats = 100 * distance / interocular(target[..., :2])
     return distances
-
-
-# -- time ------------------------------------------------------------------------------------------------------------
 
 
 def warped_differences(pictures: Pictures) -> Floats:
@@ -232,7 +217,7 @@ def warped_differences(pictures: Pictures) -> Floats:
 
 
 def seam_ratio(runs: Sequence[Floats], hop: int) -> float:
-    """Change at hop boundaries over change elsewhere; 1 means that boundaries cannot be told.
+    """Change at hop boundaries over change elsewhere; 1 means that boundaries do not show.
 
     `changes[n]` of each run leads from frame n to the next one; a boundary lies before each frame k · hop.
     """

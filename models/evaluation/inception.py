@@ -25,7 +25,7 @@ Size = int | tuple[int, int]
 
 
 class Conv(nn.Module):
-    """Convolution, batch normalisation, ReLU; `same` padding unless it strides or is told otherwise."""
+    """Convolution, batch normalisation, ReLU; `same` padding unless it has a stride or `pad` is false."""
 
     def __init__(self, inputs: int, outputs: int, size: Size, stride: int = 1, pad: bool = True) -> None:
         super().__init__()

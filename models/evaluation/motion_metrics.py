@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from avatard.models.atom import Atom, reference_of
 from avatard.models.face.topology import MOUTH, mouth_opening
-from avatard.models.training.atom.dataset import MotionClip
 from avatard.timebase import FPS
 
 Array = NDArray[np.floating]
@@ -94,10 +88,10 @@ def jerk(landmarks: Array) -> Array:
 
 
 def drift(landmarks: Array) -> dict[str, float]:
-    """What becomes of a face over a long take, in % of the interocular distance.
+    """How a face drifts over a long stream, in % of the interocular distance.
 
     `..._per_min`: the norm of each point's trend, averaged. `drift_face`: how far the mean face of the last minute is
-    from that of the first (halves of a take that is shorter than two), `drift_rest`: how much more open is the closed
+    from that of the first (halves of a stream that is shorter than two), `drift_rest`: how much more open is the closed
     mouth (5th percentile).
     """
     minutes = np.arange(len(landmarks)) / (60 * FPS)
@@ -110,73 +104,4 @@ def drift(landmarks: Array) -> dict[str, float]:
         "drift_percent_iod_per_min": 100 * float(np.linalg.norm(slope, axis=-1).mean()),
         "drift_face_percent_iod": 100 * float(np.linalg.norm(last.mean(axis=0) - first.mean(axis=0), axis=-1).mean()),
         "drift_rest_percent_iod": 100 * (rest[1] - rest[0]),
-    }
-
-
-@torch.inference_mode()
-def roll_out(atom: Atom, clips: list[MotionClip], steps: int, lookahead: int, hop: int) -> list[tuple[Array, Array]]:
-    """Real and generated landmarks of each clip: what serving does, but with the clips side by side.
-
-    `clips` are equally long; the cached windows must end at `hop * k + lookahead`. The portrait is the first frame.
-    """
-    portrait = torch.from_numpy(np.stack([clip.landmarks[0] for clip in clips]))
-    reference = reference_of(portrait, torch.from_numpy(np.stack([clip.neutrals[0] for clip in clips])))
-    emitted = torch.zeros(len(clips), atom.config.frames - hop, 68, 3)
-    ends = [int(end) for end in clips[0].speech_ends]
-    last = 0
-    made = []
-    for end in range(hop + lookahead, ends[-1] + 1, hop):
-        window = ends.index(end)
-        audio = torch.stack([clip.speech[window] for clip in clips]).float()
-        noise = torch.zeros(len(clips), hop, 68, 3)
-        with torch.autocast("cpu", torch.bfloat16):
-            new = atom.sample(audio, reference, emitted, noise, steps=steps, lookahead=lookahead).float()
-        emitted = torch.cat([emitted[:, hop:], new], dim=1)
-        made.append(new)
-        last = end - lookahead
-    faces = (torch.cat(made, dim=1) + atom.resting(reference)[:, None]).numpy()
-    pairs = []
-    for clip, face in zip(clips, faces, strict=True):
-        first, stop = max(0, clip.offset), min(last, len(clip.landmarks) + clip.offset)
-        pairs.append((clip.landmarks[first - clip.offset : stop - clip.offset], face[first:stop]))
-    return pairs
-
-
-def halves(clips: Sequence[MotionClip]) -> tuple[list[MotionClip], list[MotionClip]]:
-    """Two groups of people with about as many clips: one to choose weights by, one to report. One person is in both."""
-    people: dict[str, list[MotionClip]] = defaultdict(list)
-    for clip in clips:
-        people[f"{clip.entry.source}/{clip.entry.speaker}"].append(clip)
-    groups: tuple[list[MotionClip], list[MotionClip]] = ([], [])
-    for _, members in sorted(people.items(), key=lambda person: (-len(person[1]), person[0])):
-        min(groups, key=len).extend(members)
-    return (groups[0], groups[1] or groups[0])
-
-
-def validate(
-    atom: Atom, clips: Sequence[MotionClip], steps: int = 2, lookahead: int = 2, hop: int = 4
-) -> dict[str, float]:
-    """Figures over all clips: mouth-opening r (pooled, mean by clip), lip error and that of a held portrait.
-
-    `score`, by which a training keeps its best weights, is r less the lip error's share of the held portrait's.
-    """
-    lengths: dict[int, list[MotionClip]] = defaultdict(list)
-    for clip in clips:
-        lengths[len(clip.speech_ends)].append(clip)
-    pairs, held = [], []
-    for equal in lengths.values():
-        found = roll_out(atom, equal, steps, lookahead, hop)
-        pairs += found
-        held += [lip_error(real, clip.landmarks[:1]) for clip, (real, _) in zip(equal, found, strict=True)]
-    real, made = zip(*[(mouth_opening(r), mouth_opening(m)) for r, m in pairs], strict=True)
-    mouth_r = correlation(np.concatenate(real), np.concatenate(made))
-    error, still = float(np.mean([lip_error(r, m) for r, m in pairs])), float(np.mean(held))
-    return {
-        "score": mouth_r - error / still,
-        "mouth_r": mouth_r,
-        "mouth_r_clip": float(np.mean([correlation(r, m) for r, m in zip(real, made, strict=True)])),
-        "lip_error_percent_iod": error,
-        "lip_error_centred": float(np.mean([lip_error(r, m, centred=True) for r, m in pairs])),
-        "lip_error_hold": still,
-        "opening_ratio": float(np.concatenate(made).std() / np.concatenate(real).std()),
     }

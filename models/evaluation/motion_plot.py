@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from avatard.models.evaluation.contact_sheet import labelled
 from avatard.models.face.raster import PARTS
 from avatard.models.face.topology import mouth_opening
 
@@ -52,9 +53,8 @@ def draw(path: Path, clips: list[tuple[str, Array, Array]], mean: Array, columns
         width = columns * FACE_PIXELS
         # The resting opening differs by a constant of the face; the curves show what moves.
         curve = curves(mouth_opening(real + mean), mouth_opening(made + mean), width)
-        cv2.putText(curve, title, (8, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (120, 120, 120), 1, cv2.LINE_AA)
         at = np.linspace(0, len(real) - 1, columns).round().astype(int)
-        rows += [curve]
+        rows += [labelled(curve, title)]
         for points, colour in ((real, REAL), (made, MADE)):
             rows.append(np.concatenate([face(points[n] + mean, colour) for n in at], axis=1))
     cv2.imwrite(str(path), np.concatenate(rows))

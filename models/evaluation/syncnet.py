@@ -130,7 +130,7 @@ class SyncNet(nn.Module):
         """
         heads = [cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) for crop in crops[:, *HEAD, ::-1]]
         frames = torch.from_numpy(np.stack(heads)).permute(3, 0, 1, 2).float()  # (3, N, 224, 224)
-        heard = torch.from_numpy(mfcc(samples))
+        coefficients = torch.from_numpy(mfcc(samples))
         count = min(len(crops), len(samples) // SAMPLES_PER_FRAME) - FRAMES
         if count < 1:
             return math.nan, math.nan
@@ -139,7 +139,7 @@ class SyncNet(nn.Module):
             at = range(first, min(first + BATCH, count))
             stretches = [slice(n * STEPS_PER_FRAME, (n + FRAMES) * STEPS_PER_FRAME) for n in at]
             seen.append(self.lips(torch.stack([frames[:, n : n + FRAMES] for n in at])))
-            spoken.append(self.voice(torch.stack([heard[None, :, stretch] for stretch in stretches])))
+            spoken.append(self.voice(torch.stack([coefficients[None, :, stretch] for stretch in stretches])))
         shifted = F.pad(torch.cat(spoken), (0, 0, SHIFTS, SHIFTS)).unfold(0, 2 * SHIFTS + 1, 1)  # (count, 1024, 31)
         distances = F.pairwise_distance(torch.cat(seen)[:, None], shifted.transpose(1, 2)).mean(0)  # (31,)
         least = float(distances.min())

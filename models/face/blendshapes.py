@@ -1,4 +1,4 @@
-"""What each ARKit blend shape does to the 68 points of a face: the basis that `arkit` solves for.
+"""What each ARKit blend shape does to the 68 points of a face: the basis that `arkit_solver` solves for.
 
 The shapes are built from the geometry of the face at rest after Apple's description of each location, in interocular
 distances (63 mm). Their full strength follows what the mesh network makes of real faces: the inner lips part by 0.5 at

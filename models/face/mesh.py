@@ -106,7 +106,7 @@ def _quiet() -> Iterator[None]:
         os.close(saved)
 
 
-class _Network:
+class LiteRtNetwork:
     """A LiteRT network with one input, one thread."""
 
     def __init__(self, path: Path):
@@ -119,6 +119,7 @@ class _Network:
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
 
     def __call__(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Its outputs for one picture `[h, w, 3]` of the size it wants."""
         self._interpreter.set_tensor(self._input, image[None])
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._outputs]
@@ -138,8 +139,8 @@ class FaceMesh:
     """Detector and mesh network. Not thread-safe: give each thread its own."""
 
     def __init__(self) -> None:
-        self._detector = _Network(verified("face_detection_short_range.tflite"))
-        self._mesh = _Network(verified("face_landmark.tflite"))
+        self._detector = LiteRtNetwork(verified("face_detection_short_range.tflite"))
+        self._mesh = LiteRtNetwork(verified("face_landmark.tflite"))
         self._anchors = _anchors()
 
     def detect(self, image: Image, threshold: float = 0.5) -> list[Detection]:
@@ -224,7 +225,7 @@ def _merge(
 
 
 class FaceTracker:
-    """A face through a video: the mesh of the last frame tells where to look; the detector only when it is lost."""
+    """Follows a face through a video: by the mesh of the last frame, and by the detector when it is lost."""
 
     def __init__(self, mesh: FaceMesh, presence: float = 0.5):
         self._mesh, self._presence = mesh, presence

@@ -4,10 +4,16 @@ The 68 points follow the iBUG 300-W order: jaw 0-16, brows 17-26, nose 27-35, ey
 60-67. "Right" and "left" are the subject's; a subject's right side is on the left of a frontal picture.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Arrays or tensors: this module does not import torch.
+Points = TypeVar("Points", NDArray[np.floating], "Tensor")
 
 MESH_VERTICES: Final = 468
 
@@ -42,6 +48,10 @@ MOUTH: Final = slice(48, 68)
 UPPER_LIP: Final = [49, 50, 51, 52, 53, 61, 62, 63]
 LOWER_LIP: Final = [55, 56, 57, 58, 59, 65, 66, 67]
 
+#: Pairs of the inner lip that lie over each other, without the corners.
+UPPER_INNER_LIP: Final = [61, 62, 63]
+LOWER_INNER_LIP: Final = [67, 66, 65]
+
 #: Inner lips of the mesh from the right to the left corner; entry i of the upper lip is over entry i of the lower one.
 UPPER_INNER: Final[NDArray[np.intp]] = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
 LOWER_INNER: Final[NDArray[np.intp]] = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
@@ -69,6 +79,15 @@ RIGID_MESH: Final[NDArray[np.intp]] = np.array(
     ]
 )
 
+#: Vertices of the upper and lower lids from the outer to the inner corner, right eye then left.
+UPPER_LIDS: Final[NDArray[np.intp]] = np.array(
+    [[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]]
+)
+LOWER_LIDS: Final[NDArray[np.intp]] = np.array([[7, 163, 144, 145, 153, 154, 155], [249, 390, 373, 374, 380, 381, 382]])
+#: The crease above each point of the upper lids.
+LID_CREASES: Final[NDArray[np.intp]] = np.array([[247, 30, 29, 27, 28, 56, 190], [467, 260, 259, 257, 258, 286, 414]])
+EYE_CORNERS: Final[NDArray[np.intp]] = np.array([[33, 133], [263, 362]])
+
 #: The 68 points as they appear in a mirrored picture: `mirrored = points[MIRROR_68]` after flipping x.
 MIRROR_68: Final[NDArray[np.intp]] = np.array(
     [
@@ -84,10 +103,14 @@ MIRROR_68: Final[NDArray[np.intp]] = np.array(
 )
 
 
+def inner_lip_heights(points: Points) -> Points:
+    """Distances `[..., 3]` between the inner lips of 68 points `[..., 68, 2 or 3]`, in their unit (y down)."""
+    return points[..., LOWER_INNER_LIP, 1] - points[..., UPPER_INNER_LIP, 1]
+
+
 def mouth_opening(points: NDArray[np.floating]) -> NDArray[np.floating]:
     """Mean height of the inner lip `[...]` of 68 points `[..., 68, 2 or 3]`, in their unit (y down)."""
-    upper, lower = points[..., [61, 62, 63], 1], points[..., [67, 66, 65], 1]
-    opening: NDArray[np.floating] = (lower - upper).mean(axis=-1)
+    opening: NDArray[np.floating] = inner_lip_heights(points).mean(axis=-1)
     return opening
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from avatard.timebase import CROP_SIDE
+
 #: Softening of the interpolation weights (squared, normalised units): about 1.5 pixels of 256.
 SOFTENING = 0.012**2
 #: The ring around the head that moves with the skull: the jaw line, and its reflection above the ears, times this.
@@ -22,7 +24,7 @@ RING = 1.28
 BORDER = 8
 
 
-def normalise(pixels: Tensor, size: int = 256) -> Tensor:
+def normalise(pixels: Tensor, size: int = CROP_SIDE) -> Tensor:
     """Pixel coordinates `[..., 2+]` (x, y, …) → normalised `[..., 2]`."""
     return (pixels[..., :2] + 0.5) * (2.0 / size) - 1.0
 
@@ -106,11 +108,16 @@ def enlarge(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def remap(enlarged: NDArray[np.uint8], flow: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A photograph, enlarged by `enlarge` to `[2H, 2W, 3]`, under a coarser flow `[2, h, w]` → `[H, W, 3]`."""
+def remap(
+    enlarged: NDArray[np.uint8], flow: NDArray[np.float32], window: tuple[slice, slice] = (slice(None), slice(None))
+) -> NDArray[np.uint8]:
+    """A photograph, enlarged by `enlarge` to `[2H, 2W, 3]`, under a coarser flow `[2, h, w]` → `[H, W, 3]`.
+
+    With a window, rows and columns, only that part of the result.
+    """
     height, width = enlarged.shape[0] // 2, enlarged.shape[1] // 2
-    x, y = (cv2.resize(f, (width, height), interpolation=cv2.INTER_LINEAR) for f in flow)
+    x, y = (cv2.resize(f, (width, height), interpolation=cv2.INTER_LINEAR)[window] for f in flow)
     # Pixel i of the photograph has its centre at 2i + 0.5 of the enlarged one; a flow of 2 crosses the picture.
-    x = x * width + (2 * np.arange(width, dtype=np.float32) + 0.5)
-    y = y * height + (2 * np.arange(height, dtype=np.float32)[:, None] + 0.5)
+    x = x * width + (2 * np.arange(width, dtype=np.float32)[window[1]] + 0.5)
+    y = y * height + (2 * np.arange(height, dtype=np.float32)[window[0], None] + 0.5)
     return np.asarray(cv2.remap(enlarged, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)

@@ -8,51 +8,27 @@ frames: without it the decoder needs thousands of steps before it reads any moti
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
+from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 
 from avatard.models import checkpoint
 from avatard.models.mcvdm.decoder import (
     CELLS,
     WHOLE,
-    Pictures,
+    Layers,
     PlainDecoder,
-    Portrait,
+    PortraitFeatures,
     ReferenceDecoder,
     Rendering,
     Window,
 )
+from avatard.models.mcvdm.latent import MOTION_SCALE, AutoencoderConfig, Planes
 from avatard.models.mcvdm.layers import ResBlock, activate, channels_last, clips_of, conv
-
-#: Scale of the expression's flow as the encoder sees it: a few hundredths of the side become of the order of one.
-MOTION = 20.0
-
-
-class Planes(NamedTuple):
-    """A clip's latent, values in (-1, 1)."""
-
-    xy: Tensor  # [B, C, 32, 32]
-    xt: Tensor  # [B, C, S, 32], rows are frames
-    yt: Tensor  # [B, C, S, 32]
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """Sizes of the networks; travels in the checkpoint's metadata."""
-
-    encoder: Literal["conv", "timesformer"] = "conv"
-    decoder: Literal["reference", "plain"] = "reference"
-    channels: int = 4  # of the latent
-    width: int = 64  # at 32²
-    mid: int = 48  # at 64²
-    small: int = 32  # at 128², and the encoder's at 64²
-    transformer_width: int = 384  # of the TimeSformer
-    transformer_depth: int = 8
+from avatard.models.mcvdm.timesformer import TimeSformerEncoder
+from avatard.models.pixels import Pictures, to_bytes
 
 
 class ConvEncoder(nn.Module):
@@ -78,11 +54,14 @@ class ConvEncoder(nn.Module):
     def forward(self, frames: Tensor, motion: Tensor) -> Planes:
         """Frames `[B, S, 3, 256, 256]` and motion `[B, S, 2, 32, 32]` → the latent."""
         h = self.stem(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        h = self.body(self.shrink(activate(h)) + self.see_motion(MOTION * motion.flatten(0, 1)))
-        h = clips_of(h, frames)  # [B, S, W, y, x]
-        xy = torch.cat([h.mean(1), h.amax(1)], 1)
-        xt = torch.cat([h.mean(3), *torch.einsum("bscyx,kcy->kbscx", h.float(), self.rows)], 2).transpose(1, 2)
-        yt = torch.cat([h.mean(4), *torch.einsum("bscyx,kcx->kbscy", h.float(), self.columns)], 2).transpose(1, 2)
+        h = self.body(self.shrink(activate(h)) + self.see_motion(MOTION_SCALE * motion.flatten(0, 1)))
+        h = clips_of(h, frames)  # [B, t, W, y, x]
+        rows = einsum(h.float(), self.rows, "b t c y x, k c y -> k b t c x")
+        columns = einsum(h.float(), self.columns, "b t c y x, k c x -> k b t c y")
+        xy = torch.cat([reduce(h, "b t c y x -> b c y x", how) for how in ("mean", "max")], 1)  # [B, 2 W, y, x]
+        xt = torch.cat([reduce(h, "b t c y x -> b t c x", "mean"), *rows], 2)  # [B, t, 3 W, x]
+        yt = torch.cat([reduce(h, "b t c y x -> b t c y", "mean"), *columns], 2)  # [B, t, 3 W, y]
+        xt, yt = (rearrange(plane, "b t c line -> b c t line") for plane in (xt, yt))
         return Planes(*(torch.tanh(net(activate(p)).float()) for net, p in zip(self.planes, (xy, xt, yt), strict=True)))
 
 
@@ -100,11 +79,11 @@ class Trunk(nn.Module):
     def forward(self, planes: Planes, frames: slice = slice(None)) -> Tensor:
         """Planes → volumes of the chosen frames `[B, k, W, 32, 32]`."""
         xy, xt, yt = (net(p) for net, p in zip(self.planes, planes, strict=True))  # [B, W, 32 | S, 32]
-        xy = xy.permute(0, 2, 3, 1)[:, None]  # [B, 1, y, x, W]
-        xt = xt[:, :, frames].permute(0, 2, 3, 1)[:, :, None]  # [B, k, 1, x, W]
-        yt = yt[:, :, frames].permute(0, 2, 3, 1)[:, :, :, None]  # [B, k, y, 1, W]
-        volume: Tensor = xy + xt + yt
-        return volume.permute(0, 1, 4, 2, 3)
+        xy = rearrange(xy, "b c y x -> b 1 y x c")
+        xt = rearrange(xt[:, :, frames], "b c t x -> b t 1 x c")
+        yt = rearrange(yt[:, :, frames], "b c t y -> b t y 1 c")
+        volume: Tensor = rearrange(xy + xt + yt, "b t y x c -> b t c y x")
+        return volume
 
 
 class Autoencoder(nn.Module):
@@ -113,12 +92,8 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.config = config
-        if config.encoder == "conv":
-            self.encoder: nn.Module = ConvEncoder(config)
-        else:
-            from avatard.models.mcvdm.timesformer import TimeSformerEncoder
-
-            self.encoder = TimeSformerEncoder(config)
+        encoder = ConvEncoder if config.encoder == "conv" else TimeSformerEncoder
+        self.encoder = encoder(config)
         self.trunk = Trunk(config)
         decoder = ReferenceDecoder if config.decoder == "reference" else PlainDecoder
         self.decoder = decoder(config.width, config.mid, config.small)
@@ -144,10 +119,10 @@ class Autoencoder(nn.Module):
         planes: Planes = self.encoder(frames, motion)
         return planes
 
-    def portrait(self, picture: Tensor) -> Portrait:
+    def portrait(self, picture: Tensor) -> PortraitFeatures:
         """Picture `[B, 3, 256, 256]` in [-1, 1] → what the decoder needs of it; compute it once per identity."""
         if isinstance(self.decoder, PlainDecoder):
-            return Portrait(picture, picture, picture)
+            return PortraitFeatures(picture, picture, picture)
         return self.decoder.portrait(picture)
 
     def volume(self, planes: Planes, frames: slice = slice(None)) -> Tensor:
@@ -155,7 +130,7 @@ class Autoencoder(nn.Module):
         volume: Tensor = self.trunk(planes, frames)
         return volume
 
-    def render(self, volume: Tensor, portrait: Portrait, rigid: Tensor, window: Window = WHOLE) -> Rendering:
+    def render(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, window: Window = WHOLE) -> Rendering:
         """Volumes → frames; see `ReferenceDecoder.forward`."""
         if isinstance(self.decoder, PlainDecoder):
             frames = self.decoder(volume, window)
@@ -163,14 +138,20 @@ class Autoencoder(nn.Module):
         rendering: Rendering = self.decoder(volume, portrait, rigid, window)
         return rendering
 
-    def render_uint8(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
+    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> Pictures:
         """Volumes of one clip → pictures; see `ReferenceDecoder.show`."""
         if isinstance(self.decoder, PlainDecoder):
-            frames = (self.decoder(volume)[0].clamp(-1, 1) + 1) * 127.5
-            return np.asarray(frames.round().byte().permute(0, 2, 3, 1).contiguous())
+            return to_bytes(self.decoder(volume)[0])
         pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 
-    def decode(self, planes: Planes, portrait: Portrait, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
+    def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> list[Layers]:
+        """Volumes of one clip → what each of its frames is made of; see `ReferenceDecoder.layers`."""
+        if isinstance(self.decoder, PlainDecoder):
+            return [Layers.painted_only(f) for f in self.render_uint8(volume, portrait, rigid, photograph)]
+        layers: list[Layers] = self.decoder.layers(volume, portrait, rigid, photograph)
+        return layers
+
+    def decode(self, planes: Planes, portrait: PortraitFeatures, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
         """Latent → the chosen frames `[B, k, 3, 256, 256]` in [-1, 1]; `rigid` `[B, k, 2, 32, 32]` is theirs."""
         return self.render(self.volume(planes, frames), portrait, rigid).frames.clamp(-1, 1)

@@ -18,16 +18,17 @@ from torch.nn import functional as F
 
 from avatard.models.face import warp
 from avatard.models.mcvdm.layers import SLOPE, ResBlock, activate, clips_of, conv, upsample
+from avatard.timebase import CROP_SIDE
 
 Pictures = NDArray[np.uint8]
 
 #: Side of a frame, of the grid of the fine flow and of the latent's, in pixels and cells.
-FRAME, FINE_CELLS, CELLS = 256, 64, 32
+FRAME, FINE_CELLS, CELLS = CROP_SIDE, 64, 32
 #: Scale of the flow heads: a fresh decoder moves nothing, a trained one moves a few cells at most.
 COARSE, FINE = 0.1, 0.05
 
 
-class Portrait(NamedTuple):
+class PortraitFeatures(NamedTuple):
     """What the decoder knows of a person; computed once."""
 
     picture: Tensor  # [B, 3, 256, 256] in [-1, 1]
@@ -43,6 +44,21 @@ class Rendering(NamedTuple):
     warped: Tensor  # the portrait under the flow
     keep: Tensor  # [B, S, 1, h, w], the share of the warp
     flow: Tensor  # [B, S, 2, 32, 32], of the whole frame
+
+
+class Layers(NamedTuple):
+    """What one frame is made of, for who puts it together at another resolution."""
+
+    flow: NDArray[np.float32]  # [2, 64, 64], of the whole frame, normalised units (see `warp`)
+    painted: Pictures  # [h, w, 3], RGB, of the part of the frame that may be painted
+    keep: NDArray[np.uint8]  # [h, w], the share of the warp in it, of 255
+    window: tuple[slice, slice]  # that part: rows and columns of the 256
+
+    @classmethod
+    def painted_only(cls, frame: Pictures) -> Layers:
+        """Of a frame `[256, 256, 3]` that shows nothing of the portrait itself."""
+        flow = np.zeros((2, FINE_CELLS, FINE_CELLS), np.float32)
+        return cls(flow, frame, np.zeros(frame.shape[:2], np.uint8), (slice(0, FRAME), slice(0, FRAME)))
 
 
 class Window(NamedTuple):
@@ -62,6 +78,12 @@ class Window(NamedTuple):
         ]
         return parts[0] if len(self.corners) == 1 else torch.stack(parts)
 
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """Rows and columns of the frame, where all clips share the window."""
+        (top, left), pixels = self.corners[0], FRAME // CELLS
+        return slice(pixels * top, pixels * (top + self.size)), slice(pixels * left, pixels * (left + self.size))
+
 
 WHOLE = Window([(0, 0)], CELLS)
 #: Where the crops of `models/face/crop.py` have their faces: 176 pixels, a little below the middle.
@@ -74,7 +96,7 @@ class ReferenceDecoder(nn.Module):
     """Volumes + portrait + rigid motion → frames: m · warp(portrait) + (1 - m) · paint.
 
     Paint and the fine part of the flow belong to the face: they fade out towards the border of `FACE`, beyond which a
-    frame is the warped portrait. That leaves half of the pixels to the dear layers.
+    frame is the warped portrait. That leaves half of the pixels to the expensive layers.
     """
 
     def __init__(self, width: int, mid: int, small: int):
@@ -96,14 +118,14 @@ class ReferenceDecoder(nn.Module):
         self.small = ResBlock(small)
         self.paint = nn.Sequential(nn.LeakyReLU(SLOPE), conv(small, 16, gain=0.1), nn.PixelShuffle(2))
 
-    def portrait(self, picture: Tensor) -> Portrait:
+    def portrait(self, picture: Tensor) -> PortraitFeatures:
         """Pictures `[B, 3, 256, 256]` in [-1, 1] → features."""
         stem = self.portrait_stem(picture.contiguous(memory_format=torch.channels_last))
         fine = self.portrait_fine(activate(stem))
         coarse = self.portrait_coarse(activate(fine))
-        return Portrait(picture, self.see_fine(fine).float(), self.see_coarse(coarse).float())
+        return PortraitFeatures(picture, self.see_fine(fine).float(), self.see_coarse(coarse).float())
 
-    def forward(self, volume: Tensor, portrait: Portrait, rigid: Tensor, window: Window = WHOLE) -> Rendering:
+    def forward(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, window: Window = WHOLE) -> Rendering:
         """Render the frames of some volumes, for training and comparison.
 
         Args:
@@ -122,7 +144,7 @@ class ReferenceDecoder(nn.Module):
         painted, keep = self._paint(h, warped, window)
         return Rendering(torch.lerp(painted, warped, keep), painted, warped, keep, coarse_flow)
 
-    def render_uint8(self, volume: Tensor, portrait: Portrait, rigid: Tensor, photograph: Pictures) -> Pictures:
+    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> Pictures:
         """The frames of one clip as they are shown: those of `forward` within rounding, at a third of its cost.
 
         Args:
@@ -134,25 +156,39 @@ class ReferenceDecoder(nn.Module):
         Returns:
             RGB `[S, 256, 256, 3]`.
         """
+        h, flow = self._flow(volume, portrait, rigid)
+        frames = np.stack([warp.remap(photograph, f) for f in flow])
+        face = FACE.crop(torch.from_numpy(frames).permute(0, 3, 1, 2))[None]  # a view: what is written is shown
+        warped = face.contiguous().float().div_(127.5).sub_(1)
+        painted, keep = self._paint(h, warped, FACE)
+        face.copy_(_bytes(torch.lerp(painted, warped, keep)))
+        return frames
+
+    def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> list[Layers]:
+        """What `render_uint8` puts together, for the same arguments, but apart."""
+        h, flow = self._flow(volume, portrait, rigid)
+        frames = np.stack([warp.remap(photograph, f, FACE.pixels) for f in flow])
+        warped = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float().div_(127.5).sub_(1)
+        painted, keep = self._paint(h, warped, FACE)
+        paint = _bytes(painted.clone())[0].byte().permute(0, 2, 3, 1).contiguous().numpy()
+        share = (keep[0, :, 0] * 255).round().byte().numpy()
+        return [Layers(f, p, k, FACE.pixels) for f, p, k in zip(flow, paint, share, strict=True)]
+
+    def _flow(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
+        """Of one clip: features of its frames in FACE, and their flow `[S, 2, 64, 64]`."""
         h, coarse_flow = self._move(volume, portrait, rigid)
         flow = _upsample_flow(coarse_flow, 2)
         h, correction = self._refine(h, FACE.crop(flow), portrait, FACE)
         FACE.crop(flow).add_(correction)
-        frames = np.stack([warp.remap(photograph, f) for f in flow[0].numpy()])
-        face = FACE.crop(torch.from_numpy(frames).permute(0, 3, 1, 2))[None]  # a view: what is written is shown
-        warped = face.contiguous().float().div_(127.5).sub_(1)
-        painted, keep = self._paint(h, warped, FACE)
-        blended = torch.lerp(painted, warped, keep)
-        face.copy_(blended.add_(1).mul_(127.5).round_().clamp_(0, 255))
-        return frames
+        return h, flow[0].numpy()
 
-    def _move(self, volume: Tensor, portrait: Portrait, rigid: Tensor) -> tuple[Tensor, Tensor]:
+    def _move(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse level of whole frames: features `[B * S, W, 32, 32]` and the flow `[B, S, 2, 32, 32]`."""
         seen = _as_features(warp.sample(portrait.coarse, warp.absolute(rigid)), volume.dtype)
         h = activate(self.coarse(volume.flatten(0, 1) + seen + self.see_rigid(4 * rigid.flatten(0, 1))))
         return h, rigid + COARSE * _flow(self.coarse_flow(h), rigid)
 
-    def _refine(self, h: Tensor, flow: Tensor, portrait: Portrait, window: Window) -> tuple[Tensor, Tensor]:
+    def _refine(self, h: Tensor, flow: Tensor, portrait: PortraitFeatures, window: Window) -> tuple[Tensor, Tensor]:
         """The fine level of a window: features `[B * S, mid, n, n]` and what to add to `flow` `[B, S, 2, n, n]`."""
         seen = _as_features(warp.sample(portrait.fine, flow + _grid(FINE_CELLS, window, flow)), h.dtype)
         h = window.crop(clips_of(self.to_mid(h), flow)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -177,6 +213,11 @@ def without_nyquist(x: Tensor) -> Tensor:
     """
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1)
+
+
+def _bytes(pictures: Tensor) -> Tensor:
+    """Pictures in about [-1, 1], which are overwritten, as whole numbers from 0 to 255."""
+    return pictures.add_(1).mul_(127.5).round_().clamp_(0, 255)
 
 
 def _flow(head: Tensor, like: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from avatard.models.face import warp
 from avatard.models.face.raster import raster
-from avatard.models.mcvdm.autoencoder import MOTION, Planes
 from avatard.models.mcvdm.decoder import CELLS, FRAME
+from avatard.models.mcvdm.latent import MOTION_SCALE, Planes
 from avatard.models.mcvdm.layers import ResBlock, activate, channels_last, clips_of, conv
 
 #: Side of the rasters and of the portrait's thumbnail.
@@ -71,7 +71,7 @@ def condition_maps(geometry: Geometry, small: Tensor, rigid: Tensor) -> Tensor:
     lifted = clips_of(F.interpolate(flow.flatten(0, 1), THUMBNAIL, mode="bilinear"), flow)
     pulled = warp.sample(small, warp.absolute(lifted))
     pictures = F.pixel_unshuffle(torch.cat([rasters(geometry.target), pulled], 2), 2)
-    return torch.cat([pictures, 4 * flow, MOTION * (flow - rigid)], 2)
+    return torch.cat([pictures, 4 * flow, MOTION_SCALE * (flow - rigid)], 2)
 
 
 class LandmarkEncoder(nn.Module):

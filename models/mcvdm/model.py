@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from avatard.models import checkpoint
 from avatard.models.diffusion import cosine_alpha_bar, ddim, sqrt_linear_alpha_bar
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
-from avatard.models.mcvdm.decoder import Portrait
+from avatard.models.mcvdm.autoencoder import Autoencoder
+from avatard.models.mcvdm.decoder import PortraitFeatures
 from avatard.models.mcvdm.landmark_encoder import Geometry, LandmarkEncoder, condition_maps, thumbnail
+from avatard.models.mcvdm.latent import AutoencoderConfig, Planes
 from avatard.models.mcvdm.unet import UNet, UNetConfig
+from avatard.models.precision import has_native_bfloat16
 
 #: Length of the diffusion in training; few steps of it are taken when generating.
 TIMESTEPS = 1000
@@ -48,7 +50,7 @@ class McvdmConfig:
 class IdentityEncoding(NamedTuple):
     """What is computed once per portrait."""
 
-    portrait: Portrait
+    portrait: PortraitFeatures
     latent: Tensor  # zr^xy, standardised, [B, 4, 32, 32]
     small: Tensor  # [B, 3, 64, 64]
 
@@ -124,11 +126,13 @@ class Mcvdm(nn.Module):
         """A trained network, in float32, for inference. Raises `CheckpointError`."""
         return checkpoint.build(name_or_path, "weights of MC-VDM", lambda config: cls(McvdmConfig.from_json(config)))
 
-    def to_bfloat16(self) -> Mcvdm:
-        """This network with the weights that autocast would narrow at each call in bfloat16: the same pictures, sooner.
+    def for_inference(self) -> Mcvdm:
+        """This network with the weights that `inference_autocast` would narrow at each call in bfloat16 already.
 
-        It runs under `torch.autocast` only from then on.
+        The pictures are the same, sooner. It runs under `inference_autocast` only from then on.
         """
+        if not has_native_bfloat16():
+            return self
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 module.to(torch.bfloat16)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from avatard.models.mcvdm.mouth_painter import MouthPainter, blurred, fill, observe
 from avatard.models.mcvdm.mouth_window import WINDOW_SCALE, MouthWindow, inner_lips, lip_mask
+from avatard.models.pixels import to_tensor
 
 Floats = NDArray[np.floating]
 Picture = NDArray[np.uint8]
@@ -54,7 +55,7 @@ class MouthFiller:
             picture, mouth = reference
             window, lips = _window(mouth)
             mask = torch.from_numpy(lip_mask(lips, window.height, window.width))[None, None]
-            self._reference = torch.cat([_tensor(window.cut(picture)), mask], dim=1)
+            self._reference = torch.cat([to_tensor(window.cut(picture)[None]), mask], dim=1)
 
     @torch.inference_mode()
     def fill(self, frame: Picture, mouth: Mouth, share: Floats | None = None) -> None:
@@ -74,7 +75,7 @@ class MouthFiller:
             inside = np.minimum(inside, _ramp(window.cut_map(share), SHARES))
         if not inside.any():
             return
-        picture, mask = _tensor(window.cut(frame)), torch.from_numpy(inside)[None, None]
+        picture, mask = to_tensor(window.cut(frame)[None]), torch.from_numpy(inside)[None, None]
         hint = torch.cat([blurred(picture, mask), torch.ones_like(mask)], dim=1)
         painted = self._painter(observe(picture, mask, hint, self._reference), self._code)
         shown = fill(picture, painted.clamp(-1, 1), mask * strength)[0].permute(1, 2, 0)
@@ -98,7 +99,3 @@ def _ramp(value: Floats, limits: tuple[float, float]) -> Floats:
     low, high = limits
     ramp: Floats = np.clip((value - low) / (high - low), 0, 1).astype(np.float32)
     return ramp
-
-
-def _tensor(picture: Picture) -> Tensor:
-    return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1

@@ -7,14 +7,17 @@ three planes). Same interface as the convolutional encoder; for a GPU.
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avatard.models.mcvdm.autoencoder import MOTION, AutoencoderConfig, Planes
+from avatard.models.diffusion import timestep_embedding
 from avatard.models.mcvdm.decoder import CELLS, FRAME
-from avatard.models.mcvdm.unet import timestep_embedding
+from avatard.models.mcvdm.latent import MOTION_SCALE, AutoencoderConfig, Planes
 
 PATCH = FRAME // CELLS
+#: For each plane of the latent: the axes that it keeps, and the one along which it gathers.
+PLANES = (("y x", "t"), ("t x", "y"), ("t y", "x"))
 
 
 class Attention(nn.Module):
@@ -27,9 +30,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, N, D]` → the same shape."""
-        b, n, d = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        attended: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        qkv = self.qkv(self.norm(x))
+        q, k, v = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        attended: Tensor = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)"))
         return x + attended
 
 
@@ -68,25 +71,20 @@ class TimeSformerEncoder(nn.Module):
 
     def forward(self, frames: Tensor, motion: Tensor) -> Planes:
         """Frames `[B, S, 3, 256, 256]` and motion `[B, S, 2, 32, 32]` → the latent."""
-        b, s = frames.shape[:2]
-        cells = F.pixel_unshuffle(frames.flatten(0, 1), PATCH).view(b, s, -1, CELLS**2)
-        cells = torch.cat([cells, MOTION * motion.flatten(3)], 2).transpose(2, 3)  # [B, S, N, P]
-        when = timestep_embedding(torch.arange(s, device=frames.device), self.place.shape[1])
-        x = self.patches(cells) + self.place + when[:, None]
-        n, d = x.shape[2:]
+        size = {"b": len(frames), "t": frames.shape[1], "y": CELLS, "x": CELLS}
+        patches = rearrange(frames, "b t c (y py) (x px) -> b t (y x) (c py px)", py=PATCH, px=PATCH)
+        moved = rearrange(MOTION_SCALE * motion, "b t c y x -> b t (y x) c")
+        when = timestep_embedding(torch.arange(size["t"], device=frames.device), self.place.shape[1])  # [S, D]
+        h = self.patches(torch.cat([patches, moved], 3)) + self.place + when[:, None]  # [B, S, N, D]
         for time, space, mlp in zip(self.time, self.space, self.mlp, strict=True):
-            x = time(x.transpose(1, 2).reshape(b * n, s, d)).view(b, n, s, d).transpose(1, 2)
-            x = mlp(space(x.reshape(b * s, n, d)).view(b, s, n, d))
-        x = x.view(b, s, CELLS, CELLS, d)  # [B, t, y, x, D]
-        lines = (
-            x.permute(0, 2, 3, 1, 4),
-            x.permute(0, 1, 3, 2, 4),
-            x.permute(0, 1, 2, 3, 4),
-        )  # what is left: yx, tx, ty
+            h = time(rearrange(h, "b t n d -> (b n) t d"))
+            h = space(rearrange(h, "(b n) t d -> (b t) n d", b=size["b"]))
+            h = mlp(rearrange(h, "(b t) n d -> b t n d", b=size["b"]))
         planes = []
-        for query, gather, leave, line in zip(self.queries, self.gather, self.leave, lines, strict=True):
-            tokens = line.reshape(-1, line.shape[3], d)
-            tokens = torch.cat([query.expand(len(tokens), 1, d), tokens], 1)
-            plane = leave(gather(tokens)[:, 0]).view(b, *line.shape[1:3], -1)
-            planes.append(torch.tanh(plane.permute(0, 3, 1, 2).float()))
+        for query, gather, leave, (kept, line) in zip(self.queries, self.gather, self.leave, PLANES, strict=True):
+            tokens = rearrange(h, f"b t (y x) d -> (b {kept}) {line} d", y=CELLS)
+            tokens = torch.cat([query.expand(len(tokens), 1, -1), tokens], 1)
+            left = {axis: size[axis] for axis in ("b", *kept.split())}
+            plane = rearrange(leave(gather(tokens)[:, 0]), f"(b {kept}) c -> b c {kept}", **left)
+            planes.append(torch.tanh(plane.float()))
         return Planes(*planes)

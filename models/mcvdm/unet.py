@@ -6,19 +6,20 @@ at every level, at more than twice the cost).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avatard.models.mcvdm.autoencoder import Planes
+from avatard.models.diffusion import timestep_embedding
+from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.layers import channels_last
 
-#: Where a plane keeps its axes: the letters of (rows, columns).
-AXES = ("yx", "tx", "ty")
+#: What the rows and columns of each plane are.
+AXES = (("y", "x"), ("t", "x"), ("t", "y"))
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,6 @@ def zero(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias) if layer.bias is not None else None
     return layer
-
-
-def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Sinusoids of the timestep in [0, 1000), `[B]` → `[B, width]`. Source: DDPM, after Vaswani et al. 2017."""
-    frequency = torch.exp(-math.log(10000) * torch.arange(width // 2, device=t.device) / (width // 2))
-    angle = t.float()[:, None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], -1)
 
 
 class Block(nn.Module):
@@ -75,15 +69,22 @@ class AxisMixing(nn.Module):
 
     def forward(self, planes: Sequence[Tensor]) -> list[Tensor]:
         """Planes `[B, C, rows, columns]` in the order of `AXES` → the same shapes."""
-        means: dict[tuple[int, str], Tensor] = {}
-        for n, (plane, axes) in enumerate(zip(planes, AXES, strict=True)):
-            means[n, axes[0]], means[n, axes[1]] = plane.mean(3), plane.mean(2)  # [B, C, length]
+        means = {
+            (n, axis): reduce(plane, f"b c {rows} {columns} -> b c {axis}", "mean")
+            for n, (plane, (rows, columns)) in enumerate(zip(planes, AXES, strict=True))
+            for axis in (rows, columns)
+        }
         out = []
-        for n, (plane, axes) in enumerate(zip(planes, AXES, strict=True)):
-            others = [m for m in range(3) if m != n]
-            rows = next(means[m, axes[0]] for m in others if (m, axes[0]) in means)[..., :, None]
-            columns = next(means[m, axes[1]] for m in others if (m, axes[1]) in means)[..., None, :]
-            out.append(plane + self.mix(torch.cat([rows.expand_as(plane), columns.expand_as(plane)], 1)))
+        for n, (plane, (rows, columns)) in enumerate(zip(planes, AXES, strict=True)):
+            # Each axis belongs to two planes: to this one and to one other.
+            along_rows, along_columns = (
+                next(mean for (m, name), mean in means.items() if name == axis and m != n) for axis in (rows, columns)
+            )
+            others = [
+                rearrange(along_rows, "b c rows -> b c rows 1").expand_as(plane),
+                rearrange(along_columns, "b c columns -> b c 1 columns").expand_as(plane),
+            ]
+            out.append(plane + self.mix(torch.cat(others, 1)))
         return out
 
 
@@ -98,11 +99,11 @@ class JointAttention(nn.Module):
 
     def forward(self, planes: Sequence[Tensor]) -> list[Tensor]:
         """Planes `[B, C, rows, columns]` → the same shapes."""
-        tokens = torch.cat([self.norm(p).flatten(2) for p in planes], 2).transpose(1, 2)  # [B, N, C]
-        b, n, c = tokens.shape
-        q, k, v = self.qkv(tokens).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        h = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)).transpose(1, 2)
-        pieces = h.split([p[0, 0].numel() for p in planes], 2)
+        cells = torch.cat([rearrange(self.norm(p), "b c rows columns -> b c (rows columns)") for p in planes], 2)
+        qkv = self.qkv(rearrange(cells, "b c n -> b n c"))
+        q, k, v = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        h = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)"))
+        pieces = rearrange(h, "b n c -> b c n").split([p[0, 0].numel() for p in planes], 2)
         return [p + piece.reshape(p.shape) for p, piece in zip(planes, pieces, strict=True)]
 
 
@@ -154,9 +155,11 @@ class UNet(nn.Module):
     def forward(self, noisy: Planes, t: Tensor, landmarks: Planes, identity: Tensor, previous: Planes) -> Planes:
         """One evaluation; `t` `[B]` in [0, 1000)."""
         portraits = identity_planes(identity, noisy.xt.shape[2])
-        embedding = self.time(timestep_embedding(t, self.config.width))
+        embedding = self.time(timestep_embedding(t, self.config.width))  # [B, 4 width]
         inputs = zip(noisy, landmarks, portraits, previous, self.plane, strict=True)
-        planes = [self.enter(torch.cat(parts, 1)) + plane[:, None, None] for *parts, plane in inputs]
+        planes = [
+            self.enter(torch.cat(parts, 1)) + plane[:, None, None] for *parts, plane in inputs
+        ]  # [B, W, rows, columns]
         skips = []
         for n, level in enumerate(self.down):
             if n:
@@ -174,5 +177,6 @@ class UNet(nn.Module):
 
 def identity_planes(identity: Tensor, frames: int) -> Planes:
     """zr: the portrait's xy plane `[B, C, 32, 32]`, and its column and row means held over `frames`."""
-    columns, rows = identity.mean(2), identity.mean(3)
-    return Planes(identity, *(m[:, :, None].expand(-1, -1, frames, -1) for m in (columns, rows)))
+    columns = reduce(identity, "b c y x -> b c x", "mean")
+    rows = reduce(identity, "b c y x -> b c y", "mean")
+    return Planes(identity, *(repeat(mean, "b c line -> b c t line", t=frames) for mean in (columns, rows)))

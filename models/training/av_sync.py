@@ -15,7 +15,7 @@ Array = NDArray[np.floating]
 
 MAX_LAG = 8  # frames
 MIN_OVERLAP = 16  # frames
-#: Neighbouring feature frames that the predictor hears, on each side.
+#: Neighbouring feature frames that the predictor uses, on each side.
 CONTEXT = 1
 #: A clip is in step with its sound if the correlation at its offset is at least this.
 KEEP_CORRELATION = 0.3
@@ -46,10 +46,10 @@ class Offset:
         return self.correlation >= KEEP_CORRELATION
 
 
-def with_context(features: Array) -> Array:
-    """`[N, D]` → `[N, (2 CONTEXT + 1) D + 1]`: the neighbours beside each frame, and a constant."""
-    padded = np.pad(features, ((CONTEXT, CONTEXT), (0, 0)), mode="edge")
-    parts = [padded[k : k + len(features)] for k in range(2 * CONTEXT + 1)]
+def with_neighbours(features: Array, reach: int) -> Array:
+    """`[N, D]` → `[N, (2 reach + 1) D + 1]`: the neighbours beside each frame, edges repeated, and a constant."""
+    padded = np.pad(features, ((reach, reach), (0, 0)), mode="edge")
+    parts = [padded[k : k + len(features)] for k in range(2 * reach + 1)]
     return np.concatenate([*parts, np.ones((len(features), 1))], axis=1)
 
 
@@ -70,9 +70,9 @@ def correlations(clip: SyncClip, predicted: Array) -> Array:
     """Correlation of real and predicted opening at lags -MAX_LAG..MAX_LAG; -1 where too little overlaps."""
     found = np.full(2 * MAX_LAG + 1, -1.0)
     for k, lag in enumerate(range(-MAX_LAG, MAX_LAG + 1)):
-        real, said = overlap(clip, predicted, lag)
+        real, expected = overlap(clip, predicted, lag)
         if len(real) >= MIN_OVERLAP:
-            found[k] = float(standard(real) @ standard(said)) / len(real)
+            found[k] = float(standard(real) @ standard(expected)) / len(real)
     return found
 
 
@@ -82,9 +82,9 @@ def fit_ridge(clips: list[SyncClip], contexts: list[Array], lags: list[int], pen
     gram, moment = np.eye(size) * penalty, np.zeros(size)
     for clip, x, lag in zip(clips, contexts, lags, strict=True):
         first, last = max(0, -lag), min(len(clip.opening), len(x) - lag)
-        heard = x[first + lag : last + lag]
-        gram += heard.T @ heard
-        moment += heard.T @ standard(clip.opening[first:last])
+        window = x[first + lag : last + lag]
+        gram += window.T @ window
+        moment += window.T @ standard(clip.opening[first:last])
     weights: Array = np.linalg.solve(gram, moment)
     return weights
 
@@ -102,7 +102,7 @@ def estimate(clips: list[SyncClip], anchor: str, rounds: int = 2) -> list[Offset
     anchored = any(clip.group == anchor for clip in clips)
     folds = {group: n % FOLDS for n, group in enumerate(groups)}
     scores = np.zeros((len(clips), 2 * MAX_LAG + 1))
-    contexts = [with_context(clip.features).astype(np.float32) for clip in clips]
+    contexts = [with_neighbours(clip.features, CONTEXT).astype(np.float32) for clip in clips]
     for turn in range(rounds):
         for fold in range(FOLDS):
             fitted = [

@@ -8,9 +8,9 @@ A clip is one safetensors file: JPEG crops (`frames`, `frame_offsets`), the 468-
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,32 +20,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from avatard.errors import UserError
+from avatard.models import checkpoint
 from avatard.models.face.pose import Pose
 from avatard.models.face.topology import MESH_TO_68
+from avatard.models.training.splits import Split, SplitTable
 
 JPEG_QUALITY = 95
 
-#: LRW-AR speaker clusters that no training ever sees.
-VALIDATION_SPEAKERS = frozenset("a04 a11 a13 a14 b04 b05 b08 b09 b11 b12 b18 b21 b22".split())
 
-
-#: Sources that the shipped weights learned from; people of any other source are new to them.
-SHIPPED_SOURCES = frozenset(
-    {"lrw_ar", "grid_s1", "grid_more", "officials", "synthetic", "factory", "talkvid", "mead", "lrs3"}
-)
-
-
-def is_validation(source: str, speaker: str) -> bool:
-    """Whether a person is kept out of training: fixed clusters of LRW-AR, an eighth of the people of other sources."""
-    if source == "lrw_ar":
-        return speaker in VALIDATION_SPEAKERS
-    if source == "grid_s1":  # one person
-        return False
-    if source in ("factory", "factory_validation"):  # made of other sources' people, on both sides of the split
-        return source == "factory_validation"
-    return hashlib.sha1(speaker.encode(), usedforsecurity=False).hexdigest()[0] < "2"
+class DataError(UserError):
+    """Training data that are missing or do not fit."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +43,44 @@ class Entry:
     speaker: str
     frames: int
     path: str  # relative to the folder
-
-    @property
-    def validation(self) -> bool:
-        """Whether the clip's person is kept out of training."""
-        return is_validation(self.source, self.speaker)
+    split: Split = "train"
+    animated: bool = False  # made of a portrait, which is its frame 0
 
 
 def unseen_people(entries: Iterable[Entry], shipped: bool) -> list[Entry]:
-    """The entries whose people are new to some weights: validation people; to `shipped` weights other sources' too."""
-    return [entry for entry in entries if entry.validation or (shipped and entry.source not in SHIPPED_SOURCES)]
+    """The entries whose people are new to some weights: those kept out of training.
+
+    To `shipped` weights, people of sources that they did not learn from are new as well.
+    """
+    known = SplitTable.load().shipped
+    return [entry for entry in entries if entry.split != "train" or (shipped and entry.source not in known)]
+
+
+def in_turns(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """One clip of each person, then a second one of each, and so on; people and clips in alphabetical order."""
+    people: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda e: (e.source, e.speaker, e.clip)):
+        people[entry.source, entry.speaker].append(entry)
+    for turn in range(max(map(len, people.values()), default=0)):
+        yield from (clips[turn] for clips in people.values() if turn < len(clips))
 
 
 def read_index(folder: Path) -> list[Entry]:
-    """The clips of a prepared folder. Raises `FileNotFoundError` where it was not prepared."""
+    """The clips of a prepared folder; an index without splits is completed by `SplitTable`.
+
+    Raises:
+        DataError: the folder was not prepared.
+    """
     index = folder / "index.json"
     if not index.is_file():
-        raise FileNotFoundError(f"{folder} has no index.json: run scripts/prepare_data.py first")
-    return [Entry(**row) for row in json.loads(index.read_text())]
+        raise DataError(f"{folder} has no index.json: run scripts/prepare_data.py first")
+    table = SplitTable.load()
+    entries = []
+    for row in json.loads(index.read_text()):
+        row.setdefault("split", table.split(row["source"], row["speaker"]))
+        row.setdefault("animated", table.animated(row["source"]))
+        entries.append(Entry(**row))
+    return entries
 
 
 def write_index(folder: Path, entries: Sequence[Entry]) -> None:
@@ -169,6 +175,4 @@ class Clip:
         if registered is not None:
             tensors["registered"] = registered.astype(np.float32)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial, metadata)
-        partial.replace(path)
+        checkpoint.save(path, tensors, metadata)

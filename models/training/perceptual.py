@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avatard.models.pixels import Pictures, to_tensor
+
 
 def l1(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean absolute difference; `weight` broadcasts against the pictures and is normalised to mean one."""
@@ -50,12 +52,11 @@ class Perceptual(nn.Module):
         return features
 
     @torch.inference_mode()
-    def texture(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def texture(self, pictures: Pictures) -> NDArray[np.float32]:
         """What kinds of texture pictures `[N, H, W, 3]` have: mean and deviation of every channel, `[N, 896]`."""
         rows = []
         for picture in pictures:
-            x = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-            levels = self._features(x)
+            levels = self._features(to_tensor(picture[None].copy()))
             rows.append(torch.cat([moment for f in levels for moment in (f.mean((2, 3)), f.std((2, 3)))], dim=1))
         found: NDArray[np.float32] = torch.cat(rows).numpy()
         return found

@@ -66,7 +66,7 @@ def test_a_port_in_use_is_missing(weights):
         assert checks[what].state == "missing"
         assert f"127.0.0.1:{port}" in checks[what].found
     checks = found(configured(server=Server(host="a..b", port=port)))
-    assert checks["HTTP port"] == Check("HTTP port", "missing", f"a..b:{port}: it is no host name: choose another")
+    assert checks["HTTP port"] == Check("HTTP port", "missing", f"a..b:{port}: not a valid host name: choose another")
     checks = found(configured(server=Server(port=port), zmq=Zmq(publish=f"tcp://[::1]:{port}", audio="ipc:///a")))
     assert checks["HTTP port"].state == checks["ZeroMQ publisher"].state == "ok"
     assert "ZeroMQ audio in" not in checks

@@ -16,9 +16,12 @@ from typer.testing import CliRunner
 from avatard.cli import app
 from avatard.commands.render import RenderError, play_out, render
 from avatard.config import Config, Stream
-from avatard.media.mp4 import DIGITAL_SOURCE_TYPE, XMP_BOX, Mp4Error
+from avatard.errors import UserError
+from avatard.media.audio_file import AudioFileError
+from avatard.media.mp4 import DIGITAL_SOURCE_TYPE, XMP_BOX
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.timebase import SAMPLES_PER_FRAME
+from tests.support.sounds import write_wav
 from tests.support.warp_engine import WarpEngine, WarpStream
 
 CONFIG = Config(stream=Stream(clip_frames=8, hop_frames=5, fade_frames=2, lookahead_ms=80))
@@ -47,11 +50,7 @@ def portrait(tmp_path):
 
 @pytest.fixture
 def speech(tmp_path):
-    path = tmp_path / "speech.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes((bursts(60.5) * 32767).astype("<i2").tobytes())
-    return path
+    return write_wav(tmp_path / "speech.wav", bursts(60.5))
 
 
 @pytest.fixture
@@ -237,14 +236,14 @@ def test_a_sound_that_cannot_be_read_is_one_line(portrait, tmp_path, content):
     bad = tmp_path / "bad.wav"
     if content is not None:
         bad.write_bytes(content)
-    with pytest.raises(ValueError, match="bad.wav") as error:
+    with pytest.raises(UserError, match="bad.wav") as error:
         render(CONFIG, Quick, portrait, bad, tmp_path / "out.mp4", progress=False)
     assert "\n" not in str(error.value)
     assert "out.mp4" not in leftovers(tmp_path)
 
 
 def test_a_picture_has_no_sound(portrait, tmp_path):
-    with pytest.raises(Mp4Error, match="has no sound in it"):
+    with pytest.raises(AudioFileError, match="has no sound in it"):
         render(CONFIG, Quick, portrait, portrait, tmp_path / "out.mp4", progress=False)
 
 
@@ -252,7 +251,7 @@ def test_a_sound_file_without_samples_is_refused(portrait, tmp_path):
     empty = tmp_path / "empty.wav"
     with wave.open(str(empty), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
-    with pytest.raises(ValueError, match="empty.wav"):
+    with pytest.raises(UserError, match="empty.wav"):
         render(CONFIG, Quick, portrait, empty, tmp_path / "out.mp4", progress=False)
     assert leftovers(tmp_path) == []
 

@@ -3,12 +3,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatard.engine.crossfade import blend, raised_cosine
+from avatard.engine.crossfade import blend, fade_in
 
 
 @given(st.integers(0, 64))
 def test_weights_rise_between_zero_and_one_and_sum_to_half(fade):
-    weights = raised_cosine(fade)
+    weights = fade_in(fade)
     assert len(weights) == fade
     assert all(0 < w < 1 for w in weights)
     assert weights == sorted(weights)

@@ -10,12 +10,14 @@ from avatard.commands.render import play_out
 from avatard.config import Config, Motion, Stream, Video
 from avatard.engine.engine import make_engine
 from avatard.errors import UserError
+from avatard.frame import Sound
 from avatard.inference.engine_api import EngineError
 from avatard.models import checkpoint
-from avatard.models.atom import AtomConfig
+from avatard.models.atom.model import AtomConfig
 from avatard.models.face.topology import mouth_opening
 from avatard.playout.audio_timeline import Timing
-from avatard.playout.scheduler import PlayoutFrame, Scheduler
+from avatard.playout.scheduler import AudioChunk, PlayoutFrame, Scheduler
+from avatard.playout.utterance import Utterance
 from avatard.portrait import Portrait
 from avatard.timebase import SAMPLES_PER_FRAME
 from tests.support.faces import PORTRAIT
@@ -117,9 +119,9 @@ def live(engine, said, packet, frames):
     pushed, now = 0, -timing.delay_frames - timing.tick_frames
     while len(played) < frames:
         if pushed < len(said) and (now - 2) * SAMPLES_PER_FRAME >= pushed + packet:
-            pushed += scheduler.push(said[pushed : pushed + packet], now)
-        for order in scheduler.advance(now):
-            for motion in stream.motion(order.samples):
+            pushed += scheduler.push(Sound.of_speech(said[pushed : pushed + packet]), now, Utterance("1"))
+        for command in scheduler.poll(now):
+            for motion in stream.motion(command.samples) if isinstance(command, AudioChunk) else ():
                 for first, pictures in stream.render(motion):
                     scheduler.add(0, first, pictures)
         while len(played) <= now:
@@ -147,7 +149,7 @@ def test_a_take_begins_anywhere(engine):
     made = run(engine, speech(12), first=1000)
     assert made[0][0] == 1000
     pixels = made[0][1].pixels
-    assert pixels.shape == (256, 256, 3) and pixels.dtype == np.uint8
+    assert pixels.shape == (484, 484, 3) and pixels.dtype == np.uint8, "twice the photograph's own pixels"
     face = made[0][1]
     assert face.landmarks.shape == (68, 3) and face.blendshapes.shape == (52,)
     assert np.linalg.norm(face.head.quaternion) == pytest.approx(1)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatard.engine.video_stream import PreparedPortrait, VideoStream
+from avatard.inference.engine_api import EngineError
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from tests.support.tiny_mcvdm import frontal, someone, tiny
@@ -100,7 +101,7 @@ def test_nothing_but_rubbish_shows_the_portraits_own_place():
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EngineError, match=message):
         VideoStream(MODEL, FACE, **(SIZES | sizes))
 
 

@@ -1,37 +1,40 @@
-import wave
-from pathlib import Path
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from avatard.gateways.local import SourceError, file_source, read_file
+from avatard.gateways.local import MicrophoneError, check_microphone, speak_file
+from tests.support.serving import Screen, beeps, config, portrait
+from tests.support.sounds import write_wav
+from tests.support.virtual import InlineSupervisor
 
 
-def tone(path: Path, rate_hz: int = 44100, channels: int = 2) -> Path:
-    samples = (np.sin(2 * np.pi * 440 * np.arange(rate_hz) / rate_hz) * 20000).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(np.repeat(samples, channels).tobytes())
-    return path
+async def test_a_file_is_queued_whole(tmp_path):
+    from avatard.session.session import Session
+
+    session = Session(config(), portrait(), make_supervisor=InlineSupervisor)
+    screen = Screen()
+    session.attach(screen)
+    await session.start()
+    voice = beeps(1, 24_000)
+    await speak_file(session, write_wav(tmp_path / "voice.wav", voice, 24_000, channels=2))
+    assert session.scheduler.has_speech
+    while session.scheduler.has_speech:
+        await session.playout.next_frame()
+    heard = np.concatenate([entry.sound.playback for entry in screen.entries])
+    assert np.sqrt((heard**2).sum() / (voice**2).sum()) == pytest.approx(np.sqrt(2), rel=0.02)
+    await session.stop()
 
 
-async def test_a_file_becomes_16_khz_mono(tmp_path):
-    chunks = [chunk async for chunk in file_source(tone(tmp_path / "tone.wav"))]
-    sound = np.concatenate(chunks)
-    assert len(sound) == pytest.approx(16000, abs=2)
-    assert int(np.argmax(np.abs(np.fft.rfft(sound[:16000])))) == 440
-    assert np.abs(sound).max() == pytest.approx(20000 / 32768, abs=0.02)
+def test_a_machine_without_a_microphone_says_so_at_once(monkeypatch):
+    class PortAudioError(Exception):
+        pass
 
+    def query_devices(device, kind):
+        raise PortAudioError("Error querying\ndevice -1")
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(SourceError, match=r"none\.wav cannot be read as sound: No such file") as caught:
-        list(read_file(tmp_path / "none.wav"))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_file_that_is_no_sound_is_one_line(tmp_path):
-    (tmp_path / "text.wav").write_text("hello")
-    with pytest.raises(SourceError, match=r"text\.wav cannot be read as sound"):
-        list(read_file(tmp_path / "text.wav"))
+    fake = SimpleNamespace(PortAudioError=PortAudioError, query_devices=query_devices)
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    with pytest.raises(MicrophoneError, match="^no microphone: Error querying device -1$"):
+        check_microphone()

@@ -15,12 +15,12 @@ import pytest
 from aiohttp import web
 
 from avatard.config import Server
-from avatard.media.resample import to_pcm16
+from avatard.media.pcm import to_pcm16
 from tests.support.paths import ROOT
 from tests.support.serving import beeps, config, running_server, until
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WHEP_CLIENT = ROOT / "tests" / "whep_client"
+WHEP_CLIENT = ROOT / "tests" / "gateways" / "whep_client"
 #: Reads every picture's mouth and records the sound for a while, in the page's own elements.
 RECORD = """
 async (seconds) => {
@@ -132,7 +132,7 @@ async def test_a_person_speaks_and_the_portrait_speaks_with_them(browse):
         await until(lambda: session.metrics.recent_latency)
         await page.click("#disconnect")
         await page.locator("#status[data-state=idle]").wait_for()
-        await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.collect())
+        await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.metrics.text())
         assert not page.mistakes
 
 
@@ -145,10 +145,10 @@ async def test_files_are_spoken_and_portraits_swapped(browse, tmp_path):
         await until(lambda: session.speaking)
         await page.click("#interrupt")
         await until(lambda: not session.speaking)
-        before = session.digest
+        before = session.generation.digest
         cv2.imwrite(str(tmp_path / "other.png"), np.full((90, 90, 3), 200, np.uint8))
         await page.set_input_files("#portrait", tmp_path / "other.png")
-        await until(lambda: session.digest != before)
+        await until(lambda: session.generation.digest != before)
         await page.get_by_text("other.png is the avatar now.").wait_for()
         group = np.repeat(np.array([50, 120, 240], np.uint8), 90)[None, :, None].repeat(90, axis=0).repeat(3, axis=2)
         cv2.imwrite(str(tmp_path / "group.png"), group)
@@ -156,7 +156,7 @@ async def test_files_are_spoken_and_portraits_swapped(browse, tmp_path):
         await page.get_by_text("has 3 faces").wait_for()
         await page.click("#faces button:nth-of-type(3)")
         await page.get_by_text("group.png is the avatar now.").wait_for()
-        assert session.portrait is not None and session.portrait.pixels.max() == 240
+        assert session.generation.at_rest is not None and session.generation.at_rest.pixels.max() == 240
         assert await page.locator("#faces").is_hidden()
         (tmp_path / "text.png").write_text("no picture")
         await page.set_input_files("#portrait", tmp_path / "text.png")
@@ -236,7 +236,7 @@ async def test_a_whep_player_from_npm_plays_the_stream_from_another_origin(brows
             got = await page.evaluate(RECORD, 3)
             assert got["fps"] >= 24
             await page.evaluate("client.stop()")
-            await until(lambda: b'avatard_sessions{kind="whep"} 0.0' in session.collect())
+            await until(lambda: b'avatard_sessions{kind="whep"} 0.0' in session.metrics.text())
             assert not page.mistakes
         finally:
             await runner.cleanup()

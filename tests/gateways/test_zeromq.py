@@ -5,6 +5,7 @@ import contextlib
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -99,7 +100,7 @@ async def test_what_is_sent_is_spoken_and_published_in_step(avatar, speech):
     await sender.send(encode(EndOfUtterance()))
     seen = await read(subscriber, lambda seen: "stopped-speaking" in events(seen) and seen[Topic.STATS])
 
-    assert events(seen) == ["started-speaking", "stopped-speaking"]
+    assert [event for event in events(seen) if event != "utterance"] == ["started-speaking", "stopped-speaking"]
     for kind in (Topic.FACE, Topic.AUDIO, Topic.VIDEO):
         pts = [message.pts_us for message in seen[kind]]
         assert np.diff(pts).tolist() == [40_000] * (len(pts) - 1)
@@ -122,7 +123,7 @@ async def test_nothing_is_generated_for_nobody(avatar):
     session, subscriber, _ = avatar
     subscriber.subscribe(Topic.META)
     meta = (await read(subscriber, lambda seen: seen[Topic.META]))[Topic.META][0]
-    assert (meta.arkit, meta.w, meta.h, meta.identity) == (list(ARKIT_NAMES), 256, 256, session.digest)
+    assert (meta.arkit, meta.w, meta.h, meta.identity) == (list(ARKIT_NAMES), 256, 256, session.generation.digest)
     await asyncio.sleep(0.2)
     assert session.scheduler.counters.played == 0
     subscriber.subscribe(Topic.FACE)
@@ -134,24 +135,30 @@ async def test_nothing_is_generated_for_nobody(avatar):
     assert session.scheduler.counters.played == played
 
 
+def utterances(seen):
+    return [(state.id, state.utterance.state) for state in seen[Topic.STATE] if state.event == "utterance"]
+
+
 async def test_an_interrupt_stops_speech_that_still_waits_to_be_accepted(avatar):
     session, subscriber, sender = avatar
     subscriber.subscribe("")
     for _ in range(6):  # a minute: more than the session's buffer takes
         await say(sender, tone(10), chunk=32_000)
     await read(subscriber, lambda seen: "started-speaking" in events(seen))
-    assert session.scheduler.buffered_samples > 0
     await sender.send(encode(Interrupt(id="stop it")))
-    seen = await read(subscriber, lambda seen: "interrupted" in events(seen) and "stopped-speaking" in events(seen))
+    seen = await read(subscriber, lambda seen: ("t", "ended") in utterances(seen))
     interrupted = next(state for state in seen[Topic.STATE] if state.event == "interrupted")
     assert interrupted.id == "stop it" and interrupted.state == "idle"
-    assert session.scheduler.buffered_samples == 0
+    ended = next(state.utterance for state in seen[Topic.STATE] if state.utterance and state.utterance.state == "ended")
+    assert ended.interrupted and ended.played_ms + ended.dropped_ms == pytest.approx(60_000, abs=2)
+    seen = await read(subscriber, lambda seen: len(seen[Topic.AUDIO]) > 25)
     silent = [a for a in seen[Topic.AUDIO] if a.pts_us > interrupted.played_us + 40_000]
     assert silent and not any(np.frombuffer(a.data, "<i2").any() for a in silent)
 
     await say(sender, tone(0.5))
-    await sender.send(encode(EndOfUtterance()))
-    await read(subscriber, lambda seen: "started-speaking" in events(seen))
+    await sender.send(encode(EndOfUtterance(id="t")))
+    seen = await read(subscriber, lambda seen: ("t", "ended") in utterances(seen))
+    assert "started-speaking" in events(seen)
 
 
 async def test_an_interrupt_by_somebody_else_drops_the_rest_of_the_utterance(avatar):
@@ -159,27 +166,41 @@ async def test_an_interrupt_by_somebody_else_drops_the_rest_of_the_utterance(ava
     subscriber.subscribe("")
     for _ in range(6):
         await say(sender, tone(10), chunk=32_000)
-    await sender.send(encode(EndOfUtterance()))
     await read(subscriber, lambda seen: "started-speaking" in events(seen))
     session.interrupt()
-    await read(subscriber, lambda seen: "interrupted" in events(seen) and "stopped-speaking" in events(seen))
-    assert session.scheduler.buffered_samples == 0
+    await sender.send(encode(EndOfUtterance(id="t")))
+    await read(subscriber, lambda seen: "stopped-speaking" in events(seen))
+    assert not session.scheduler.buffered_samples
 
     await say(sender, tone(0.5))
-    await sender.send(encode(EndOfUtterance()))
+    await sender.send(encode(EndOfUtterance(id="t")))
     await read(subscriber, lambda seen: "started-speaking" in events(seen))
+
+
+async def test_each_utterance_is_told_by_name_also_an_empty_one(avatar):
+    _, subscriber, sender = avatar
+    subscriber.subscribe(Topic.STATE)
+    await read(subscriber, lambda seen: seen[Topic.STATE])
+    for name in ("a", "b"):
+        await sender.send(encode(Speech(enc="pcm_s16le", sr=16_000, data=tone(0.3).data, id=name)))
+        await sender.send(encode(EndOfUtterance(id=name)))
+    await sender.send(encode(EndOfUtterance(id="empty")))
+    seen = await read(subscriber, lambda seen: ("empty", "ended") in utterances(seen))
+    for name in ("a", "b", "empty"):
+        states = [state for which, state in utterances(seen) if which == name]
+        assert states == ["queued", "started", "ended"]
 
 
 async def test_a_portrait_is_swapped_or_refused(avatar):
     session, subscriber, sender = avatar
-    before = session.digest
+    before = session.generation.digest
     subscriber.subscribe("")
     _, png = cv2.imencode(".png", np.full((256, 256, 3), (200, 30, 20), np.uint8))
     await sender.send(encode(messages.Portrait(data=png.tobytes(), id="new")))
     seen = await read(subscriber, lambda seen: "identity" in events(seen) and len(seen[Topic.META]) > 1)
     answer: State = next(state for state in seen[Topic.STATE] if state.event == "identity")
     assert answer.id == "new"
-    assert seen[Topic.META][-1].identity == session.digest != before
+    assert seen[Topic.META][-1].identity == session.generation.digest != before
     await read(subscriber, lambda seen: seen[Topic.VIDEO] and red(seen[Topic.VIDEO][-1]))
 
     await sender.send(encode(messages.Portrait(data=b"no picture", id="bad")))
@@ -193,16 +214,32 @@ def red(video):
     return np.abs(picture[10, 10].astype(int) - (200, 30, 20)).max() < 12
 
 
-async def test_another_speaker_has_the_floor(avatar):
+async def test_speech_waits_until_another_speaker_has_said_all(avatar):
     session, subscriber, sender = avatar
     subscriber.subscribe(Topic.STATE)
     await read(subscriber, lambda seen: seen[Topic.STATE])
-    await session.speak(tone(1).samples(), "somebody else")
+    other = session.open_speaker()
+    other.begin("other")
+    other.push_audio(tone(1).samples(), 16_000)
     await say(sender, tone(0.5))
-    seen = await read(subscriber, lambda seen: "stopped-speaking" in events(seen))
-    assert events(seen).count("error") == 1
+    await sender.send(encode(EndOfUtterance(id="t")))
+    await read(subscriber, lambda seen: ("t", "queued") in utterances(seen))
+    other.flush()
+    seen = await read(subscriber, lambda seen: ("t", "ended") in utterances(seen))
+    assert [told for told in utterances(seen) if told[1] != "queued"] == [
+        ("other", "started"), ("other", "ended"), ("t", "started"), ("t", "ended"),
+    ]  # fmt: skip
+    assert "error" not in events(seen)
+
+
+async def test_a_malformed_request_is_answered_by_its_id(avatar):
+    _, subscriber, sender = avatar
+    subscriber.subscribe(Topic.STATE)
+    await read(subscriber, lambda seen: seen[Topic.STATE])
+    await sender.send(msgspec.msgpack.encode({"t": "audio", "id": "q7", "sr": "loud"}))
+    seen = await read(subscriber, lambda seen: "error" in events(seen))
     error = next(state for state in seen[Topic.STATE] if state.event == "error")
-    assert error.id == "t" and "floor" in error.message
+    assert error.id == "q7" and "expected a msgpack map with t = audio" in error.message and error.code
 
 
 async def test_two_thousand_malformed_requests_leave_the_avatar_speaking(avatar):

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import tempfile
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from avatard.inference import ipc
 from avatard.inference import supervisor as supervisor_module
 from avatard.inference.supervisor import Supervisor, WorkerError
 from avatard.portrait import Portrait, PortraitError
+from tests.support.paths import ROOT
 
 CONFIG = Config(stream=Stream(hop_frames=4, fade_frames=1, clip_frames=8))
 
@@ -55,14 +55,14 @@ def portrait(tmp_path) -> Portrait:
 
 @pytest.fixture
 async def start(portrait, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     started = []
 
     async def go(engine="make"):
         log = Log()
-        supervisor = Supervisor(CONFIG, portrait, log, f"tests.support.warp_engine:{engine}")
+        supervisor = Supervisor(CONFIG, portrait, f"tests.support.warp_engine:{engine}")
         started.append(supervisor)
-        await supervisor.start()
+        await supervisor.start(log)
         return supervisor, log
 
     yield go
@@ -71,19 +71,33 @@ async def start(portrait, monkeypatch):
         assert supervisor.pid is None
 
 
-async def test_orders_become_pictures_by_absolute_frame(start):
+async def test_sound_becomes_frames_by_absolute_number(start):
     supervisor, log = await start()
     ready, picture = log.ready[0]
     assert supervisor.ready and 0 < ready.hop_seconds < 1 and picture.pixels.shape == (256, 256, 3)
     assert tuple(picture.pixels[0, 0]) == (230, 120, 10)
-    supervisor.begin(3, 100)
-    supervisor.hear(2, np.zeros(6400, np.float32))  # of an epoch that is over
+    supervisor.start_epoch(3, 100)
+    supervisor.push_audio(2, np.zeros(6400, np.float32))  # of an epoch that is over
     sound = np.zeros(16 * 640, np.float32)
     sound[5 * 640 : 6 * 640] = 0.25
     for first in range(0, len(sound), 777):
-        supervisor.hear(3, sound[first : first + 777])
+        supervisor.push_audio(3, sound[first : first + 777])
     await log.until(lambda: len(log.frames) >= 11)
     assert log.frames == [(3, 100 + n, 1.0 if n == 5 else 0.0) for n in range(11)]
+
+
+async def test_a_flood_of_small_messages_hurts_nobody(start):
+    supervisor, log = await start("make_slow")
+    supervisor.start_epoch(1, 0)
+    for _ in range(3000):  # half a minute in messages of 10 ms, at once
+        supervisor.push_audio(1, np.zeros(160, np.float32))
+        await asyncio.sleep(0)
+    await log.until(lambda: len(log.frames) >= 25, 30)
+    supervisor.start_epoch(2, 5000)
+    supervisor.push_audio(2, np.zeros(12 * 640, np.float32))
+    await log.until(lambda: log.frames[-1][0] == 2)
+    assert not log.lost and supervisor.restarts == 0
+    assert [frame[1] for frame in log.frames if frame[0] == 1] == list(range(sum(f[0] == 1 for f in log.frames)))
 
 
 async def test_a_killed_process_is_replaced(start):
@@ -93,8 +107,8 @@ async def test_a_killed_process_is_replaced(start):
     await log.until(lambda: len(log.ready) == 2)
     assert log.lost == ["it was killed by signal 9"]
     assert supervisor.ready and supervisor.pid != pid and supervisor.restarts == 1
-    supervisor.begin(1, 0)
-    supervisor.hear(1, np.zeros(12 * 640, np.float32))
+    supervisor.start_epoch(1, 0)
+    supervisor.push_audio(1, np.zeros(12 * 640, np.float32))
     await log.until(lambda: log.frames)
 
 
@@ -109,8 +123,8 @@ async def test_a_stopped_process_is_replaced(start, monkeypatch):
 async def test_a_hanging_network_is_replaced(start, monkeypatch):
     monkeypatch.setattr(supervisor_module, "BUSY_SECONDS", 0.8)
     supervisor, log = await start("make_hanging")
-    supervisor.begin(1, 0)
-    supervisor.hear(1, np.zeros(12 * 640, np.float32))
+    supervisor.start_epoch(1, 0)
+    supervisor.push_audio(1, np.zeros(12 * 640, np.float32))
     await log.until(lambda: log.lost)
     assert log.lost[0].startswith("it was busy with one job")
     await log.until(lambda: len(log.ready) == 2)
@@ -159,8 +173,8 @@ async def test_pictures_go_on_while_a_portrait_is_looked_at(start, portrait, mon
     for refused in checks[5:]:  # at most one is looked at while four wait
         with pytest.raises(PortraitError, match="other portraits are being checked"):
             await refused
-    supervisor.begin(1, 0)
-    supervisor.hear(1, np.zeros(12 * 640, np.float32))
+    supervisor.start_epoch(1, 0)
+    supervisor.push_audio(1, np.zeros(12 * 640, np.float32))
     await log.until(lambda: log.frames)
     await asyncio.sleep(2.5)  # longer than the process may be silent
     assert not log.lost and not any(check.done() for check in checks[:4])

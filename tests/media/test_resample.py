@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import signal
 
-from avatard.media.resample import Resampler, from_pcm16, to_pcm16
+from avatard.media.resample import Resampler, SoundConverter
 
 
 def convert(samples, rate_hz, cuts):
@@ -57,10 +58,31 @@ def test_an_impossible_rate_is_refused():
         Resampler(100)
 
 
-def test_pcm_round_trip():
-    pcm = np.array([-32768, -1, 0, 1, 32767], "<i2")
-    np.testing.assert_array_equal(to_pcm16(from_pcm16(pcm.tobytes())), pcm)
-    assert list(to_pcm16(np.array([2, -2], np.float32))) == [32767, -32768]
-    np.testing.assert_allclose(from_pcm16(np.array([[100, 300]], "<i2").tobytes(), 2), [200 / 32768])
-    with pytest.raises(ValueError, match="got 3 bytes, expected a multiple of 2"):
-        from_pcm16(b"abc")
+@given(st.sampled_from([8000, 16000, 22050, 24000, 44100, 48000]), st.lists(st.integers(1, 9000), max_size=20))
+@settings(deadline=None, max_examples=30)
+def test_both_rates_stay_in_step_at_any_chunking(rate_hz, cuts):
+    time = np.arange(rate_hz) / rate_hz
+    samples = np.sin(2 * np.pi * 440 * time).astype(np.float32)
+    converter = SoundConverter(rate_hz)
+    edges = sorted({0, len(samples), *(min(cut, len(samples)) for cut in np.cumsum(cuts))})
+    parts = [converter.push(samples[first:end]) for first, end in zip(edges, edges[1:], strict=False)]
+    for part in parts:
+        assert len(part.playback) == 3 * len(part.speech)
+    parts.append(converter.flush())
+    speech = np.concatenate([part.speech for part in parts])
+    playback = np.concatenate([part.playback for part in parts])
+    np.testing.assert_array_equal(speech, convert(samples, rate_hz, []))
+    assert len(playback) == 3 * len(speech)
+    np.testing.assert_allclose(playback[::3][400:-400], speech[400:-400], atol=0.08)
+
+
+@pytest.mark.parametrize(("rate_hz", "upper_hz"), [(44_100, 16_000), (48_000, 16_000), (24_000, 11_000)])
+def test_what_viewers_hear_keeps_its_treble(rate_hz, upper_hz):
+    noise = np.random.default_rng(1).normal(0, 0.1, 4 * rate_hz).astype(np.float32)
+    converter = SoundConverter(rate_hz)
+    playback = np.concatenate([converter.push(noise).playback, converter.flush().playback])
+    hz, before = signal.welch(noise, rate_hz, nperseg=1024)
+    heard_hz, after = signal.welch(playback, 48_000, nperseg=1024)
+    band = (heard_hz > 100) & (heard_hz < upper_hz)
+    loss = 10 * np.log10(np.convolve(after[band], np.ones(9) / 9, "valid").min() / before[5:-5].mean())
+    assert loss > -1

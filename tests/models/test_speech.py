@@ -1,5 +1,4 @@
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,6 @@ from avatard.models.speech import (
     sinusoids,
 )
 from avatard.timebase import SAMPLES_PER_FRAME
-from tests.support.paths import SCRIPTS
-
-sys.path.insert(0, str(SCRIPTS))
-
-from convert_whisper import half_tensors
 
 WINDOW = 32 * SAMPLES_PER_FRAME
 
@@ -138,13 +132,6 @@ def test_a_missing_hubert_says_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "hubert"}))
     with pytest.raises(SpeechError, match="hf download"):
         HubertFeatures.load(tmp_path)
-
-
-def test_a_converter_refuses_another_file():
-    name = b"BertSpec\0"
-    data = (6).to_bytes(4, "little") + len(name).to_bytes(2, "little") + name
-    with pytest.raises(ValueError, match="got BertSpec in file version 6, expected WhisperSpec"):
-        list(half_tensors(data))
 
 
 def test_other_weights_are_refused_in_one_line(tmp_path):

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avatard.frame import Frame, HeadPose
+from avatard.frame import Frame, HeadPose, Sound
 from avatard.playout.audio_timeline import Timing
-from avatard.playout.scheduler import AudioChunk, PlayoutFrame, Scheduler
+from avatard.playout.scheduler import AudioChunk, PlayoutFrame, Scheduler, StartEpoch
+from avatard.playout.utterance import Utterance
 from avatard.timebase import SAMPLES_PER_FRAME
 
 TICK = 0.25
@@ -34,13 +35,14 @@ class Engine:
         self.sound = np.zeros(0, np.float32)
         self.due: list[tuple[float, int, int, list[Frame]]] = []
 
-    def feed(self, order: AudioChunk, now: float) -> None:
-        if order.epoch != self.epoch:
-            assert order.first % SAMPLES_PER_FRAME == 0
-            self.epoch, self.first, self.emitted = order.epoch, order.first // SAMPLES_PER_FRAME, 0
-            self.sound = np.zeros(0, np.float32)
-        assert order.first == self.first * SAMPLES_PER_FRAME + len(self.sound), "orders follow one another"
-        self.sound = np.concatenate([self.sound, order.samples])
+    def start(self, start: StartEpoch) -> None:
+        self.epoch, self.first, self.emitted = start.epoch, start.first_frame, 0
+        self.sound = np.zeros(0, np.float32)
+
+    def feed(self, chunk: AudioChunk, now: float) -> None:
+        assert chunk.epoch == self.epoch
+        assert chunk.first == self.first * SAMPLES_PER_FRAME + len(self.sound), "chunks follow one another"
+        self.sound = np.concatenate([self.sound, chunk.samples])
         heard = (len(self.sound) - self.timing.lookahead_samples) // SAMPLES_PER_FRAME
         ready = heard // self.timing.hop_frames * self.timing.hop_frames - self.timing.fade_frames
         if ready > self.emitted:
@@ -64,14 +66,18 @@ class Run:
         self.scheduler = Scheduler(timing)
         self.engine = Engine(timing, timing.compute_frames if compute is None else compute)
         self.played: list[PlayoutFrame] = []
-        self.orders: list[AudioChunk] = []
+        self.utterance = Utterance("1")
+        self.chunks: list[AudioChunk] = []
         self.now = -timing.delay_frames - TICK  # the clock starts when the first pictures can be there
         self.advance()
 
     def advance(self) -> None:
-        for order in self.scheduler.advance(self.now):
-            self.orders.append(order)
-            self.engine.feed(order, self.now)
+        for command in self.scheduler.poll(self.now):
+            if isinstance(command, StartEpoch):
+                self.engine.start(command)
+            else:
+                self.chunks.append(command)
+                self.engine.feed(command, self.now)
         self.engine.deliver(self.scheduler, self.now)
 
     def to(self, when: float) -> None:
@@ -83,9 +89,15 @@ class Run:
                 self.played.append(self.scheduler.play(self.now))
 
     def push(self, samples: np.ndarray) -> int:
-        accepted = self.scheduler.push(samples, self.now)
+        """Speech of the current utterance."""
+        accepted = self.scheduler.push(Sound.of_speech(samples), self.now, self.utterance)
+        self.utterance.pushed += accepted
         self.advance()
         return accepted
+
+    def end_of_utterance(self) -> None:
+        self.scheduler.end_of_utterance(self.now, self.utterance)
+        self.utterance = Utterance(f"{int(self.utterance.id) + 1}")
 
     @property
     def sound(self) -> np.ndarray:
@@ -120,6 +132,10 @@ def test_silence_needs_no_speech():
     assert run.scheduler.counters.repeated == run.scheduler.underruns == 0
     assert [entry.index for entry in run.played] == list(range(101))
     assert not any(entry.speech for entry in run.played)
+
+
+def changed(run: Run, state: str) -> list[Utterance]:
+    return [change.utterance for entry in run.played for change in entry.changes if change.state == state]
 
 
 timings = st.builds(
@@ -188,7 +204,7 @@ def test_a_sender_of_long_packets_is_given_a_larger_margin():
 
 @given(st.lists(st.integers(1, 5000), min_size=2, max_size=8), st.lists(st.integers(1, 5000), min_size=2, max_size=8))
 @settings(deadline=None, max_examples=15)
-def test_two_chunkings_give_the_same_orders(one, other):
+def test_two_chunkings_give_the_same_work(one, other):
     results = []
     for cuts in (one, other):
         run = Run()
@@ -200,7 +216,7 @@ def test_two_chunkings_give_the_same_orders(one, other):
         for first, end in zip(edges, edges[1:], strict=False):
             run.push(said[first:end])
         run.to(90)
-        sound = np.concatenate([order.samples for order in run.orders])
+        sound = np.concatenate([chunk.samples for chunk in run.chunks])
         start = int(np.flatnonzero(sound)[0])
         results.append(sound[start : start + len(said)])
     np.testing.assert_array_equal(results[0], results[1])
@@ -209,7 +225,7 @@ def test_two_chunkings_give_the_same_orders(one, other):
 def test_more_speech_than_the_buffer_is_refused_and_counted():
     timing = Timing(6, 2, 1280, 3, buffer_samples=10_000)
     run = Run(timing)
-    accepted = run.scheduler.push(speech(100), run.now)
+    accepted = run.scheduler.push(Sound.of_speech(speech(100)), run.now, run.utterance)
     assert accepted == 10_000
     assert run.scheduler.counters.refused_samples == 54_000
     assert run.scheduler.buffered_samples == 10_000
@@ -221,9 +237,9 @@ def test_more_speech_than_the_buffer_is_refused_and_counted():
 def test_utterances_in_a_row_are_played_without_a_pause():
     run = Run()
     run.to(5)
-    run.scheduler.push(speech(20, 1), run.now)
-    run.scheduler.end_of_utterance(run.now)
-    run.scheduler.push(speech(20, 2), run.now)
+    run.push(speech(20, 1))
+    run.end_of_utterance()
+    run.push(speech(20, 2))
     run.to(80)
     heard(run, np.concatenate([speech(20, 1), speech(20, 2)]))
     check_pairing(run)
@@ -241,10 +257,10 @@ def test_interrupt_silences_at_the_next_frame_and_closes_the_mouth_soon(when, fr
     cut = run.scheduler.interrupt(run.now)
     run.to(run.now + 40)
     assert cut.frame == math.floor(15 + when) + 1
+    assert cut.ended == ((run.utterance,) if audible < len(said) else ())
     assert not run.sound[cut.frame * SAMPLES_PER_FRAME + 160 :].any(), "only the ramp of 10 ms is left"
-    assert cut.dropped_samples == len(said) - audible
-    if 0 < audible < len(said):
-        assert cut.played_samples == audible
+    for utterance in cut.ended:
+        assert utterance.interrupted and (utterance.played, utterance.dropped) == (audible, len(said) - audible)
     # A picture with a closed mouth bridges the time that generation takes.
     closed = cut.frame + TIMING.fade_frames
     values = [entry.picture.landmarks[0, 0] for entry in run.played[closed:] if entry.picture is not None]
@@ -290,10 +306,10 @@ def test_without_an_engine_the_last_picture_stays_and_the_sound_goes_on():
     run.to(20)
     run.push(speech(60))
     run.to(30)
-    orders = len(run.orders)
+    chunks = len(run.chunks)
     run.engine.deliver = lambda *_: None  # type: ignore[method-assign]
     run.to(110)
-    assert len(run.orders) > orders
+    assert len(run.chunks) > chunks
     heard(run, speech(60))
     assert all(entry.picture is not None for entry in run.played)
     assert run.played[-1].repeated
@@ -321,9 +337,9 @@ def test_pictures_that_stay_late_are_a_reason_to_catch_up():
 def test_pictures_that_come_just_in_time_are_no_reason_to_catch_up():
     run = Run()
     run.to(100)
-    run.scheduler._pictures._fresh.clear()  # the next clip is due right now
-    run.played.append(run.scheduler.play(run.now))
-    assert not run.scheduler.catch_up(run.now)
+    run.engine.deliver = lambda *_: None  # type: ignore[method-assign]
+    run.to(run.now + run.scheduler.ahead_frames + 1)  # the next clip is due right now
+    assert run.played[-1].repeated and not run.scheduler.catch_up(run.now)
 
 
 def test_pictures_of_another_epoch_and_late_ones_are_dropped():
@@ -352,3 +368,43 @@ def test_speech_tells_how_long_it_waited():
     waits = [entry.waited_frames for entry in run.played if entry.waited_frames is not None]
     assert waits[0] == pytest.approx(waits[1] - 1)
     assert 0 < waits[0] <= TIMING.delay_frames + 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 20)), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=25)
+def test_every_utterance_starts_and_ends_once_and_in_order(utterances):
+    run = Run()
+    run.to(5)
+    said = []
+    for samples, pause in utterances:
+        run.push(speech(1).repeat(15)[:samples])
+        said.append(run.utterance)
+        run.end_of_utterance()
+        run.to(run.now + pause)
+    run.to(run.now + 250)
+    assert changed(run, "started") == said
+    assert changed(run, "ended") == said
+    assert [u.played for u in said] == [samples for samples, _ in utterances]
+    assert not any(u.dropped or u.interrupted for u in said)
+    assert not run.scheduler.has_speech
+
+
+@given(st.lists(st.integers(0, 9000), min_size=1, max_size=5), st.floats(0, 80))
+@settings(deadline=None, max_examples=25)
+def test_an_interrupt_ends_every_utterance_that_has_not_ended(lengths, when):
+    run = Run()
+    run.to(5)
+    said = []
+    for samples in lengths:
+        run.push(speech(1).repeat(15)[:samples])
+        said.append(run.utterance)
+        run.end_of_utterance()
+    run.to(5 + when)
+    cut = run.scheduler.interrupt(run.now)
+    run.to(run.now + 60)
+    ended = changed(run, "ended")
+    assert sorted([*ended, *cut.ended], key=lambda u: int(u.id)) == said
+    assert all(u.ended for u in said)
+    assert sum(u.played + u.dropped for u in said) == sum(lengths)
+    assert not any(u.interrupted for u in ended) and all(u.interrupted for u in cut.ended)
+    assert not run.scheduler.has_speech

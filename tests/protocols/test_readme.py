@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from avatard.models.face.arkit import ARKIT_NAMES
-from avatard.protocols import messages
+from avatard.protocols import events, messages
 from avatard.protocols.messages import decode, decode_request, encode
 
 README = Path(messages.__file__).with_name("README.md").read_text()
@@ -59,6 +59,14 @@ def test_every_field_of_a_topic_is_documented(t, structs):
     section = README.split(f"### `avatard/1/{t}`")[1].split("##")[0]
     for field in set(structs.__struct_fields__) - set(messages.Header.__struct_fields__) - {"head"}:
         assert f"`{field}`" in section
+
+
+@pytest.mark.parametrize("event", events.Event.__subclasses__(), ids=lambda event: event.TYPE)
+def test_every_event_and_its_fields_are_documented(event):
+    rows = README.split("## Events")[1].split("\n## ")[0].split("\n# ")[0].splitlines()
+    row = next(row for row in rows if row.startswith("|") and f"`{event.TYPE}`" in row.split("|")[1])
+    for field in set(event.__struct_fields__) - {"values", "fields"}:  # they become fields of `data`
+        assert f"`{field}`" in row
 
 
 def test_the_arkit_names_are_those_of_the_face_model():

@@ -5,13 +5,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
 from avatard.commands.bench_client import Voice
 from avatard.config import Webrtc
-from avatard.protocols.peer import IceServers, OfferError
-from avatard.protocols.whep import Candidate, link_headers, parse_fragment
+from avatard.protocols.peer import IceServers
+from avatard.protocols.whep import link_headers
+from tests.protocols.test_offer import offer
 from tests.support.paths import ROOT
 from tests.support.serving import beeps, config, running_server, until
 
@@ -32,7 +33,8 @@ async def serving():
 class Viewer:
     """A WHEP player, or with a track a WHIP encoder."""
 
-    def __init__(self, track: MediaStreamTrack | None = None) -> None:
+    def __init__(self, codec: str = "vp8", track: MediaStreamTrack | None = None) -> None:
+        self.codec = codec  # without which it offers nothing
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.frames = {"audio": 0, "video": 0}
         self.tasks: list[asyncio.Task[None]] = []
@@ -41,6 +43,12 @@ class Viewer:
         else:
             self.pc.addTransceiver("video", direction="recvonly")
             self.pc.addTransceiver("audio", direction="recvonly")
+            capabilities = RTCRtpReceiver.getCapabilities("video")
+            assert capabilities is not None
+            known = [
+                known for known in capabilities.codecs if codec == "vp8" or known.mimeType.lower() == f"video/{codec}"
+            ]
+            self.pc.getTransceivers()[0].setCodecPreferences(known)
         self.pc.on("track", lambda track: self.tasks.append(asyncio.ensure_future(self.read(track))))
 
     async def read(self, track: Any) -> None:
@@ -73,20 +81,20 @@ async def test_viewers_share_one_stream_and_leave(serving):
     await until(lambda: all(viewer.frames["video"] > 10 and viewer.frames["audio"] > 5 for viewer in viewers))
     generated = session.scheduler.counters.generated
     assert generated < session.scheduler.next_frame + 100, "three viewers, one generated stream"
-    assert b'avatard_sessions{kind="whep"} 3.0' in session.collect()
+    assert b'avatard_sessions{kind="whep"} 3.0' in session.metrics.text()
     for location in locations:
         async with http.delete(f"{url}{location}") as response:
             assert response.status == 200
         async with http.delete(f"{url}{location}") as response:
             assert response.status == 404
-    assert b'avatard_sessions{kind="whep"} 0.0' in session.collect()
+    assert b'avatard_sessions{kind="whep"} 0.0' in session.metrics.text()
     for viewer in viewers:
         await viewer.close()
 
 
 async def test_speech_comes_in_by_whip(serving):
     session, url, http = serving
-    voice = Viewer(Voice(beeps(5)))
+    voice = Viewer(track=Voice(beeps(5)))
     async with http.post(f"{url}/whip", data=await voice.offer(), headers=SDP) as response:
         assert response.status == 201
         location = response.headers["Location"]
@@ -94,7 +102,7 @@ async def test_speech_comes_in_by_whip(serving):
     await until(lambda: session.speaking)
     assert location.startswith("/whip/")
     await voice.close()
-    await until(lambda: b'avatard_sessions{kind="whip"} 0.0' in session.collect())
+    await until(lambda: b'avatard_sessions{kind="whip"} 0.0' in session.metrics.text())
 
 
 async def test_candidates_trickle(serving):
@@ -114,9 +122,89 @@ async def test_candidates_trickle(serving):
     assert await patch(line, **{"If-Match": '"other"'}) == 412
     assert await patch("a=end-of-candidates") == 204
     assert await patch("nonsense") == 400
-    assert await patch("a=candidate:nonsense") == 400
     assert await patch(line, **{"Content-Type": "text/plain"}) == 415
+    bad = "a=candidate:1 1 udp 1 127.0.0.1 70000 typ host\r\n"
+    async with http.patch(f"{url}{location}", data=bad, headers=kind) as response:
+        body = await response.json()
+        assert response.status == 400 and body["code"] == "offer"
+        assert body["error"].endswith("cannot be used: port 70000 is not from 0 to 65535")
+    restart = "a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\n"
+    async with http.patch(f"{url}{location}", data=restart, headers=kind) as response:
+        assert response.status == 422
+        assert (await response.json())["error"].startswith("ICE cannot be restarted: the connection is not established")
     await viewer.close()
+
+
+async def test_a_restart_of_ice_is_answered_with_new_credentials(serving):
+    _, url, http = serving
+    viewer = Viewer()
+    async with http.post(f"{url}/whep", data=await viewer.offer(), headers=SDP) as response:
+        location, etag = response.headers["Location"], response.headers["ETag"]
+        await viewer.pc.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+    await until(lambda: viewer.frames["video"] > 0)
+    kind = {"Content-Type": "application/trickle-ice-sdpfrag"}
+    restart = "a=ice-ufrag:abcd\r\na=ice-pwd:0123456789012345678901\r\n"
+    async with http.patch(f"{url}{location}", data=restart, headers=kind | {"If-Match": "*"}) as response:
+        assert response.status == 200 and response.content_type == "application/trickle-ice-sdpfrag"
+        fragment, restarted = await response.text(), response.headers["ETag"]
+    assert restarted != etag and "a=ice-ufrag:" in fragment and "a=candidate:" in fragment
+    async with http.patch(
+        f"{url}{location}", data="a=end-of-candidates", headers=kind | {"If-Match": etag}
+    ) as response:
+        assert response.status == 412
+    seen = viewer.frames["video"]
+    await until(lambda: viewer.frames["video"] > seen + 5)  # over the old path, while the new one is checked
+    await viewer.close()
+
+
+async def test_offers_that_cannot_be_served_are_told_what_can(serving):
+    session, url, http = serving
+    for path, name, said, codecs in (
+        ("/whep", "av1_only", "no video codec of the offer can be sent: got AV1", ["vp8", "h264"]),
+        ("/whep/", "g711_only", "no audio codec of the offer can be used: got PCMU, PCMA; expected Opus", ["opus"]),
+        ("/whep", "obs_whip", "the offer receives nothing", None),
+        ("/whip/", "obs_whep", "the offer sends no sound", None),
+    ):
+        async with http.post(f"{url}{path}", data=offer(name), headers=SDP) as response:
+            body = await response.json()
+            assert response.status == 406 and body["error"].startswith(said), body
+            assert body["code"] == "not-acceptable" and body.get("supported") == codecs
+    for kind in (b"whep", b"whip"):
+        assert b'avatard_sessions{kind="%s"} 0.0' % kind in session.metrics.text()
+
+
+async def test_paths_may_end_with_a_slash_and_lie_behind_a_proxy(serving):
+    _, url, http = serving
+    for path, prefix, location in (
+        ("/whep/", "/avatar/1/", "/avatar/1/whep/"),
+        ("/whep", "//evil.example", "/whep/"),
+        ("/whep", "https://evil.example", "/whep/"),
+    ):
+        headers = SDP | {"X-Forwarded-Prefix": prefix}
+        async with http.post(f"{url}{path}", data=offer("obs_whep"), headers=headers) as response:
+            assert response.status == 201 and response.headers["Location"].startswith(location)
+            name = response.headers["Location"].rpartition("/")[2]
+        async with http.delete(f"{url}/whep/{name}") as response:
+            assert response.status == 200
+
+
+async def test_obs_speaks_by_whip_and_its_picture_is_refused(serving):
+    session, url, http = serving
+    async with http.post(f"{url}/whip", data=offer("obs_whip"), headers=SDP) as response:
+        assert response.status == 201 and "m=video 0 " in await response.text()
+
+
+async def test_viewers_of_both_codecs_are_served_at_once(serving):
+    _, url, http = serving
+    viewers = [Viewer(), Viewer("h264")]
+    for viewer in viewers:
+        async with http.post(f"{url}/whep", data=await viewer.offer(), headers=SDP) as response:
+            answer = await response.text()
+            assert response.status == 201 and ("H264" in answer) == (viewer.codec == "h264")
+            await viewer.pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    await until(lambda: all(viewer.frames["video"] > 10 for viewer in viewers))
+    for viewer in viewers:
+        await viewer.close()
 
 
 async def test_what_is_no_offer_is_refused(serving):
@@ -134,7 +222,7 @@ async def test_what_is_no_offer_is_refused(serving):
         assert response.status == 415
     async with http.delete(f"{url}/whep/none") as response:
         assert response.status == 404
-    assert b'avatard_sessions{kind="whep"} 0.0' in session.collect()
+    assert b'avatard_sessions{kind="whep"} 0.0' in session.metrics.text()
 
 
 async def test_ice_servers_are_announced():
@@ -145,12 +233,3 @@ async def test_ice_servers_are_announced():
     assert links == link_headers(IceServers(webrtc.ice_servers, "u", 'c"'))
     assert links[0] == '<stun:127.0.0.1:3479>; rel="ice-server"'
     assert r'username="u"; credential="c\""; credential-type="password"' in links[1]
-
-
-def test_a_fragment_says_which_section_a_candidate_is_for():
-    text = (
-        "a=ice-ufrag:x\r\nm=audio 9 RTP 0\r\na=mid:1\r\na=candidate:1 1 udp 1 ::1 9 typ host\r\na=end-of-candidates\r\n"
-    )
-    assert parse_fragment(text) == [Candidate("candidate:1 1 udp 1 ::1 9 typ host", "1")]
-    with pytest.raises(OfferError, match="no candidate"):
-        parse_fragment("v=0")

@@ -1,20 +1,13 @@
 import shutil
-import sys
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from avatard.models.face.topology import MESH_TO_68
 from avatard.models.training.clips import Clip, Entry, read_index, write_index
-from tests.models.training.test_synthesis import performance
+from tests.models.training.synthesis.test_animate import performance
 from tests.support.faces import PORTRAIT, morphable
-from tests.support.paths import SCRIPTS
-
-sys.path.insert(0, str(SCRIPTS))
-
-import animate_portraits
+from tests.support.scripts import run_script
 
 
 @pytest.fixture
@@ -37,29 +30,22 @@ def portraits(tmp_path):
     return folder
 
 
-def run(*arguments):
-    app = typer.Typer()
-    app.command()(animate_portraits.main)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def test_clips_are_made_once_and_are_what_the_index_says(data, portraits):
-    result = run(portraits, "--data", data, "--clips", 2, "--frames", 5)
-    assert result.exit_code == 0, result.output
+    arguments = (portraits, "--data", data, "--clips", 2, "--frames", 5)
+    assert run_script("animate_portraits", *arguments) == 0
     made = [entry for entry in read_index(data) if entry.source == "factory"]
     assert 1 <= len(made) <= 2 and len(read_index(data)) == 1 + len(made)
-    assert not any(entry.validation for entry in made) and made[0].speaker.startswith("astronaut-")
+    assert all(entry.split == "train" and entry.animated for entry in made) and made[0].speaker.startswith("astronaut-")
     clip = Clip(data / made[0].path)
     assert len(clip) == made[0].frames == 5 and clip.frame(4).shape == (256, 256, 3)
     drawn = clip.pose.project(clip.landmarks + morphable().mean_68)
     np.testing.assert_allclose(drawn, clip.points[:, MESH_TO_68], atol=1e-2)
     written = (data / made[0].path).stat().st_mtime_ns
-    assert run(portraits, "--data", data, "--clips", 2, "--frames", 5).exit_code == 0
+    assert run_script("animate_portraits", *arguments) == 0
     assert (data / made[0].path).stat().st_mtime_ns == written
     assert [entry for entry in read_index(data) if entry.source == "factory"] == made
 
 
-def test_without_videos_there_is_one_line(data, portraits):
-    result = run(portraits, "--data", data, "--performers", "nobody")
-    assert result.exit_code == 1
-    assert result.stderr == "error: 1 portraits and 0 prepared videos to animate them with\n"
+def test_without_videos_there_is_one_line(data, portraits, capsys):
+    assert run_script("animate_portraits", portraits, "--data", data, "--performers", "nobody") == 2
+    assert capsys.readouterr().err == "error: 1 portraits and 0 prepared videos to animate them with\n"

@@ -1,21 +1,10 @@
 """The mean of trainings."""
 
-import sys
-
 import pytest
 import torch
 
 from avatard.models import checkpoint
-from tests.support.paths import SCRIPTS
-
-sys.path.insert(0, str(SCRIPTS))
-
-import average_weights
-
-
-def run(monkeypatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["average_weights", *map(str, arguments)])
-    return average_weights.main()
+from tests.support.scripts import run_script
 
 
 @pytest.fixture
@@ -26,16 +15,16 @@ def runs(tmp_path):
     return tmp_path
 
 
-def test_the_mean_is_of_weights_and_claims_no_metrics(runs, monkeypatch):
+def test_the_mean_is_of_weights_and_claims_no_metrics(runs):
     out = runs / "mean.safetensors"
-    assert run(monkeypatch, runs / "one", runs / "two", "--out", out) == 0
+    assert run_script("average_weights", runs / "one", runs / "two", "--out", out) == 0
     tensors, metadata = checkpoint.load(out)
     assert tensors["weight"].dtype == torch.float16 and (tensors["weight"] == 2.5).all() and tensors["steps"] == 7
     assert metadata == {"config": "{}", "licence": "MIT", "mean_of": "2"}
 
 
 @pytest.mark.parametrize(("second", "why"), [("other", "is not of the same network"), ("none", "no weights at")])
-def test_what_cannot_be_averaged_is_said_in_one_line(runs, monkeypatch, capsys, second, why):
-    assert run(monkeypatch, runs / "one", runs / second, "--out", runs / "mean") == 2
+def test_what_cannot_be_averaged_is_said_in_one_line(runs, capsys, second, why):
+    assert run_script("average_weights", runs / "one", runs / second, "--out", runs / "mean") == 2
     error = capsys.readouterr().err
     assert why in error and error.count("\n") == 1 and not (runs / "mean").exists()

@@ -1,28 +1,19 @@
 """The evaluation scripts from end to end, with tiny untrained networks."""
 
 import json
-import sys
 
 import av
 import cv2
-import numpy as np
 import pytest
 import torch
 
 from avatard.models import checkpoint
-from avatard.models.atom import Atom, AtomConfig
-from avatard.models.mcvdm.autoencoder import AutoencoderConfig
+from avatard.models.atom.model import Atom, AtomConfig
+from avatard.models.mcvdm.latent import AutoencoderConfig
 from avatard.models.mcvdm.model import Mcvdm, McvdmConfig
 from avatard.models.mcvdm.unet import UNetConfig
-from avatard.models.training.clips import is_validation
-from tests.support.paths import SCRIPTS
+from tests.support.scripts import run_script, script_names
 from tests.support.unseen_folder import FRAMES, write_folder
-
-sys.path.insert(0, str(SCRIPTS))
-
-import evaluate
-import evaluate_video
-import measure_tracker
 
 
 @pytest.fixture(scope="module")
@@ -39,34 +30,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(script, monkeypatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    return int(script.main())
-
-
-@pytest.mark.parametrize("count", [1, 15, 16, 17, 30, 48])
-def test_windows_hold_every_frame_once(count):
-    frames = np.arange(count)
-    parts = [frames[seen][kept] for seen, kept in evaluate_video.windows(count)]
-    assert np.concatenate(parts).tolist() == frames.tolist()
-    assert all(len(frames[seen]) == min(count, evaluate_video.CLIP) for seen, _ in evaluate_video.windows(count))
-
-
-def test_pixels_survive_the_way_into_tensors_and_back():
-    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    assert (evaluate_video.to_bytes(evaluate_video.to_tensor(pixels)) == pixels).all()
-
-
-def test_video_on_real_landmarks(folder, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out.json"
+def test_video_on_real_landmarks(folder, tmp_path, capsys):
+    out, names = tmp_path / "out.json", script_names("evaluate_video")
     arguments = (folder, "--json", out, "--weights", folder / "video.safetensors", "--no-identity")
-    assert run(evaluate_video, monkeypatch, *arguments, "--pictures", tmp_path / "pictures") == 0
+    assert run_script("evaluate_video", *arguments, "--pictures", tmp_path / "pictures") == 0
     figures = json.loads(out.read_text())
-    assert set(figures) == {"settings", *evaluate_video.VARIANTS}
+    assert set(figures) == {"settings", *names["VARIANTS"]}
     assert figures["settings"]["clips"] == 1
     assert figures["plain_decoder"] is None
     for name in ("real", "still", "warp", "reconstruction", "steps_1", "steps_2", "steps_4"):
-        assert set(evaluate_video.KEYS) <= set(figures[name])
+        assert set(names["KEYS"]) <= set(figures[name])
         assert figures[name]["csim"] is None
     assert figures["real"]["psnr"] is None and figures["real"]["ssim"] == 1
     assert figures["warp"]["psnr"] > figures["still"]["psnr"]
@@ -77,22 +50,19 @@ def test_video_on_real_landmarks(folder, tmp_path, monkeypatch, capsys):
         assert sum(1 for _ in file.decode(video=0)) == FRAMES
 
 
-def test_end_to_end_is_reproducible(folder, tmp_path, monkeypatch):
-    assert is_validation("synthetic", "k")
+def test_end_to_end_is_reproducible(folder, tmp_path):
     arguments = (
         *(folder, "--no-identity", "--video", folder / "video.safetensors"),
         *("--motion", folder / "motion.safetensors", "--markdown", tmp_path / "table.md"),
     )
-    results = []
+    results, names = [], script_names("evaluate")
     for name in ("first.json", "second.json"):
-        assert (
-            run(evaluate, monkeypatch, *arguments, "--json", tmp_path / name, "--pictures", tmp_path / "pictures") == 0
-        )
+        assert run_script("evaluate", *arguments, "--json", tmp_path / name, "--pictures", tmp_path / "pictures") == 0
         results.append((tmp_path / name).read_text())
     assert results[0] == results[1]
     figures = json.loads(results[0])
-    assert set(figures) == {"settings", *evaluate.VARIANTS}
-    assert all(set(figures[name]) == set(evaluate.KEYS) for name in evaluate.VARIANTS)
+    assert set(figures) == {"settings", *names["VARIANTS"]}
+    assert all(set(figures[name]) == set(names["KEYS"]) for name in names["VARIANTS"])
     assert figures["cross_identity"]["cpbd"] is not None
     assert figures["real"]["mouth_lmd_percent_iod"] < figures["still"]["lmd_percent_iod"] + 5
     assert (tmp_path / "table.md").read_text().startswith("| | real | still |")
@@ -101,21 +71,21 @@ def test_end_to_end_is_reproducible(folder, tmp_path, monkeypatch):
     assert overview is not None and overview.shape == (8 * 144, 144, 3), "the portrait and seven variants of one clip"
 
 
-@pytest.mark.parametrize("script", [evaluate, evaluate_video])
-def test_what_cannot_be_measured_is_one_line(script, tmp_path, monkeypatch, capsys):
-    assert run(script, monkeypatch, tmp_path, "--json", tmp_path / "out.json", "--no-identity") == 2
+@pytest.mark.parametrize("script", ["evaluate", "evaluate_video"])
+def test_what_cannot_be_measured_is_one_line(script, tmp_path, capsys):
+    assert run_script(script, tmp_path, "--json", tmp_path / "out.json", "--no-identity") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and "prepare_data.py" in said
 
 
 @pytest.mark.parametrize("option", ["--inception", "--syncnet"])
-def test_a_network_that_is_another_is_one_line(folder, tmp_path, monkeypatch, capsys, option):
+def test_a_network_that_is_another_is_one_line(folder, tmp_path, capsys, option):
     arguments = (folder, "--json", tmp_path / "out.json", "--no-identity", option, folder / "motion.safetensors")
-    assert run(evaluate, monkeypatch, *arguments) == 2
+    assert run_script("evaluate", *arguments) == 2
     assert "it lacks" in capsys.readouterr().err
 
 
-def test_weights_of_something_else_are_one_line(folder, tmp_path, monkeypatch, capsys):
+def test_weights_of_something_else_are_one_line(folder, tmp_path, capsys):
     arguments = (
         folder,
         "--json",
@@ -124,18 +94,18 @@ def test_weights_of_something_else_are_one_line(folder, tmp_path, monkeypatch, c
         "--autoencoder",
         folder / "motion.safetensors",
     )
-    assert run(evaluate_video, monkeypatch, *arguments) == 2
+    assert run_script("evaluate_video", *arguments) == 2
     assert "not an autoencoder" in capsys.readouterr().err
 
 
-def test_the_trackers_own_noise(folder, monkeypatch, capsys):
-    assert run(measure_tracker, monkeypatch, folder, "--clips", 2) == 0
+def test_the_trackers_own_noise(folder, capsys):
+    assert run_script("measure_tracker", folder, "--clips", 2) == 0
     (figures,) = json.loads(capsys.readouterr().out).values()
     assert figures["clips"] == 1
     assert 0 < figures["noise"] < 3
     assert figures["share"] == pytest.approx(figures["jerk_repeatable"] / figures["jerk"])
 
 
-def test_a_tracker_is_not_measured_without_clips(tmp_path, monkeypatch, capsys):
-    assert run(measure_tracker, monkeypatch, tmp_path) == 1
+def test_a_tracker_is_not_measured_without_clips(tmp_path, capsys):
+    assert run_script("measure_tracker", tmp_path) == 2
     assert capsys.readouterr().err.startswith("error: ")

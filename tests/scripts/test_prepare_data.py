@@ -55,9 +55,9 @@ def test_videos_and_portraits_become_clips_and_bad_ones_are_reported(tmp_path):
     assert f"2 clips, 6 frames in {out}" in ran.stdout
 
     entries = {entry.clip: entry for entry in read_index(out)}
-    assert {name: (entry.source, entry.speaker, entry.frames) for name, entry in entries.items()} == {
-        "good": ("news", "a04", 5),
-        "ada": ("people", "ada", 1),
+    assert {name: (entry.source, entry.speaker, entry.frames, entry.split) for name, entry in entries.items()} == {
+        "good": ("news", "a04", 5, "train"),
+        "ada": ("people", "ada", 1, "train"),
     }
     clip = Clip(out / entries["good"].path)
     assert clip.frames().shape == (5, 256, 256, 3)
@@ -82,5 +82,5 @@ def test_videos_and_portraits_become_clips_and_bad_ones_are_reported(tmp_path):
 
 def test_a_folder_without_clips_is_one_line(tmp_path):
     ran = run(tmp_path, "--out", tmp_path / "out")
-    assert ran.returncode == 1
+    assert ran.returncode == 2
     assert ran.stderr == f"error: no videos or portraits in {tmp_path}\n"

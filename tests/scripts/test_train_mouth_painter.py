@@ -26,9 +26,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_run_is_resumed_and_exported(tmp_path):
     write_folder(tmp_path / "mouths")
-    sizes = ("--widths", "8,12", "--batch", 4, "--twins", 1, "--log", 1, "--validate", 1000)
+    changes = ("painter.widths=[8,12]", "training.batch=4", "training.twins=1", "training.log=1")
+    sizes = [part for change in changes for part in ("--set", change)]
     for minutes in (0.02, 0.04):
-        ran = run("train", tmp_path / "mouths", tmp_path / "run", "--minutes", minutes, *sizes)
+        more = ("--set", f"training.minutes={minutes}")
+        ran = run("train", tmp_path / "mouths", tmp_path / "run", *sizes, *more)
         assert ran.returncode == 0, ran.stderr
     rows = rows_of(tmp_path / "run" / "log.csv")
     steps = [int(row["step"]) for row in rows]
@@ -57,7 +59,7 @@ def test_a_run_is_resumed_and_exported(tmp_path):
 )
 def test_what_is_missing_is_one_line(tmp_path, stage, said):
     out = tmp_path / "painter.safetensors"
-    more = ("--weights", out, "--out", out, "--minutes", 0.01)
+    more = ("--weights", out, "--out", out)
     ran = run(stage, tmp_path / "nothing", tmp_path / "run", *more)
     assert ran.returncode == 2
     assert ran.stderr.startswith("error: ") and said in ran.stderr and ran.stderr.count("\n") == 1

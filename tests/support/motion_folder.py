@@ -6,6 +6,7 @@ import numpy as np
 
 from avatard.models.face.pose import Pose
 from avatard.models.training.clips import Clip, Entry, write_index
+from avatard.models.training.splits import Split
 from avatard.timebase import SAMPLES_PER_FRAME
 
 SPEAKERS = [("grid_s1", "grid_s1", 3), ("lrw_ar", "a05", 2), ("lrw_ar", "a04", 2)]  # a04 is a validation person
@@ -41,6 +42,7 @@ def write_folder(folder: Path, frames: int = 30, lag: int = 0) -> list[Entry]:
                 {"source": source, "clip": f"{speaker}_{n}", "speaker": speaker, "fps": "25"},
                 wave[: frames * SAMPLES_PER_FRAME],
             )
-            entries.append(Entry(source, f"{speaker}_{n}", speaker, frames, path))
+            split: Split = "validation" if speaker == "a04" else "train"
+            entries.append(Entry(source, f"{speaker}_{n}", speaker, frames, path, split))
     write_index(folder, entries)
     return entries

@@ -2,7 +2,7 @@
 
 import torch
 
-from avatard.models.atom import Atom, AtomConfig
+from avatard.models.atom.model import Atom, AtomConfig
 
 
 def awake(config: AtomConfig, scale: float = 0.1) -> Atom:

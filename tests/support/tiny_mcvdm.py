@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.autoencoder import AutoencoderConfig
+from avatard.models.mcvdm.latent import AutoencoderConfig
 from avatard.models.mcvdm.model import Mcvdm, McvdmConfig
 from avatard.models.mcvdm.unet import UNetConfig
 

@@ -26,10 +26,9 @@ def write_folder(folder: Path) -> list[Entry]:
     canonical, pose = morphable.frontal(points)
     landmarks = morphable.landmarks(canonical)
     tone = 8000 * np.sin(np.arange(FRAMES * 640) * 0.2)
-    clip = Entry("lrw_ar", "one", "a04", FRAMES, "lrw_ar/one.safetensors")
+    clip = Entry("lrw_ar", "one", "a04", FRAMES, "lrw_ar/one.safetensors", "validation")
     Clip.write(folder / clip.path, pictures, points, landmarks, pose, {}, tone.astype(np.int16))
-    # "k" is among the names that are kept for validation.
-    portrait = Entry("synthetic", "k", "k", 1, "synthetic/k.safetensors")
+    portrait = Entry("synthetic", "k", "k", 1, "synthetic/k.safetensors", "validation")
     Clip.write(folder / portrait.path, pictures[:1], points[:1], landmarks[:1], pose[:1], {})
     entries = [clip, portrait]
     write_index(folder, entries)

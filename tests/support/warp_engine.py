@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.config import Config
-from avatard.frame import Frame, HeadPose, Samples
+from avatard.frame import Backdrop, Frame, HeadPose, Rectangle, Samples
 from avatard.inference.engine_api import EngineError
 from avatard.portrait import Portrait
 from avatard.timebase import SAMPLES_PER_FRAME, SAMPLES_PER_MS
 
 SIZE = 256
+#: Where anything moves.
+MOUTH = Rectangle(92, 154, 72, 76)
 
 
 class Motion(NamedTuple):
@@ -55,13 +57,13 @@ class WarpStream:
 
 
 class WarpEngine:
-    delay_frames = 0
     trap = ""
     seconds_per_frame = 0.002
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.portrait = np.zeros((SIZE, SIZE, 3), np.uint8)
+        self.backdrop = Backdrop(self.portrait, MOUTH)
 
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         face, name = portrait.face, portrait.name
@@ -75,6 +77,7 @@ class WarpEngine:
             raise EngineError(f"{name} has {faces} faces: choose one", code="several-faces", faces=faces)
         image = np.array_split(image, faces, axis=1)[max(face, 1) - 1]
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
+        self.backdrop = Backdrop(self.portrait, MOUTH)
         return f"{int(self.portrait.sum()):x}", self.picture(0)
 
     def begin(self, first_frame: int, warm_up: bool = False) -> WarpStream:
@@ -93,7 +96,7 @@ class WarpEngine:
         blendshapes = np.zeros(52, np.float32)
         blendshapes[17] = opening
         head = HeadPose((0, 0, 0, 1), (0, 0, 0), SIZE / 4)
-        return Frame(pixels, landmarks, blendshapes, head)
+        return Frame(pixels, landmarks, blendshapes, head, self.backdrop)
 
 
 def make(config: Config) -> WarpEngine:
@@ -126,6 +129,13 @@ def make_slow_eyed(config: Config) -> WarpEngine:
         return identify(portrait)
 
     engine.identify = slowly  # type: ignore[method-assign]
+    return engine
+
+
+def make_slow(config: Config) -> WarpEngine:
+    """As slow as real time, once it is warm."""
+    engine = WarpEngine(config)
+    engine.seconds_per_frame = 0.02
     return engine
 
 

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
+from avatard.frame import raised_cosine
 from avatard.models import checkpoint
-from avatard.models.atom import REST_MODES, Atom, reference_of, rest_features
+from avatard.models.atom.model import REST_MODES, Atom, reference_of, rest_features
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import LIP_68, MIRROR_68, REST_68, UPPER_LIP
 from avatard.models.training.atom.audio_augmentation import CLOSING_FRAMES, OPENING_FRAMES, frames_at_tempo
-from avatard.models.training.clips import Clip, Entry, read_index
+from avatard.models.training.clips import Clip, DataError, Entry, read_index
+from avatard.models.training.splits import Split
 
 Array = NDArray[np.float32]
 Key = TypeVar("Key")
@@ -33,16 +35,16 @@ IDENTITY_NOISE, PORTRAIT_NOISE = 2.0, 0.01
 #: How often the portrait is one of a closed mouth, as portraits are and frames of speech are not: otherwise the network
 #: takes closed lips for a shy mouth.
 CLOSED_SHARE = 0.3
-#: How often the reference is somebody else's of the same source: how far a mouth opens must not hang on whose it is.
+#: How often the reference is somebody else's of the same source: how far a mouth opens must not depend on identity.
 STRANGER_SHARE = 0.1
-#: How often a window is heard in another voice: with the mean features of another clip of its source.
+#: How often a window gets another voice: with the mean features of another clip of its source.
 VOICE_SHARE = 0.5
-#: Frames at the end of a window that tell what a voice is like: the clip's own, not what was heard before it.
+#: Frames at the end of a window that describe a voice: the clip's own, not the sound before it.
 HEARD_FRAMES = 6
 
 
 def clips_with_sound(folder: Path) -> list[Entry]:
-    """The videos of a prepared folder that have sound. Raises `FileNotFoundError` where it was not prepared."""
+    """The videos of a prepared folder that have sound. Raises `DataError` where it was not prepared."""
     found = []
     for entry in read_index(folder):
         with safe_open(folder / entry.path, framework="numpy") as file:
@@ -136,11 +138,11 @@ def at_audio(clip: MotionClip, end: int, frames: int, among_silence: bool) -> tu
     if not among_silence:
         return found, known.astype(np.float32)
     before, after = -when, when - sound + 1  # frames until the sound starts, since it ended (1 = the first one)
-    # Where the picture runs beyond the sound it shows speech that is not heard: hold the edge frame instead.
+    # Where the picture runs beyond the sound it shows speech without its sound: hold the edge frame instead.
     found = np.where((before > 0)[:, None, None], clip.landmarks[max(0, -clip.offset)], found)
     found = np.where((after > 0)[:, None, None], clip.landmarks[min(sound, sound - clip.offset) - 1], found)
-    away = np.where(before > 0, before / OPENING_FRAMES, np.where(after > 0, after / CLOSING_FRAMES, 0)).clip(0, 1)
-    share = ((1 - np.cos(np.pi * away)) / 2)[:, None, None].astype(np.float32)
+    away = np.where(before > 0, before / OPENING_FRAMES, np.where(after > 0, after / CLOSING_FRAMES, 0))
+    share = raised_cosine(away)[:, None, None].astype(np.float32)
     silent = (before > 0) | (after > 0)
     return found * (1 - share) + clip.closed * share, (known | silent).astype(np.float32)
 
@@ -152,17 +154,17 @@ def windows(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, NDArray[np.i
     return tensors[name], tensors[f"{name}_ends"].numpy()
 
 
-Face: TypeAlias = tuple[Array, Array]  # landmarks [68, 3] of a portrait and its neutral face
+ReferenceFace: TypeAlias = tuple[Array, Array]  # landmarks [68, 3] of a portrait and its neutral face
 
 
-class Window(NamedTuple):
+class MotionWindow(NamedTuple):
     """One example."""
 
     audio: Tensor  # [audio_frames, dim]
     landmarks: Array  # [S, 68, 3]
     known: Array  # [S], whether there are landmarks
-    portrait: Face  # of the clip's person
-    shown: Face  # what the network is given for it
+    portrait: ReferenceFace  # of the clip's person
+    shown: ReferenceFace  # what the network is given for it
 
 
 def draw_by_size(groups: Mapping[Key, Sequence[int]], rng: np.random.Generator) -> Key:
@@ -172,10 +174,19 @@ def draw_by_size(groups: Mapping[Key, Sequence[int]], rng: np.random.Generator) 
 
 
 class MotionData:
-    """All clips of the people who may be trained on (or, with `validation`, the others), in memory."""
+    """All clips of a split that are in step with their sound, in memory.
 
-    def __init__(self, data: Path, prepared: Path, validation: bool = False, exclude: str = "") -> None:
-        """`exclude` names a source to leave out. Raises `ValueError` where no clip remains."""
+    Args:
+        data: what `scripts/prepare_data.py` wrote.
+        prepared: what `scripts/prepare_motion.py` wrote.
+        split: whose clips.
+        exclude: a source to leave out.
+
+    Raises:
+        DataError: no clip remains.
+    """
+
+    def __init__(self, data: Path, prepared: Path, split: Split = "train", exclude: str = "") -> None:
         entries = read_index(data)
         motion, _ = checkpoint.load(prepared / "motion.safetensors", framework="numpy")
         offsets = json.loads((prepared / "offsets.json").read_text())["clips"]
@@ -183,7 +194,7 @@ class MotionData:
         self.clips: list[MotionClip] = []
         for entry in entries:
             name = f"{entry.source}/{entry.clip}"
-            if entry.validation != validation or entry.source == exclude or not offsets.get(name, {}).get("kept"):
+            if entry.split != split or entry.source == exclude or not offsets.get(name, {}).get("kept"):
                 continue
             tensors, metadata = checkpoint.load(prepared / "features" / entry.path)
             landmarks, neutrals = Clip(data / entry.path).landmarks, motion[f"neutrals/{name}"]
@@ -201,9 +212,7 @@ class MotionData:
                 voice = windows(tensors, "voice")
                 self.clips.append(MotionClip(entry, landmarks, neutrals, closed, closed_neutral, offset, *voice))
         if not self.clips:
-            raise ValueError(
-                f"{data} has no {'validation' if validation else 'training'} clips in step with their sound"
-            )
+            raise DataError(f"{data} has no clips of the split {split!r} in step with their sound")
         self.no_speech = checkpoint.load(prepared / "features" / "no_speech.safetensors")[0]["silence"]
         self.identity = torch.from_numpy(motion["identity"])  # [K, 68, 3], one standard deviation each
         self.people: dict[tuple[str, str], list[int]] = {}
@@ -227,7 +236,7 @@ class MotionData:
         for buffer, value in zip((atom.modes, atom.to_rest), rest_regression(self.clips), strict=True):
             buffer.copy_(torch.from_numpy(value))
 
-    def _portrait(self, clip: MotionClip, rng: np.random.Generator) -> Face:
+    def _portrait(self, clip: MotionClip, rng: np.random.Generator) -> ReferenceFace:
         """Of any frame of a clip of the person's, mostly this one, or at rest."""
         if rng.random() < 0.2:
             same = self.people[clip.entry.source, clip.entry.speaker]
@@ -237,9 +246,9 @@ class MotionData:
         chosen = rng.integers(len(clip.landmarks))
         return clip.landmarks[chosen], clip.neutrals[chosen]
 
-    def _sample(self, frames: int, lookahead: int, rng: np.random.Generator) -> Window:
-        """One window."""
-        # Sources and people by the square root of what was said: a few clips must not weigh as much as five hundred.
+    def draw_window(self, frames: int, lookahead: int, rng: np.random.Generator) -> MotionWindow:
+        """One example; it depends on `rng` alone."""
+        # Sources and people by the square root of their clips: a few clips must not weigh as much as five hundred.
         source = draw_by_size(self.sources, rng)
         person = draw_by_size({who: clips for who, clips in self.people.items() if who[0] == source}, rng)
         number = self.people[person][rng.integers(len(self.people[person]))]
@@ -252,7 +261,7 @@ class MotionData:
         if draw < 0.06:
             audio = self.no_speech[rng.integers(len(self.no_speech))].float()
             shut = np.broadcast_to(clip.closed, (frames, 68, 3))
-            return Window(audio, shut, np.ones(frames, np.float32), portrait, shown)
+            return MotionWindow(audio, shut, np.ones(frames, np.float32), portrait, shown)
         silence = draw < 0.55 and len(clip.silence) > 0
         features, ends = (clip.silence, clip.silence_ends) if silence else (clip.speech, clip.speech_ends)
         chosen = rng.integers(len(ends))
@@ -260,15 +269,15 @@ class MotionData:
         audio = features[chosen].float()
         if rng.random() < VOICE_SHARE:
             audio = audio + rng.random() * (self.voices[other] - self.voices[number])
-        return Window(audio, landmarks, known, portrait, shown)
+        return MotionWindow(audio, landmarks, known, portrait, shown)
 
     def batch(self, size: int, frames: int, lookahead: int, rng: np.random.Generator) -> Batch:
         """A random batch, half of it mirrored.
 
-        The reference gets another identity and noise, and sometimes it is a stranger's: displacement must not hang on
-        whose face it is, nor may the network know a clip by its portrait.
+        The reference gets another identity and noise, and sometimes it is a stranger's: displacement must not depend
+        on identity, nor may the network recognise a clip by its portrait.
         """
-        parts = [self._sample(frames, lookahead, rng) for _ in range(size)]
+        parts = [self.draw_window(frames, lookahead, rng) for _ in range(size)]
         turned = rng.random(size) < 0.5
 
         def faces(found: list[Array]) -> Tensor:

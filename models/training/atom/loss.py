@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from avatard.models.atom import Atom, openings
+from avatard.models.atom.model import Atom
 from avatard.models.diffusion import add_noise
-from avatard.models.face.topology import MOUTH
+from avatard.models.face.topology import MOUTH, inner_lip_heights
 from avatard.models.training.atom.dataset import Batch
 
 VELOCITY_WEIGHT = 2.0
@@ -45,7 +45,7 @@ def local_deviation(x: Tensor, size: int) -> Tensor:
 
 def liveliness_loss(x0: Tensor, target: Tensor, here: Tensor) -> Tensor:
     """How differently lips vary within a few frames; windows count where `here` `[B, S]` is 1 in all their frames."""
-    made, real = (torch.cat([x[:, :, MOUTH, :2].flatten(2), 2 * openings(x)], dim=-1) for x in (x0, target))
+    made, real = (torch.cat([x[:, :, MOUTH, :2].flatten(2), 2 * inner_lip_heights(x)], dim=-1) for x in (x0, target))
     loss = x0.new_zeros(())
     for order, size in LIVELINESS:
         deviations = [local_deviation(x.diff(n=order, dim=1), size) for x in (made, real)]
@@ -65,7 +65,7 @@ def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, sh
     x0 = torch.where(predicted[..., None, None] > 0, x0, target)
     position = ((x0 - target).square() * weight).mean((2, 3))
     velocity = ((x0.diff(dim=1) - target.diff(dim=1)).square() * weight).mean((2, 3))
-    gap = (1 + (CLOSED_WEIGHT - 1) * shut) * (openings(x0) - openings(target)).square().mean(-1)
+    gap = (1 + (CLOSED_WEIGHT - 1) * shut) * (inner_lip_heights(x0) - inner_lip_heights(target)).square().mean(-1)
     here = predicted * known
     moved = here[:, 1:] * known[:, :-1]
     return (
@@ -77,8 +77,8 @@ def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, sh
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How training windows are made hard. Noise is in the network's scaled units."""
+class Corruption:
+    """How training windows are made as hard as serving. Noise is in the network's scaled units."""
 
     hop: int = 4  # frames that are new at serving
     serving_share: float = 0.6  # of windows, with the prefix of serving
@@ -90,44 +90,65 @@ class Recipe:
     path_share: float = 0.25  # of windows at a later step of a sampler that began with zeros
 
 
-def prefix_lengths(batch: int, frames: int, recipe: Recipe, rng: torch.Generator) -> Tensor:
+def prefix_lengths(batch: int, frames: int, corruption: Corruption, rng: torch.Generator) -> Tensor:
     """How many frames are given, `[B]`."""
     draw = torch.rand(batch, generator=rng)
-    length = torch.randint(0, frames - recipe.hop + 1, (batch,), generator=rng)
-    length[draw < recipe.serving_share + recipe.no_prefix_share] = 0
-    length[draw < recipe.serving_share] = frames - recipe.hop
+    length = torch.randint(0, frames - corruption.hop + 1, (batch,), generator=rng)
+    length[draw < corruption.serving_share + corruption.no_prefix_share] = 0
+    length[draw < corruption.serving_share] = frames - corruption.hop
     return length
 
 
-def training_loss(
-    model: torch.nn.Module, atom: Atom, batch: Batch, lookahead: int, recipe: Recipe, rng: torch.Generator
-) -> Tensor:
-    """Loss of one batch. `model` is what is called (perhaps wrapped for several processes), `atom` the network.
+@dataclass(frozen=True)
+class NoisyWindows:
+    """What the network is asked to denoise."""
 
-    The prefix is what the network itself makes of the sound. A real one would tell where this clip's face really is,
-    which no stream ever knows, and the network would come to rely on it.
+    x: Tensor  # [B, S, 68, 3], scaled: the given prefix, then noisy frames
+    clean: Tensor  # [B, S], 1 where a frame is given
+    t: Tensor  # [B]
+    x0: Tensor  # [B, S, 68, 3], scaled: the answer
+
+
+def corrupt(atom: Atom, batch: Batch, lookahead: int, corruption: Corruption, rng: torch.Generator) -> NoisyWindows:
+    """Windows with a prefix and noise, drawn by `rng`.
+
+    The prefix is what the network itself makes of the sound. A real one would reveal where this clip's face really is.
+    No stream ever knows that, and the network would come to rely on it.
     """
     device = batch.target.device
     size, frames = batch.target.shape[:2]
     x0 = (batch.target - atom.resting(batch.face)[:, None]) / atom.scale
     own = own_frames(atom, batch, lookahead)
-    length = prefix_lengths(size, frames, recipe, rng).to(device)
+    length = prefix_lengths(size, frames, corruption, rng).to(device)
     clean = (torch.arange(frames, device=device) < length[:, None]).float()
-    drifts = (torch.rand(size, 1, 1, 1, generator=rng) < recipe.drift_share).float() * recipe.drift
+    drifts = (torch.rand(size, 1, 1, 1, generator=rng) < corruption.drift_share).float() * corruption.drift
     given = own + drifts.to(device) * torch.randn(size, 1, 68, 3, generator=rng).to(device)
-    given = given + recipe.jitter * torch.randn(x0.shape, generator=rng).to(device)
+    given = given + corruption.jitter * torch.randn(x0.shape, generator=rng).to(device)
     t = torch.randint(0, atom.config.timesteps, (size,), generator=rng).to(device)
     draw = torch.rand(size, generator=rng).to(device)
-    start, path = draw < recipe.start_share, draw > 1 - recipe.path_share
+    start, path = draw < corruption.start_share, draw > 1 - corruption.path_share
     t = torch.where(start, atom.config.timesteps - 1, t)
     noise = torch.randn(x0.shape, generator=rng).to(device)
     noisy = add_noise(x0 * batch.weight[..., None, None], noise, atom.alpha_bar[t])
     calm = add_noise(own, torch.zeros_like(own), atom.alpha_bar[t])
     x = torch.where(path[:, None, None, None], calm, torch.where(start[:, None, None, None], 0.0, noisy))
     x = torch.where(clean[..., None, None] > 0, given, x)
-    predicted = model(x, clean, t, batch.audio, batch.reference, lookahead).float()
-    shut = openings(x0 * atom.scale).mean(-1) < CLOSED_OPENING
-    return motion_loss(predicted, x0, 1 - clean, batch.weight, shut)
+    return NoisyWindows(x, clean, t, x0)
+
+
+class AtomObjective(nn.Module):
+    """AToM-Net with its loss; one forward pass, so that it can be distributed."""
+
+    def __init__(self, atom: Atom, corruption: Corruption) -> None:
+        super().__init__()
+        self.atom, self.corruption = atom, corruption
+
+    def forward(self, batch: Batch, lookahead: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """Losses by name; `total` is what is minimised."""
+        windows = corrupt(self.atom, batch, lookahead, self.corruption, rng)
+        predicted = self.atom(windows.x, windows.clean, windows.t, batch.audio, batch.reference, lookahead).float()
+        shut = inner_lip_heights(windows.x0 * self.atom.scale).mean(-1) < CLOSED_OPENING
+        return {"total": motion_loss(predicted, windows.x0, 1 - windows.clean, batch.weight, shut)}
 
 
 @torch.no_grad()

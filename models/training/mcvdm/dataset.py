@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -20,15 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from avatard.models.face.topology import INNER_LIP, LEFT_EYE, OUTER_LIP, RIGHT_EYE, mouth_opening
-from avatard.models.training.clips import Clip, Entry
+from avatard.models.face.topology import mouth_opening
+from avatard.models.training.clips import Clip, DataError, Entry, in_turns
+from avatard.models.training.mcvdm.regions import region_map
+from avatard.timebase import CROP_SIDE
 
-SIZE = 256
 Floats = NDArray[np.floating]
+#: Examples side by side.
+Batch = dict[str, Tensor]
 Pictures = NDArray[np.uint8]
-
-#: Weight of the loss by region; elsewhere 1.
-EYE_WEIGHT, MOUTH_WEIGHT, INNER_WEIGHT = 2.5, 4.0, 16.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Examples(Dataset[dict[str, Tensor]]):
 
     Each is a dict: `reference` uint8 `[3, 256, 256]`, `frames` uint8 `[S, 3, 256, 256]`, points in pixels `source`
     `[68, 2]`, `rigid` and `target` `[S, 68, 2]` (see `warp.landmark_flow`), `registered` `[1 + S, 68, 2]`, where the
-    portrait and the frames have them (the others are as tracked in the daemon), and `weight` `[S, 1, 256, 256]`.
+    portrait and the frames have them (the others are as tracked in the daemon), and `regions` uint8
+    `[S, 1, 256, 256]` (see `Region`).
 
     Args:
         folder: prepared data; `entries` are of it.
@@ -88,7 +90,7 @@ class Examples(Dataset[dict[str, Tensor]]):
                 self.people[entry.source][entry.speaker].append(entry)
         missing = [source for source, share in mix.items() if share > 0 and source not in self.people]
         if missing:
-            raise ValueError(f"no training clips of {', '.join(missing)} in {folder}")
+            raise DataError(f"no training clips of {', '.join(missing)} in {folder}")
         self.sources = sorted(self.people)
         self.shares = np.array([mix[source] for source in self.sources], np.float64)
         self.shares /= self.shares.sum()
@@ -105,8 +107,8 @@ class Examples(Dataset[dict[str, Tensor]]):
         entry = clips[int(rng.integers(len(clips)))]
         clip = self.open(entry)
         opening = mouth_opening(clip.landmarks + self.mean_68)
-        photograph = int(entry.source == "factory")  # its frame 0 is the portrait itself, at another moment
-        frames = [photograph + n for n in self._choose_frames(rng, opening[photograph:])]
+        first = int(entry.animated)  # frame 0 is the portrait itself, at another moment
+        frames = [first + n for n in self._choose_frames(rng, opening[first:])]
         other = clip
         if rng.random() < self.sampling.other_clip:
             other = self.open(clips[int(rng.integers(len(clips)))])
@@ -176,7 +178,7 @@ def example(
         "rigid": placed[1 : s + 1],
         "target": placed[s + 1 : 2 * s + 1],
         "registered": placed[2 * s + 1 :],
-        "weight": torch.from_numpy(np.stack([weight_map(points[2 * s + 2 + n]) for n in shown]))[:, None],
+        "regions": torch.from_numpy(np.stack([region_map(points[2 * s + 2 + n]) for n in shown]))[:, None],
         "shown": torch.tensor(list(shown)),
     }
 
@@ -185,12 +187,14 @@ def augment(rng: np.random.Generator, pictures: list[Pictures], points: Floats) 
     """Mirror, move, recolour and degrade all pictures of an example alike; `points` `[..., 2]` follow."""
     if rng.random() < 0.5:
         pictures = [np.ascontiguousarray(p[:, ::-1]) for p in pictures]
-        points = np.stack([SIZE - 1 - points[..., 0], points[..., 1]], -1)
+        points = np.stack([CROP_SIDE - 1 - points[..., 0], points[..., 1]], -1)
     if rng.random() < 0.6:
         matrix = _placement(rng)
         pictures = [
             np.asarray(
-                cv2.warpAffine(p, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101),
+                cv2.warpAffine(
+                    p, matrix, (CROP_SIDE, CROP_SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+                ),
                 np.uint8,
             )
             for p in pictures
@@ -216,7 +220,7 @@ def _placement(rng: np.random.Generator) -> Floats:
     stretch = math.exp(rng.normal(0, 0.03))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     linear = scale * turn @ np.diag([stretch, 1 / stretch])
-    centre = np.full(2, (SIZE - 1) / 2)
+    centre = np.full(2, (CROP_SIDE - 1) / 2)
     return np.concatenate([linear, (centre + rng.normal(0, 6, 2) - linear @ centre)[:, None]], 1)
 
 
@@ -228,49 +232,13 @@ def _colour(rng: np.random.Generator) -> Pictures:
     return np.clip(table * 255, 0, 255).round().astype(np.uint8)[None]
 
 
-def weight_map(points: Floats) -> NDArray[np.float32]:
-    """Weights of the loss `[256, 256]` around the 68 points `[68, 2]` (pixels) of a frame."""
-    weight = np.ones((SIZE, SIZE), np.float32)
-    for region, growth, value in (
-        (RIGHT_EYE, 1.6, EYE_WEIGHT),
-        (LEFT_EYE, 1.6, EYE_WEIGHT),
-        (OUTER_LIP, 1.35, MOUTH_WEIGHT),
-        (INNER_LIP, 1.05, INNER_WEIGHT),
-    ):
-        outline = points[region]
-        centre = outline.mean(0)
-        hull = cv2.convexHull((centre + growth * (outline - centre)).round().astype(np.int32))
-        cv2.fillConvexPoly(weight, hull, value)
-    return weight
-
-
-def mouth_mask(points: Tensor, margin: float = 0.2) -> Tensor:
-    """The mouth box of 68 points `[..., 68, 2]` (pixels), lips and a margin of their width: `[..., 1, 256, 256]`."""
-    lips = points[..., OUTER_LIP, :]
-    low, high = lips.amin(-2), lips.amax(-2)
-    grow = margin * (high - low)[..., :1]
-    low, high = (low - grow)[..., None, None], (high + grow)[..., None, None]  # [..., 2, 1, 1]
-    x, y = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="xy")
-    inside = (x >= low[..., 0, :, :]) & (x <= high[..., 0, :, :]) & (y >= low[..., 1, :, :]) & (y <= high[..., 1, :, :])
-    return inside[..., None, :, :]
-
-
 def validation_examples(
     folder: Path, entries: Sequence[Entry], mean_68: Floats, clips: int, frames: int, step: int = 3
 ) -> list[dict[str, Tensor]]:
     """A fixed set of unaugmented examples of unseen people, evenly over them; the portrait is the most closed mouth."""
-    people: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda e: (e.source, e.speaker, e.clip)):
-        if entry.validation and entry.frames > step * (frames - 1):
-            people[entry.source, entry.speaker].append(entry)
-    turns = [
-        group[n]
-        for n in range(max(map(len, people.values()), default=0))
-        for group in people.values()
-        if n < len(group)
-    ]
+    usable = (entry for entry in entries if entry.split == "validation" and entry.frames > step * (frames - 1))
     examples = []
-    for entry in turns[:clips]:
+    for entry in islice(in_turns(usable), clips):
         clip = _clip(folder / entry.path)
         closed = int(np.argmin(mouth_opening(clip.landmarks + mean_68)))
         examples.append(example(clip, range(0, step * frames, step), clip, closed, mean_68, None))

@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d
 from avatard.models.face.topology import MOUTH
 from avatard.models.mcvdm.decoder import CELLS, FRAME, Rendering, Window
 from avatard.models.mcvdm.layers import clips_of
-from avatard.models.training.mcvdm.dataset import INNER_WEIGHT, MOUTH_WEIGHT
+from avatard.models.training.mcvdm.regions import WEIGHTS, Region, weight_of
 from avatard.models.training.perceptual import Perceptual, l1
 
 #: Cells of a training window (96 pixels), and pixels of the perceptual loss inside it.
@@ -18,11 +18,6 @@ WINDOW, PERCEPTUAL = 12, 64
 MARGIN = 8
 #: Weight of the mouth's squared error, beside the absolute one.
 SQUARE = 8.0
-
-
-def to_pictures(frames: Tensor) -> Tensor:
-    """Bytes → [-1, 1]."""
-    return frames.float() / 127.5 - 1
 
 
 def choose_window(target: Tensor, rng: torch.Generator | None) -> Window:
@@ -37,14 +32,18 @@ def choose_window(target: Tensor, rng: torch.Generator | None) -> Window:
 
 
 def picture_losses(
-    rendering: Rendering, frames: Tensor, weight: Tensor, window: Window, perceptual: Perceptual | None
+    rendering: Rendering, frames: Tensor, regions: Tensor, window: Window, perceptual: Perceptual | None
 ) -> dict[str, Tensor]:
-    """Losses of a rendered window against whole frames `[B, S, 3, 256, 256]`; `pictures` is their weighted sum."""
-    frames, weight = window.crop(frames), window.crop(weight)
+    """Losses of a rendered window against whole frames `[B, S, 3, 256, 256]`; `pictures` is their weighted sum.
+
+    `regions` `[B, S, 1, 256, 256]` are labels of the frames' pixels.
+    """
+    frames, regions = window.crop(frames), window.crop(regions)
+    weight = weight_of(regions)
     if window.size < CELLS:
         weight = weight * border(weight.shape[-1])
-    # Inside the open mouth nothing of the portrait is right: said outright, because the network is slow to find out.
-    inside = (weight >= INNER_WEIGHT).float()
+    # Inside the open mouth nothing of the portrait is right. Stated, because the network is slow to find out.
+    inside = (regions == Region.INSIDE).float()
     losses = {
         "frames": l1(rendering.frames, frames, weight),
         "painted": l1(rendering.painted, frames, weight * (0.1 + inside)),
@@ -54,7 +53,7 @@ def picture_losses(
     losses["inside"] = -((inside * paint.log() + (1 - inside) * (1 - paint).log()) * weight).mean() / weight.mean()
     losses["pictures"] = losses["frames"] + 0.5 * losses["painted"] + 0.5 * losses["warped"]
     losses["pictures"] = losses["pictures"] + 0.03 * losses["inside"]
-    mouth = weight * (weight >= MOUTH_WEIGHT)
+    mouth = weight * (regions >= Region.LIPS)
     losses["square"] = ((rendering.frames.float() - frames).square() * mouth).mean() / weight.mean()
     losses["pictures"] = losses["pictures"] + SQUARE * losses["square"]
     losses["perceptual"] = frames.new_zeros(())
@@ -64,10 +63,10 @@ def picture_losses(
     return losses
 
 
-def flow_loss(flow: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-    """How far a flow `[B, S, 2, 32, 32]` is from the landmarks', most of all on the face; `weight` is the pictures'."""
-    where = clips_of(avg_pool2d(weight.flatten(0, 1), FRAME // CELLS), teacher)
-    return l1(flow, teacher, where.clamp(max=MOUTH_WEIGHT).square())
+def flow_loss(flow: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+    """How far a flow `[B, S, 2, 32, 32]` is from the landmarks', most of all on the face; `regions` as above."""
+    where = clips_of(avg_pool2d(weight_of(regions).flatten(0, 1), FRAME // CELLS), teacher)
+    return l1(flow, teacher, where.clamp(max=WEIGHTS[Region.LIPS]).square())
 
 
 def border(size: int) -> Tensor:
@@ -88,11 +87,3 @@ def patches(picture: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         cut = (b, s, slice(None), slice(top, top + PERCEPTUAL), slice(left, left + PERCEPTUAL))
         pairs.append((picture[cut], target[cut]))
     return torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs])
-
-
-def psnr(picture: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PSNR per frame `[...]` of pictures `[..., 3, H, W]` in [-1, 1], inside a mask `[..., 1, H, W]`."""
-    error = ((picture.clamp(-1, 1) - target) / 2).square().mean(-3, keepdim=True)
-    mask = torch.ones_like(error) if mask is None else mask.float()
-    mean = (error * mask).sum((-1, -2, -3)) / mask.sum((-1, -2, -3)).clamp_min(1)
-    return -10 * torch.log10(mean.clamp_min(1e-8))

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH, lip_mask
+from avatard.models.training.clips import DataError
 
 Floats = NDArray[np.floating]
 Picture = NDArray[np.uint8]
@@ -44,7 +45,7 @@ REFERENCE_OPENING = 0.06
 def part_of(source: str, person: str) -> Part:
     """Which part of the data a person belongs to, whatever else is in it.
 
-    It agrees with `dataset.is_validation`: whoever is kept out of MC-VDM's training is kept out of the painter's.
+    It agrees with `splits.SplitTable` on sources without a rule: MC-VDM's validation people are never learned from.
     """
     share = int(hashlib.sha1(person.encode(), usedforsecurity=False).hexdigest()[:4], 16) / 0x10000
     test, held_out = (TEST, HELD_OUT) if source in MANY else (FEW_TEST, FEW_HELD_OUT)
@@ -121,7 +122,7 @@ class Mouths:
         sources: names of sources; all that are there by default.
 
     Raises:
-        FileNotFoundError: where there are no mouths.
+        DataError: there are no mouths.
     """
 
     def __init__(self, folder: Path, part: Part, sources: Sequence[str] | None = None):
@@ -135,7 +136,7 @@ class Mouths:
                     people[path.stem, mouth.person].append(len(self.mouths))
                     self.mouths.append(mouth)
         if not self.mouths:
-            raise FileNotFoundError(f"{folder} has no mouths of {part} people: run scripts/prepare_mouths.py first")
+            raise DataError(f"{folder} has no mouths of {part} people: run scripts/prepare_mouths.py first")
         everyone = [np.array(numbers) for numbers in people.values()]
         self.count = len(everyone)
         #: All mouths of the person that a mouth belongs to.

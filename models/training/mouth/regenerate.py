@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.autoencoder import Planes
 from avatard.models.mcvdm.decoder import CELLS
 from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.model import Mcvdm
+from avatard.models.pixels import Pictures, to_bytes, to_tensor
 
 Floats = NDArray[np.floating]
-Pictures = NDArray[np.uint8]
 
 #: Frames denoised together, and rendered together.
 CLIP, RENDERED = 16, 4
@@ -39,7 +38,7 @@ def regenerate(model: Mcvdm, portrait: Pictures, faces: Floats, poses: Pose, ref
     source = poses[reference].project(faces[reference])[:, :2]
     rigid = poses.project(np.broadcast_to(faces[reference], faces.shape))[..., :2]
     target = poses.project(faces)[..., :2]
-    picture = torch.from_numpy(portrait).permute(2, 0, 1)[None].float() / 127.5 - 1
+    picture = to_tensor(portrait[None])
     identity = model.encode_identity(picture)
     rng = torch.Generator().manual_seed(seed)
     channels = model.config.unet.latent
@@ -61,10 +60,5 @@ def regenerate(model: Mcvdm, portrait: Pictures, faces: Floats, poses: Pose, ref
         for n in range(first - start, min(CLIP, count - start), RENDERED):
             some = slice(n, min(n + RENDERED, count - start))
             rendering = model.autoencoder.render(volume[:, some], identity.portrait, flow[:, some])
-            frames.append(_bytes(rendering.frames[0]))
+            frames.append(to_bytes(rendering.frames[0]))
     return np.concatenate(frames)
-
-
-def _bytes(frames: Tensor) -> Pictures:
-    pictures: Pictures = ((frames.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    return pictures

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from avatard.models.evaluation import image_metrics
 from avatard.models.mcvdm.mouth_painter import MouthPainter, blurred, fill, observe
+from avatard.models.pixels import to_bytes
 from avatard.models.training.mouth.dataset import (
     MIDDLE,
     Batch,
@@ -96,7 +97,7 @@ class Group:
         return {"l1": l1, "unrest": unrest} | {name: made[name] / real[name] for name in made}
 
     def _texture(self, pictures: Tensor) -> dict[str, float]:
-        frames = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        frames = to_bytes(pictures)
         board = image_metrics.checkerboard(frames, self.inside)
         detail = image_metrics.horizontal_detail(frames, self.inside)
         return {"checkerboard": float(np.nanmean(board)), "detail": float(np.nanmean(detail))}

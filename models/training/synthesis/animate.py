@@ -1,4 +1,4 @@
-"""Data factory: animates portraits with expressions of people in videos, so that many people are seen talking.
+"""Animates portraits with the expressions of people in videos, so that many people are seen talking.
 
 Expression, lids and head pose come from tracked clips; the inside of the mouth is the driving frame's, matched in
 colour, mostly with a smiling portrait's teeth. Points, landmarks and poses are what the tracker says of such faces in
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose, rotation_matrix
+from avatard.models.face.topology import LID_CREASES, UPPER_LIDS
 from avatard.models.training.synthesis.mesh_warp import (
-    LID_CREASES,
-    UPPER_LIDS,
-    Portrait,
-    Rig,
+    MeshWarper,
+    PortraitMesh,
     in_texture,
     lid_gap,
     lip_gap,
@@ -28,7 +27,15 @@ from avatard.models.training.synthesis.mesh_warp import (
     shrink,
     with_openings,
 )
-from avatard.models.training.synthesis.mouth_interior import LUMA, HungTeeth, Mouth, Teeth, portrait_skin, relight, skin
+from avatard.models.training.synthesis.mouth_interior import (
+    LUMA,
+    Mouth,
+    PlacedTeeth,
+    Teeth,
+    portrait_skin,
+    relight,
+    skin,
+)
 
 Array = NDArray[np.floating]
 Image = NDArray[np.uint8]
@@ -140,7 +147,7 @@ class Variation:
 
 
 @dataclass(frozen=True)
-class Take:
+class AnimatedClip:
     """An animated clip; frame 0 is the portrait itself, the others follow the performance at its rate."""
 
     frames: list[Image]  # [256, 256, 3] RGB each
@@ -148,7 +155,7 @@ class Take:
     pose: Pose  # [N]
 
 
-def can_blink(portrait: Portrait) -> bool:
+def can_blink(portrait: PortraitMesh) -> bool:
     """Whether plain skin lies above the portrait's lids, which would cover its eyes."""
     above = portrait.canonical[UPPER_LIDS] + 0.8 * (portrait.canonical[LID_CREASES] - portrait.canonical[UPPER_LIDS])
     x, y = np.round(in_texture(portrait.pose.project(above)[..., :2])).astype(int).reshape(-1, 2).T
@@ -166,13 +173,13 @@ def within_sight(turn: Array, at: Pose) -> Array:
 
 
 def animate(
-    rig: Rig,
+    warper: MeshWarper,
     model: MorphableModel,
-    portrait: Portrait,
+    portrait: PortraitMesh,
     performance: Performance,
     v: Variation,
     teeth: Teeth | None,
-) -> Take:
+) -> AnimatedClip:
     """The portrait gives the performance: N + 1 frames for N of the performance.
 
     `teeth` replace the performer's own in the mouth's inside.
@@ -199,19 +206,21 @@ def animate(
         moved = (performance.pose.translation[n] - np.median(performance.pose.translation, axis=0)) * at.scale / unit
         scale = at.scale * v.scale[n] * performance.pose.scale[n] / unit
         poses.append(Pose(turn @ at.rotation, scale, at.translation + moved + v.translation[n]))
-    hung = None
+    placed = None
     if teeth is not None:
         rest = portrait.rest + v.shape
         width = mouth_width(rest) / mouth_width(teeth.portrait.rest)
-        hung = HungTeeth(teeth, teeth.hang(rest, np.stack(drawn[1:])), width, v.teeth_light)
+        placed = PlacedTeeth(teeth, teeth.place(rest, np.stack(drawn[1:])), width, v.teeth_light)
     mouths = [Mouth.own(portrait)]
-    mouths += [Mouth.of(f, p, gain, colour, hung) for f, p in zip(performance.frames, performance.points, strict=True)]
+    mouths += [
+        Mouth.of(f, p, gain, colour, placed) for f, p in zip(performance.frames, performance.points, strict=True)
+    ]
     frames = []
     for seen, pose, mouth in zip(drawn, poses, mouths, strict=True):
-        image, opening = rig.render(portrait, seen, pose, v.shape, mouth.points)
+        image, opening = warper.render(portrait, seen, pose, v.shape, mouth.points)
         mouth.paint(image, opening, pose)
         frames.append(shrink(image))
-    return Take(
+    return AnimatedClip(
         [cv2.LUT(frame, v.colours).astype(np.uint8, copy=False) for frame in frames],
         np.stack(faces),
         Pose(*(np.stack([getattr(pose, name) for pose in poses]) for name in ("rotation", "scale", "translation"))),

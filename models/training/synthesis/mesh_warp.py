@@ -1,4 +1,4 @@
-"""A photographed face as a puppet: its mesh, rings around it and a fixed border, warped to any expression and pose.
+"""Mesh warp of a photographed face: its mesh, rings around it and a fixed border, to any expression and pose.
 
 The triangulation is made once on the mean face. Each picture takes the portrait's own pixels from the photographed
 mesh to the wanted one, triangle by triangle. What a portrait does not show is painted behind two kinds of holes:
@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from avatard.models.face.crop import Crop
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.face.topology import LOWER_INNER, MESH_VERTICES, MOUTH_CORNERS, UPPER_INNER
+from avatard.models.face.topology import (
+    EYE_CORNERS,
+    LID_CREASES,
+    LOWER_INNER,
+    LOWER_LIDS,
+    MESH_VERTICES,
+    MOUTH_CORNERS,
+    UPPER_INNER,
+    UPPER_LIDS,
+)
 from avatard.models.training.synthesis.piecewise_affine import affine, delaunay, rasterise, sample, signed_area
 from avatard.timebase import CROP_SIDE
 
@@ -32,12 +41,6 @@ FACE_OVAL: Final[Indices] = np.array(
         *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
     ]
 )
-#: Upper and lower lids from the outer to the inner corner, right eye then left.
-UPPER_LIDS: Final[Indices] = np.array([[246, 161, 160, 159, 158, 157, 173], [466, 388, 387, 386, 385, 384, 398]])
-LOWER_LIDS: Final[Indices] = np.array([[7, 163, 144, 145, 153, 154, 155], [249, 390, 373, 374, 380, 381, 382]])
-#: The crease above each point of the upper lids.
-LID_CREASES: Final[Indices] = np.array([[247, 30, 29, 27, 28, 56, 190], [467, 260, 259, 257, 258, 286, 414]])
-EYE_CORNERS: Final[Indices] = np.array([[33, 133], [263, 362]])
 #: Points that lids do not move and that place an eyeball in the picture (with its corners).
 NASION: Final = (168, 6, 8)
 #: Portraits are kept and warped at twice the crop's resolution, with a margin that heads can move into.
@@ -65,7 +68,7 @@ def lid_gap(canonical: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Portrait:
+class PortraitMesh:
     """One photographed face."""
 
     name: str
@@ -75,7 +78,7 @@ class Portrait:
     rest: Array  # [468, 3]: the canonical mesh without expression
 
     @classmethod
-    def of(cls, name: str, image: Image, mesh: Array, model: MorphableModel) -> Portrait:
+    def of(cls, name: str, image: Image, mesh: Array, model: MorphableModel) -> PortraitMesh:
         """From a picture `[H, W, 3]` and its mesh `[468, 3]` in pixels."""
         crop = Crop.of(model.pose(mesh))
         points = crop.points(mesh)
@@ -137,7 +140,7 @@ class Opening:
     y: NDArray[np.float32]
 
 
-class Rig:
+class MeshWarper:
     """The triangulation of face, rings and border, the same for all faces."""
 
     def __init__(self, model: MorphableModel):
@@ -170,7 +173,7 @@ class Rig:
         oval[:, :2] = centre + factor * (oval[:, :2] - centre)
         return oval
 
-    def vertices(self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array) -> Array:
+    def vertices(self, portrait: PortraitMesh, canonical: Array, pose: Pose, shape: Array) -> Array:
         """All vertices `[V, 3]` (crop pixels, relative depth) of a portrait's face `[468, 3]` at a pose.
 
         `shape` `[468, 3]` is how far the face differs from the photographed one at rest; the rings follow it.
@@ -197,7 +200,7 @@ class Rig:
         return towards
 
     def render(
-        self, portrait: Portrait, canonical: Array, pose: Pose, shape: Array, inner_lips: Array
+        self, portrait: PortraitMesh, canonical: Array, pose: Pose, shape: Array, inner_lips: Array
     ) -> tuple[Image, Opening]:
         """The portrait with the face `[468, 3]` at a pose, `[512, 512, 3]` RGB (oversampled), and its mouth.
 

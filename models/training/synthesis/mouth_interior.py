@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from avatard.models.face.pose import Pose
 from avatard.models.face.topology import INNER_LIP_RING, LOWER_INNER, MOUTH_CORNERS, UPPER_INNER
-from avatard.models.training.synthesis.mesh_warp import OVERSAMPLING, Opening, Portrait, in_texture, mouth_width
+from avatard.models.training.synthesis.mesh_warp import (
+    OVERSAMPLING,
+    Opening,
+    PortraitMesh,
+    in_texture,
+    mouth_width,
+)
 from avatard.models.training.synthesis.piecewise_affine import affine
 
 Array = NDArray[np.floating]
@@ -45,7 +51,7 @@ def skin(image: Image, points: Array) -> Array:
     return colour
 
 
-def portrait_skin(portrait: Portrait) -> Array:
+def portrait_skin(portrait: PortraitMesh) -> Array:
     """Mean colour `[3]` of a portrait's cheeks."""
     return skin(portrait.texture, in_texture(portrait.pose.project(portrait.canonical)[:, :2]))
 
@@ -100,12 +106,12 @@ def _light_from_below(hole: Array) -> NDArray[np.float32]:
 class Teeth:
     """Upper teeth as a smiling portrait shows them."""
 
-    portrait: Portrait
+    portrait: PortraitMesh
     mask: NDArray[np.float32]  # over its texture, 0..1
     colour: Array  # [3] of the portrait's skin
 
     @classmethod
-    def of(cls, portrait: Portrait) -> Teeth | None:
+    def of(cls, portrait: PortraitMesh) -> Teeth | None:
         """A portrait's teeth, or None where it shows too little of them."""
         points = in_texture(portrait.pose.project(portrait.canonical)[:, :2])
         outline = points[INNER_LIP_RING]
@@ -126,8 +132,8 @@ class Teeth:
         """How far from the front they were seen, degrees, at least 0."""
         return float(abs(self.portrait.pose.yaw_pitch_roll[0]))
 
-    def hang(self, rest: Array, faces: Array) -> Array:
-        """Where the teeth hang on a head whose mouth at rest is `rest` `[468, 3]`: their origin `[3]`, canonical.
+    def place(self, rest: Array, faces: Array) -> Array:
+        """Where the teeth are placed in a head whose mouth at rest is `rest` `[468, 3]`: their origin `[3]`, canonical.
 
         They are at the height they have beside the resting upper lip, but never so low that a lip of `faces`
         `[N, 468, 3]` would rise above their upper edge.
@@ -139,7 +145,7 @@ class Teeth:
         return origin
 
     def map(self, origin: Array, size: float, pose: Pose) -> NDArray[np.float32]:
-        """Affine map `[3, 2]` from crop pixels of a head at a pose to pixels of the texture; see `hang`."""
+        """Affine map `[3, 2]` from crop pixels of a head at a pose to pixels of the texture; see `place`."""
         frame = np.concatenate([np.zeros((1, 3)), np.eye(3)[:2]])
         there = in_texture(self.portrait.pose.project(self.portrait.rest[UPPER_LIP] + frame)[:, :2])
         here = pose.project(origin + size * frame)[:, :2]
@@ -148,11 +154,11 @@ class Teeth:
 
 
 @dataclass(frozen=True)
-class HungTeeth:
+class PlacedTeeth:
     """Teeth in a head."""
 
     teeth: Teeth
-    origin: Array  # [3] canonical, see `Teeth.hang`
+    origin: Array  # [3] canonical, see `Teeth.place`
     size: float  # factor
     light: float  # factor of their brightness
 
@@ -165,7 +171,7 @@ class Mouth:
     picture: Image  # [H, W, 3] of an open mouth
     gain: Array  # [3] factor of its colours
     skin: Array  # [3] of the portrait that it is painted into
-    teeth: HungTeeth | None = None  # instead of the picture's own
+    teeth: PlacedTeeth | None = None  # instead of the picture's own
 
     @classmethod
     def of(
@@ -174,7 +180,7 @@ class Mouth:
         points: Array,
         gain: Array,
         colour: Array,
-        teeth: HungTeeth | None = None,
+        teeth: PlacedTeeth | None = None,
         inset: tuple[float, float] = (0.05, 0.18),
     ) -> Mouth:
         """From a picture and its mesh, without what the tracker's inner lips include of upper and lower lip."""
@@ -187,7 +193,7 @@ class Mouth:
         return cls(tight, picture, gain, colour, teeth)
 
     @classmethod
-    def own(cls, portrait: Portrait) -> Mouth:
+    def own(cls, portrait: PortraitMesh) -> Mouth:
         """The portrait's own mouth as photographed."""
         points = in_texture(portrait.pose.project(portrait.canonical)[:, :2])
         return cls(points, portrait.texture, np.ones(3), portrait_skin(portrait))
@@ -212,18 +218,20 @@ class Mouth:
         mixed = (1 - hole) * lips + (hole - soft) * 0.7 * around + soft * painted
         image[box] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
 
-    def _with_teeth(self, hung: HungTeeth, painted: Array, hole: Array, corner: tuple[int, int], pose: Pose) -> Array:
-        """The picture's teeth give way to the dark, the portrait's hang before it."""
+    def _with_teeth(
+        self, placed: PlacedTeeth, painted: Array, hole: Array, corner: tuple[int, int], pose: Pose
+    ) -> Array:
+        """Replace the picture's teeth by the dark, and draw the portrait's before it."""
         dark = _without_teeth(painted, self.skin) * _light_from_below(hole)
         height, width = painted.shape[:2]
         offset = np.array(corner) + 0.5
         across = ((np.arange(width) + offset[0]) / OVERSAMPLING - 0.5).astype(np.float32)
         down = ((np.arange(height) + offset[1]) / OVERSAMPLING - 0.5).astype(np.float32)
-        teeth, a = hung.teeth, hung.teeth.map(hung.origin, hung.size, pose)
+        teeth, a = placed.teeth, placed.teeth.map(placed.origin, placed.size, pose)
         x = a[0, 0] * across[None] + a[1, 0] * down[:, None] + a[2, 0]
         y = a[0, 1] * across[None] + a[1, 1] * down[:, None] + a[2, 1]
         pixels = cv2.remap(teeth.portrait.texture, x, y, cv2.INTER_CUBIC).astype(np.float32)
         alpha = cv2.remap(teeth.mask, x, y, cv2.INTER_LINEAR)[..., None]
-        light = hung.light * relight(teeth.colour, self.skin, (0.6, 1.25), 0.33)
+        light = placed.light * relight(teeth.colour, self.skin, (0.6, 1.25), 0.33)
         shown: Array = dark + alpha * (pixels * light - dark)
         return shown

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import Delaunay
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.intp]
@@ -66,19 +67,11 @@ def delaunay(points: Array, first: Sequence[int], apart: float = 1.5) -> Indices
     The mesh curls inwards at lips and nostrils; points that come within `apart` of earlier ones are left out, because
     triangles between them would fold at the first movement.
     """
-    low = points.min(axis=0) - 1
-    width, height = np.ceil(points.max(axis=0) - low).astype(int) + 2
-    division = cv2.Subdiv2D((0, 0, int(width), int(height)))
-    local = (points - low).astype(np.float32)
     chosen: list[int] = []
     for index in dict.fromkeys([*first, *range(len(points))]):
-        if index in first or np.linalg.norm(local[chosen] - local[index], axis=-1).min() >= apart:
+        if index in first or np.linalg.norm(points[chosen] - points[index], axis=-1).min() >= apart:
             chosen.append(index)
-            division.insert((float(local[index, 0]), float(local[index, 1])))
-    corners = np.asarray(division.getTriangleList(), np.float32).reshape(-1, 3, 1, 2)
-    distance = np.linalg.norm(corners - local[chosen], axis=-1)  # [T, 3, chosen]
-    real = (distance.min(axis=-1) < 1e-2).all(axis=-1)
-    triangles: Indices = np.array(chosen, np.intp)[distance.argmin(axis=-1)[real]]
+    triangles: Indices = np.array(chosen, np.intp)[Delaunay(points[chosen]).simplices]
     turned = signed_area(points[triangles]) < 0
     triangles[turned] = triangles[turned, ::-1]
     return triangles

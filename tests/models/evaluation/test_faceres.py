@@ -1,16 +1,10 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from avatard.models import checkpoint
 from avatard.models.evaluation.faceres import BLOCKS, FaceRes
-from tests.support.paths import SCRIPTS
-
-sys.path.insert(0, str(SCRIPTS))
-
-from convert_faceres import arrays_of, convert
+from avatard.models.evaluation.fetch_faceres import arrays_of, convert
 
 
 @pytest.fixture(scope="module")

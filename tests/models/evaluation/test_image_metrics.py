@@ -124,12 +124,12 @@ def test_cpbd_falls_with_blur_from_one_to_nothing():
     assert scores[-1] == 0
 
 
-def test_edge_widths_count_the_pixels_between_the_extrema():
+def testedge_widths_count_the_pixels_between_the_extrema():
     ramp = np.clip(np.arange(64) - 20, 0, 5)[None].repeat(64, axis=0) * 30.0  # five steps up from column 20 to 25
-    widths = image_metrics._edge_widths(ramp)
+    widths = image_metrics.edge_widths(ramp)
     assert (widths[:, 22] == 5).all()
-    assert (image_metrics._edge_widths(ramp[:, ::-1].copy())[:, 41] == 5).all()
-    assert (image_metrics._edge_widths(ramp.T.copy()) == 0).all()
+    assert (image_metrics.edge_widths(ramp[:, ::-1].copy())[:, 41] == 5).all()
+    assert (image_metrics.edge_widths(ramp.T.copy()) == 0).all()
 
 
 def test_cpbd_of_a_flat_picture_is_undefined():

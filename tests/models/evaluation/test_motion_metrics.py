@@ -1,10 +1,7 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from avatard.models.evaluation.motion_metrics import best_lag, closures, drift, halves, jerk, lip_error
-from avatard.models.training.clips import Entry
+from avatard.models.evaluation.motion_metrics import best_lag, closures, drift, jerk, lip_error
 from avatard.timebase import FPS
 
 
@@ -48,13 +45,3 @@ def test_closures_at_words_with_lips_that_meet():
     words = [[("bin", 8 / FPS, 0.5), ("now", 0.6, 0.7), ("please", 28 / FPS, 1.3)]]
     assert closures([opening], [opening], words, [0])["bilabial_closure"] == 1
     assert closures([opening], [np.linspace(0, 1, 60)], words, [0])["bilabial_closure"] < 1
-
-
-def test_people_are_in_one_half_each():
-    def clips(speaker, count):
-        return [SimpleNamespace(entry=Entry("lrw_ar", str(n), speaker, 9, "x")) for n in range(count)]
-
-    every = [*clips("a", 5), *clips("b", 3), *clips("c", 2)]
-    first, second = halves(every)
-    assert [{clip.entry.speaker for clip in half} for half in (first, second)] == [{"a"}, {"b", "c"}]
-    assert halves(clips("a", 2))[1] == halves(clips("a", 2))[0]

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from avatard.models.face import warp
-from avatard.models.mcvdm.autoencoder import Autoencoder, AutoencoderConfig, Planes
+from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.decoder import FACE, Window, without_nyquist
+from avatard.models.mcvdm.latent import AutoencoderConfig, Planes
 from tests.support.tiny_mcvdm import TINY_AUTOENCODER, someone, tiny
 
 S = 4

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from avatard.models import checkpoint
-from avatard.models.mcvdm.autoencoder import Planes
 from avatard.models.mcvdm.landmark_encoder import CHANNELS, Geometry, condition_maps
+from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import Mcvdm, McvdmConfig, pack, unpack
 from avatard.models.mcvdm.unet import UNet, identity_planes
 from tests.support.tiny_mcvdm import TINY, tiny

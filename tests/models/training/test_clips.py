@@ -1,9 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 
 from avatard.models.face.pose import Pose
 from avatard.models.face.topology import MESH_TO_68
-from avatard.models.training.clips import Clip, Entry, is_validation, read_index, unseen_people, write_index
+from avatard.models.training.clips import Clip, DataError, Entry, in_turns, read_index, unseen_people, write_index
 
 
 def write(path, frames: int = 3, audio: bool = True) -> dict[str, np.ndarray]:
@@ -76,26 +78,37 @@ def test_a_damaged_frame_is_named(tmp_path):
 def test_the_index_comes_back_one_clip_a_line(tmp_path):
     entries = [
         Entry("lrw_ar", "1", "a01", 30, "lrw_ar/1.safetensors"),
-        Entry("lrw_ar", "2", "a04", 30, "lrw_ar/2.safetensors"),
+        Entry("lrw_ar", "2", "a04", 30, "lrw_ar/2.safetensors", "validation"),
     ]
     write_index(tmp_path, entries)
     assert read_index(tmp_path) == entries
     assert (tmp_path / "index.json").read_text().count("\n") == 4
-    assert [entry.validation for entry in entries] == [False, True]
-    with pytest.raises(FileNotFoundError, match=r"run scripts/prepare_data\.py first"):
+    with pytest.raises(DataError, match=r"run scripts/prepare_data\.py first"):
         read_index(tmp_path / "elsewhere")
 
 
-def test_to_shipped_weights_other_sources_are_new_and_to_ones_own_the_validation_people():
-    own = [Entry("elsewhere", f"{n}", f"{n}", 30, "") for n in range(1000)]
-    seen, kept = Entry("lrw_ar", "1", "a05", 30, ""), Entry("lrw_ar", "2", "a04", 30, "")
-    assert unseen_people([seen, kept, *own], shipped=True) == [kept, *own]
-    assert 90 < len(unseen_people([seen, kept, *own], shipped=False)) < 160
+def test_an_index_without_splits_is_completed_by_the_table(tmp_path):
+    row = {"clip": "1", "frames": 30, "path": "x"}
+    people = [("lrw_ar", "a04"), ("lrw_ar", "a01"), ("factory", "b"), ("factory_validation", "b"), ("mine", "k")]
+    rows = [row | {"source": source, "speaker": speaker} for source, speaker in people]
+    (tmp_path / "index.json").write_text(json.dumps([*rows, rows[0] | {"split": "test"}]))
+    entries = read_index(tmp_path)
+    assert [e.split for e in entries] == ["validation", "train", "train", "validation", "validation", "test"]
+    assert [e.animated for e in entries] == [False, False, True, True, False, False]
 
 
-def test_validation_people_are_fixed():
-    assert is_validation("lrw_ar", "b21") and not is_validation("lrw_ar", "b01")
-    assert not is_validation("grid_s1", "a04")
-    chosen = [is_validation("officials", f"{n:06d}") for n in range(1000)]
-    assert 90 < sum(chosen) < 160
-    assert [is_validation("synthetic", f"{n:06d}") for n in range(1000)] == chosen
+def test_to_shipped_weights_other_sources_are_new_and_to_ones_own_the_people_kept_out():
+    own = Entry("elsewhere", "1", "a", 30, "")
+    seen, kept = Entry("lrw_ar", "1", "a05", 30, ""), Entry("lrw_ar", "2", "a04", 30, "", "validation")
+    tested = Entry("lrw_ar", "3", "a06", 30, "", "test")
+    assert unseen_people([seen, kept, tested, own], shipped=True) == [kept, tested, own]
+    assert unseen_people([seen, kept, tested, own], shipped=False) == [kept, tested]
+
+
+def test_everyone_comes_once_before_anyone_comes_twice():
+    entries = [Entry("s", f"{n}", speaker, 1, "") for n, speaker in enumerate(["b", "a", "a", "a", "b"])]
+    assert [(entry.speaker, entry.clip) for entry in in_turns(entries)] == [
+        *(("a", "1"), ("b", "0")),
+        *(("a", "2"), ("b", "4")),
+        ("a", "3"),
+    ]

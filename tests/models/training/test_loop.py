@@ -7,13 +7,12 @@ from torch import nn
 
 from avatard.models.training.loop import (
     CsvLog,
-    Ema,
-    cosine,
+    averaged_model,
     load_state,
-    parse_mix,
     restore_optimizer,
     save_state,
     sheet,
+    warmup_cosine,
 )
 
 
@@ -43,25 +42,29 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path):
 
 def test_the_average_follows_quickly_at_first_and_slowly_later():
     network = nn.Linear(1, 1)
-    ema = Ema(network, decay=0.9)
-    start = ema.weights["weight"].clone()
-    with torch.no_grad():
-        network.weight += 1
-    ema.update(network, step=0)
-    assert (ema.weights["weight"] - start).item() == pytest.approx(0.9)
-    before = ema.weights["weight"].clone()
-    with torch.no_grad():
-        network.weight += 1
-    ema.update(network, step=10_000)
-    assert (ema.weights["weight"] - before).item() == pytest.approx(0.1 * 1.1)
+    averaged = averaged_model(network, decay=0.9)
+    weight = averaged.module.get_parameter("weight")
+    averaged.update_parameters(network)
+
+    def follow() -> float:
+        """How much of a change of 1 the average takes over."""
+        before = weight.clone()
+        with torch.no_grad():
+            network.weight.copy_(before + 1)
+        averaged.update_parameters(network)
+        return float((weight - before).detach())
+
+    assert follow() == pytest.approx(9 / 11)
+    averaged.n_averaged += 10_000
+    assert follow() == pytest.approx(0.1)
 
 
 def test_the_rate_warms_up_and_decays_to_its_floor():
-    rates = [cosine(n, 1000, warmup=100, floor=0.1) for n in range(1000)]
+    rates = [warmup_cosine(n, 1000, warmup=100, floor=0.1) for n in range(1000)]
     assert rates[:100] == sorted(rates[:100])
     assert rates[100:] == sorted(rates[100:], reverse=True)
     assert max(rates) == 1
-    assert cosine(5000, 1000, warmup=100, floor=0.1) == pytest.approx(0.1)
+    assert warmup_cosine(5000, 1000, warmup=100, floor=0.1) == pytest.approx(0.1)
 
 
 def test_rows_are_appended_under_one_header(tmp_path):
@@ -79,9 +82,3 @@ def test_a_sheet_has_a_row_of_pictures_per_clip(tmp_path):
     assert picture.shape == (16, 24, 3)
     assert picture[0, 0].tolist() == [0, 0, 255]
     assert picture[15, 23].tolist() == [255, 255, 0]
-
-
-def test_mixes_are_read_and_faults_named():
-    assert parse_mix("lrw_ar=0.6, factory=0.4") == {"lrw_ar": 0.6, "factory": 0.4}
-    with pytest.raises(ValueError, match="expected SOURCE=SHARE, got 'factory'"):
-        parse_mix("lrw_ar=1,factory")

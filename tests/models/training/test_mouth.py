@@ -11,11 +11,12 @@ from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
 from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH
-from avatard.models.training.clips import is_validation
+from avatard.models.training.clips import DataError
 from avatard.models.training.mouth.dataset import Mouths, part_of, read_mouths, write_mouths
 from avatard.models.training.mouth.loss import PATCH, Discriminator, Doubt, Objective, hints, patches, soften
 from avatard.models.training.mouth.regenerate import regenerate
 from avatard.models.training.mouth.validation import Group, Validation
+from avatard.models.training.splits import SplitTable
 from tests.support.mouths import PEOPLE, mouth, write_folder
 from tests.support.tiny_mcvdm import frontal, someone, tiny
 
@@ -43,7 +44,11 @@ def batch(mouths):
 def test_people_kept_out_of_mcvdms_training_are_kept_out_of_this_one(source):
     names = [f"{n}" for n in range(2000)]
     parts = [part_of(source, name) for name in names]
-    assert all(part != "train" for part, name in zip(parts, names, strict=True) if is_validation(source, name))
+    assert all(
+        part != "train"
+        for part, name in zip(parts, names, strict=True)
+        if SplitTable().split(source, name) == "validation"
+    )
     assert parts.count("test") > 0.04 * len(names)
     assert parts.count("validation") > 0.04 * len(names)
     assert parts == [part_of(source, name) for name in names]
@@ -63,7 +68,7 @@ def test_mouths_survive_being_written(folder):
 
 
 def test_a_folder_without_mouths_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"run scripts/prepare_mouths\.py"):
+    with pytest.raises(DataError, match=r"run scripts/prepare_mouths\.py"):
         Mouths(tmp_path, "train")
 
 

@@ -1,0 +1,74 @@
+"""What is behind the person: the photograph's own background, a colour or another picture."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avatard.engine.plate import Plate
+from avatard.errors import UserError
+from avatard.media.image_file import load_image
+from avatard.models.face.matte import Matting, foreground
+
+Pixels = NDArray[np.uint8]
+
+
+class BackgroundError(UserError):
+    """A background that cannot be used."""
+
+    CODE = "background"
+
+
+@dataclass(frozen=True)
+class Background:
+    """A colour or a picture behind every person."""
+
+    picture: Pixels  # [H, W, 3] RGB; of a colour a single pixel
+    matting: Matting
+
+    @classmethod
+    def of(cls, setting: str) -> Background | None:
+        """From `picture.background` of the configuration; None keeps the photograph's own.
+
+        Raises:
+            BackgroundError: neither a colour nor a picture file.
+            ImageError: a file that is no picture.
+        """
+        if setting == "keep":
+            return None
+        if setting.startswith("#"):
+            if not re.fullmatch("#[0-9A-Fa-f]{6}", setting):
+                raise BackgroundError(f"picture.background = {setting!r}: expected a colour such as #20A040")
+            colour = bytes.fromhex(setting[1:])
+            return cls(np.frombuffer(colour, np.uint8).reshape(1, 1, 3), Matting())
+        return cls(load_image(setting), Matting())
+
+    def filled(self, width: int, height: int) -> Pixels:
+        """A whole frame of it `[height, width, 3]`: a picture covers it, from its middle."""
+        tall, wide = self.picture.shape[:2]
+        if (tall, wide) == (1, 1):
+            return np.tile(self.picture, (height, width, 1))
+        factor = max(width / wide, height / tall)
+        size = (max(width, round(wide * factor)), max(height, round(tall * factor)))
+        method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+        large = cv2.resize(self.picture, size, interpolation=method)
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        return np.asarray(large[top : top + height, left : left + width], np.uint8)
+
+    def cut(self, plate: Plate, alpha: Pixels | None, person: tuple[float, float]) -> Plate:
+        """The person of a plate, without what was behind.
+
+        Args:
+            plate: of the photograph.
+            alpha: how opaque the photograph's own pixels are, as the plate shows them, if it says so: its own cut.
+            person: a point of the face in pixels of the frame.
+        """
+        x, y = person[0] - plate.left, person[1] - plate.top
+        rgb = np.ascontiguousarray(plate.pixels[..., :3])
+        matte = alpha.astype(np.float32) / np.float32(255) if alpha is not None else self.matting(rgb, (x, y))
+        cut = np.dstack([foreground(rgb, matte), np.rint(255 * matte).astype(np.uint8)])
+        return Plate(cut, plate.left, plate.top)

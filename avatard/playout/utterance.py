@@ -1,0 +1,31 @@
+"""What one speaker says between two pauses of their own choosing, counted from the sender to the viewer's ear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+@dataclass(slots=True, eq=False)
+class Utterance:
+    """Everything pushed up to an end of utterance. All counts are samples at 16 kHz."""
+
+    id: str
+    pushed: int = 0  # taken from the sender
+    played: int = 0
+    started: bool = False  # its first sample was played
+    announced: bool = False  # listeners were told that it started
+    ended: bool = False
+    interrupted: bool = False
+
+    @property
+    def dropped(self) -> int:
+        """Taken from the sender and never heard."""
+        return max(0, self.pushed - self.played) if self.ended else 0
+
+
+class UtteranceChange(NamedTuple):
+    """An utterance starts or ends."""
+
+    utterance: Utterance
+    state: Literal["started", "ended"]

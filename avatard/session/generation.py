@@ -1,0 +1,151 @@
+"""Generation: keeps the inference process in step with the scheduler, whatever becomes of either."""
+
+from __future__ import annotations
+
+import logging
+
+from avatard.config import Stream
+from avatard.frame import Frame
+from avatard.inference import ipc
+from avatard.inference.supervisor import Supervisor
+from avatard.playout.scheduler import Scheduler, StartEpoch
+from avatard.portrait import Portrait
+from avatard.protocols import events
+from avatard.session.adaptation import LatencyEstimator, LoadController, first_estimate
+from avatard.session.events import EventBus
+from avatard.session.metrics import Metrics
+from avatard.session.playout_loop import PlayoutLoop
+from avatard.timebase import FPS
+
+logger = logging.getLogger(__name__)
+
+
+class Generation:
+    """Forwards the scheduler's work to the inference process, and its frames back.
+
+    Args:
+        stream: the configuration of the stream.
+        supervisor: runs the inference process.
+        scheduler: what is played when.
+        playout: plays the frames.
+        bus: told of what happens.
+        metrics: told of what it costs.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        supervisor: Supervisor,
+        scheduler: Scheduler,
+        playout: PlayoutLoop,
+        bus: EventBus,
+        metrics: Metrics,
+    ) -> None:
+        self.digest = ""
+        self.at_rest: Frame | None = None  # the portrait
+        self.supervisor = supervisor
+        self._speaking = False  # while speech is heard the latency stays
+        self._stream = stream
+        self._scheduler = scheduler
+        self._playout = playout
+        self._bus = bus
+        self._metrics = metrics
+        self._latency = LatencyEstimator()
+        self._load = LoadController(stream)
+
+    async def start(self) -> None:
+        """Start the inference process and wait until it is warm. Raises `WorkerError`."""
+        await self.supervisor.start(self)
+
+    async def stop(self) -> None:
+        """Stop the inference process."""
+        await self.supervisor.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a warm inference process waits for work."""
+        return self.supervisor.ready
+
+    @property
+    def level(self) -> ipc.QualityLevel:
+        """The quality level now."""
+        return self._load.level
+
+    def dispatch(self) -> None:
+        """Forward what the networks have not had yet."""
+        now = self._playout.position
+        for command in self._scheduler.poll(now):
+            if isinstance(command, StartEpoch):
+                self.supervisor.start_epoch(command.epoch, command.first_frame)
+                self._latency.epoch_started()
+            else:
+                self.supervisor.push_audio(command.epoch, command.samples)
+                self._latency.audio_sent(command, now)
+
+    def frame_played(self, speaking: bool) -> None:
+        """Begin anew if the frames are hopelessly late, and a process is there that could make them.
+
+        Args:
+            speaking: whether the frame is part of speech.
+        """
+        self._speaking = speaking
+        if self.supervisor.ready and self._scheduler.catch_up(self._playout.position):
+            self._latency.fell_behind()
+
+    async def identify(self, portrait: Portrait) -> str:
+        """Show another person from now on, without a break for anybody; their digest.
+
+        Raises:
+            PortraitError: the portrait cannot be used.
+            WorkerError: the inference process is restarting.
+        """
+        self.digest, self.at_rest = await self.supervisor.identify(portrait)
+        self._scheduler.forget_face()
+        if self._playout.playing:
+            self._scheduler.restart(self._playout.position)
+        else:
+            self._scheduler.show(self.at_rest)
+        self._bus.emit(events.Identity(digest=self.digest))
+        return self.digest
+
+    def worker_ready(self, ready: ipc.Ready, portrait: Frame) -> None:
+        """Start, or go on with the sound where it is now."""
+        logger.info("inference process ready", extra={"hop_seconds": round(ready.hop_seconds, 4)})
+        self.digest, self.at_rest = ready.digest, portrait
+        self._latency, self._load = LatencyEstimator(), LoadController(self._stream)
+        self._metrics.quality(self.level)
+        if self._playout.playing:
+            self._scheduler.restart(self._playout.position)
+        elif self._scheduler.counters.played == 0:
+            self._scheduler.retime(first_estimate(ready.hop_seconds))
+            self._scheduler.show(portrait)
+        self._bus.emit(events.Ready(identity=self.digest))
+
+    def frames_ready(self, ready: ipc.FramesReady, frames: list[Frame]) -> None:
+        """Queue frames for the play-out."""
+        self._scheduler.add(ready.epoch, ready.first, frames)
+        self._metrics.frames_ready(ready.count, ready.motion_seconds, ready.video_seconds)
+        self._latency.frames_ready(ready, self._scheduler, self._playout.position)
+        self._load.frames_ready(ready)
+        if not self._speaking:
+            self._latency.retime(self._scheduler)
+        before = self.level.frame_stride
+        if self._load.decide() is not None:
+            self._set_quality(self.level, restart=self.level.frame_stride != before)
+
+    def _set_quality(self, level: ipc.QualityLevel, restart: bool) -> None:
+        """Use this level from now on, and say so; another frame rate begins with an epoch."""
+        self.supervisor.set_quality(level)
+        if restart:
+            self._scheduler.restart(self._playout.position)
+        self._metrics.quality(level)
+        rate = FPS / level.frame_stride
+        self._bus.emit(
+            events.Quality(pictures_per_second=rate, motion_steps=level.motion_steps, video_steps=level.video_steps)
+        )
+
+    def worker_lost(self, reason: str) -> None:
+        """The last frame stays and the sound goes on until there is a new process."""
+        self._metrics.restarts.inc()
+        message = f"the inference process is restarting: {reason}"
+        self._bus.emit(events.Error(message=message, code="worker-restart"))

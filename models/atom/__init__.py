@@ -1,0 +1,1 @@
+"""AToM-Net, the motion network: speech features and one face → 3D landmarks."""

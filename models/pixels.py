@@ -1,0 +1,26 @@
+"""Pictures as bytes, 0 to 255, and as tensors in [-1, 1], which the networks see."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Pictures = NDArray[np.uint8]
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Bytes → [-1, 1], any shape."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_tensor(pictures: Pictures) -> Tensor:
+    """`[N, H, W, 3]` → `[N, 3, H, W]` in [-1, 1]."""
+    return normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+
+
+def to_bytes(pictures: Tensor) -> Pictures:
+    """The inverse of `to_tensor`, clipped and rounded."""
+    pixels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return np.asarray(pixels.permute(0, 2, 3, 1).contiguous())

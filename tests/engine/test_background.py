@@ -1,0 +1,105 @@
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from avatard.engine.background import Background, BackgroundError
+from avatard.engine.compositor import Compositor
+from avatard.engine.framing import frame_identity
+from avatard.engine.identity import Identity
+from avatard.media.image_file import ImageError
+from avatard.models.face.matte import Matting, foreground
+from avatard.models.mcvdm.decoder import Layers
+from tests.support.faces import PORTRAIT, networks, portrait
+
+GREEN = (0, 200, 40)
+
+
+@pytest.fixture(scope="module")
+def identity() -> Identity:
+    return Identity.load(PORTRAIT, mesh=networks())
+
+
+def still(flow: float = 0.0) -> Layers:
+    moved = np.full((2, 64, 64), flow * 2 / 256, np.float32)
+    window = (slice(56, 232), slice(40, 216))
+    return Layers(moved, np.zeros((176, 176, 3), np.uint8), np.full((176, 176), 255, np.uint8), window)
+
+
+def test_the_photographs_own_background_is_kept():
+    assert Background.of("keep") is None
+
+
+def test_a_colour_stands_behind_the_person(identity):
+    one = Compositor(identity, frame_identity(identity, "head", 512), Background.of("#00C828"))
+    for corner in (one.still[:40, :40], one.still[:40, -40:]):
+        np.testing.assert_allclose(corner.reshape(-1, 3), np.broadcast_to(GREEN, (1600, 3)), atol=2)
+    kept = Compositor(identity, frame_identity(identity, "head", 512))
+    middle = slice(180, 300), slice(200, 300)
+    np.testing.assert_allclose(one.still[middle].astype(int), kept.still[middle].astype(int), atol=3)
+
+
+def test_the_background_stands_still_when_the_head_moves(identity, tmp_path):
+    y, x = np.mgrid[:300, :200]
+    stripes = np.repeat(np.where(x // 5 % 2, 220, 20).astype(np.uint8)[..., None], 3, axis=2)
+    Image.fromarray(stripes).save(tmp_path / "wall.png")
+    background = Background.of(str(tmp_path / "wall.png"))
+    one = Compositor(identity, frame_identity(identity, "head", 512), background)
+    rest, moved = one.frame(still()), one.frame(still(6.0))
+    assert rest.shape == (484, 484, 3)
+    np.testing.assert_array_equal(rest[60:200, :80], moved[60:200, :80])
+    assert np.abs(rest[200:300, 200:300].astype(int) - moved[200:300, 200:300]).mean() > 2
+
+
+def test_the_photographs_own_alpha_is_the_matte(tmp_path):
+    height, width, _ = portrait().shape
+    alpha = np.zeros((height, width), np.uint8)
+    cv2.circle(alpha, (width // 2, height // 2), 110, 255, -1)
+    Image.fromarray(np.dstack([portrait(), alpha])).save(tmp_path / "cut.png")
+    cut = Identity.load(tmp_path / "cut.png", mesh=networks())
+    assert cut.alpha is not None and cut.alpha.shape == (height, width)
+    one = Compositor(cut, frame_identity(cut, "photo", 512), Background.of("#00C828"))
+    np.testing.assert_allclose(one.still[2:10, 2:10].reshape(-1, 3), np.broadcast_to(GREEN, (64, 3)), atol=2)
+    # No white of the file's transparent parts around the cut.
+    edge = one.still[240, 470:500].astype(int)
+    assert not ((edge > 215).all(axis=1)).any()
+
+
+def test_a_portrait_that_is_wholly_transparent_is_refused(tmp_path):
+    Image.fromarray(np.dstack([portrait(), np.zeros(portrait().shape[:2], np.uint8)])).save(tmp_path / "nobody.png")
+    with pytest.raises(ImageError, match=r"nobody\.png is transparent everywhere: there is nothing to show$"):
+        Identity.load(tmp_path / "nobody.png", mesh=networks())
+
+
+def test_backgrounds_that_cannot_be_used_are_one_line(tmp_path):
+    with pytest.raises(BackgroundError, match="picture.background = '#12345': expected a colour such as #20A040"):
+        Background.of("#12345")
+    with pytest.raises(ImageError, match=r"wall\.png: no such file; give the path of a picture"):
+        Background.of(str(tmp_path / "wall.png"))
+
+
+@pytest.mark.parametrize("size", [(30, 20), (400, 100), (100, 400), (640, 480)])
+def test_a_picture_covers_the_whole_frame(size):
+    picture = np.full((*size, 3), 90, np.uint8)
+    filled = Background(picture, SimpleNamespace()).filled(320, 240)  # type: ignore[arg-type]
+    assert filled.shape == (240, 320, 3) and (filled == 90).all()
+
+
+def test_the_matte_is_of_the_person():
+    matte = Matting()(portrait(), (150.0, 150.0))
+    assert matte.shape == portrait().shape[:2] and 0 <= matte.min() and matte.max() <= 1
+    assert matte[120:180, 120:180].min() > 0.95
+    assert matte[:20, :60].max() < 0.05
+
+
+def test_half_transparent_pixels_take_the_persons_colour():
+    picture = np.full((40, 60, 3), (0, 0, 255), np.uint8)
+    picture[:, :30] = (200, 50, 0)
+    matte = np.zeros((40, 60), np.float32)
+    matte[:, :28], matte[:, 28:32] = 1.0, 0.5
+    picture[:, 28:32] = (100, 25, 128)
+    clean = foreground(picture, matte)
+    np.testing.assert_allclose(clean[:, 28:34].reshape(-1, 3), np.broadcast_to((200, 50, 0), (240, 3)), atol=3)
+    np.testing.assert_array_equal(clean[:, :28], picture[:, :28])

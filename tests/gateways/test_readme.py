@@ -1,0 +1,34 @@
+"""protocols/README.md names the routes and the hello of this daemon."""
+
+import json
+import re
+
+import msgspec
+
+from avatard.gateways.http import Server
+from avatard.gateways.websocket import Hello
+from avatard.session.session import Session
+from tests.support.paths import ROOT
+from tests.support.serving import config, portrait
+
+README = (ROOT / "protocols" / "README.md").read_text(encoding="utf-8")
+
+
+async def test_every_route_is_documented():
+    served = {
+        resource.canonical
+        for resource in Server(config(), Session(config(), portrait())).application().router.resources()
+    }
+    documented = set(re.findall(r"`(?:GET |POST |PATCH |DELETE )?(/[\w/]*)[^`]*`", README.split("## WebRTC")[0]))
+    known = {path.replace("/{name}", "/ID").removesuffix("/") or "/" for path in served} - {"/web"}
+    assert known - {"/whip/ID", "/whep/ID"} <= documented
+    assert "/whep/ID" in README and "/whip/ID" in README
+
+
+def test_the_hello_is_documented():
+    section = README.split("## WebSocket")[1].split("\n## ")[0]
+    hello = json.loads(section.split("```json\n")[1].split("\n```")[0])
+    assert set(hello) == set(Hello.__struct_fields__)
+    assert msgspec.convert(hello, Hello) == Hello(sample_rate=hello["sample_rate"])
+    for key in hello:
+        assert f"| `{key}` |" in section
