@@ -3,7 +3,11 @@ import torch
 
 from avatard.models import checkpoint
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig, blurred, fill, observe
+from avatard.models.training.mouth.dataset import MIDDLE, Light, Lips, view
+from tests.support.mouths import mouth
 
+#: Of the shipped weights: mean red, green and blue in the mask, and the standard deviation of all that is painted.
+GOLDEN_COLOUR, GOLDEN_SPREAD = [0.4992, 0.366, 0.3039], 0.186
 TINY = PainterConfig(widths=(8, 12), full=4, code=3)
 
 
@@ -98,3 +102,18 @@ def test_upsampling_draws_no_checkerboard(painter, mask):
     # Away from the borders and of rows that differ by their coordinate alone, columns must be alike.
     middle = painted[..., 4 * size : -4 * size, 8 * size : -8 * size]
     assert (middle[..., 1:] - middle[..., :-1]).abs().max() < 0.1 * painted.std()
+
+
+def test_the_shipped_weights_paint_what_they_did():
+    """A made-up mouth: what is told of its colours is kept, and the detail is the weights' own."""
+    picture = mouth("anyone", 0.25)
+    window, mask = (torch.from_numpy(x) for x in view(picture, MIDDLE, Lips(), Light()))
+    window, mask = window.permute(2, 0, 1)[None], mask[None, None]
+    painter = MouthPainter.load()
+    hint = torch.cat([blurred(window, mask), torch.ones_like(mask)], dim=1)
+    painted = painter(observe(window, mask, hint), torch.zeros(1, painter.config.code))
+    inside = (painted * mask).sum((2, 3))[0] / mask.sum()
+    told = (window * mask).sum((2, 3))[0] / mask.sum()
+    assert (inside - told).abs().max() < 0.2
+    assert inside.tolist() == pytest.approx(GOLDEN_COLOUR, abs=2e-3)
+    assert float((painted * mask).std()) == pytest.approx(GOLDEN_SPREAD, abs=2e-3)
