@@ -26,6 +26,7 @@ from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
 from avatard.engine.video_stream import PreparedPortrait, VideoStream
 from avatard.frame import Frame, HeadPose, Samples
+from avatard.inference.engine_api import Timer, untimed
 from avatard.models.atom.model import Atom
 from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
@@ -83,12 +84,15 @@ class NeuralStream:
     With a frame stride of 2 the video network renders every second frame; the face in between is known all the same.
     """
 
-    def __init__(self, motion: MotionStream, video: VideoStream, person: Person, first: int, stride: int) -> None:
+    def __init__(
+        self, motion: MotionStream, video: VideoStream, person: Person, first: int, stride: int, timer: Timer
+    ) -> None:
         self._motion = motion
         self._video = video
         self._person = person
         self._first = first
         self._stride = stride
+        self._timer = timer
         self._waiting: dict[int, tuple[NDArray[np.float32], Pose, Eyes]] = {}
 
     def motion(self, samples: Samples) -> Iterator[PosedMotion]:
@@ -114,7 +118,8 @@ class NeuralStream:
     def _frames(self, first: int, layers: Layers) -> Iterator[Frame]:
         """The frames that one rendered frame stands for, from `first` on."""
         waiting = [self._waiting.pop(first + k) for k in range(self._stride)]
-        pixels = self._person.compositor.frame(layers, waiting[0][2])
+        with self._timer("compositor"):
+            pixels = self._person.compositor.frame(layers, waiting[0][2])
         return (self._person.frame(pixels, *motion) for motion in waiting)
 
 
@@ -128,6 +133,7 @@ class NeuralEngine:
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
+        self.timer: Timer = untimed
         self._config = config
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
@@ -176,6 +182,7 @@ class NeuralEngine:
             noise=self._config.motion.noise,
             idle=person.idle,
             start_from_portrait=person.start_from_portrait,
+            timer=self.timer,
         )
         video = VideoStream(
             self._mcvdm,
@@ -186,11 +193,12 @@ class NeuralEngine:
             hop=stream.hop_frames // stride,
             fade=stream.fade_frames // stride,
             steps=video_steps,
+            timer=self.timer,
         )
         # After an interrupt the mouth is to be closed, not to smile as in the portrait.
         person.start_from_portrait = person.start_from_portrait and warm_up
         self._streams = (motion, video)
-        return NeuralStream(motion, video, person, first_frame, stride)
+        return NeuralStream(motion, video, person, first_frame, stride, self.timer)
 
     def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int) -> None:
         """See `engine_api.Engine`; a stride must divide the hop."""

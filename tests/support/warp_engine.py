@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from avatard.config import Config
 from avatard.frame import Backdrop, Frame, HeadPose, Rectangle, Samples
-from avatard.inference.engine_api import EngineError
+from avatard.inference.engine_api import EngineError, Timer, untimed
 from avatard.portrait import Portrait
 from avatard.timebase import SAMPLES_PER_FRAME, SAMPLES_PER_MS
 
@@ -62,6 +62,7 @@ class WarpEngine:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.timer: Timer = untimed
         self.portrait = np.zeros((SIZE, SIZE, 3), np.uint8)
         self.backdrop = Backdrop(self.portrait, MOUTH)
 
