@@ -41,7 +41,7 @@ EDGE: Final = 28.0
 #: The photograph is sampled from twice its pixels, made bicubically, by linear interpolation: that is sharp, equally so
 #: at any phase, and a third of a bicubic's cost. What it dulls in the finest detail is added before.
 OVERSAMPLING: Final = 2
-SHARPEN: Final = 0.05
+SHARPEN: Final = 0.06
 PADDING: Final = 24
 #: Vertex of the mesh at the tip of the nose.
 NOSE: Final = 4
