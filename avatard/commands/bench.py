@@ -91,7 +91,7 @@ def throughput(engine: Engine, config: Config, seconds: float, size: tuple[int, 
         with Mp4Writer(Path(folder) / "bench.mp4", size) as writer:
             for played in play_out(engine, np.array_split(voice(seconds), round(seconds * FPS)), config):
                 assert played.picture is not None
-                writer.write(played.picture.pixels)
+                writer.write(played.picture.rgb)
                 waited = monotonic() - began if waited is None else waited
                 frames += 1
         wall = monotonic() - began

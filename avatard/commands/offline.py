@@ -58,7 +58,7 @@ class OfflinePipeline:
         samples: NDArray[np.float32] = np.divide(voice, 32768, dtype=np.float32)
         played = [entry.picture for entry in play_out(self._engine, [samples], self._config)]
         frames = [frame for frame in played if frame is not None]
-        return GeneratedClip(np.stack([f.pixels for f in frames]), np.stack([f.landmarks for f in frames]))
+        return GeneratedClip(np.stack([f.rgb for f in frames]), np.stack([f.landmarks for f in frames]))
 
 
 def portrait_of(pixels: NDArray[np.uint8]) -> Portrait:

@@ -139,6 +139,7 @@ class NeuralEngine:
         self._atom = Atom.load(config.motion.weights)
         self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
+        self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._background = Background.of(config.picture.background)
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1)
         self._person: Person | None = None
@@ -147,7 +148,9 @@ class NeuralEngine:
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
         identity = Identity.find(portrait)
-        framing = frame_identity(identity, self._config.picture.framing, self._config.picture.size)
+        picture = self._config.picture
+        framing = frame_identity(identity, picture.framing, picture.size, self._size)
+        self._size = (framing.width, framing.height)
         compositor = Compositor(identity, framing, self._background)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)

@@ -169,7 +169,7 @@ class Server:
         picture = self.session.generation.at_rest
         if picture is None:
             raise web.HTTPServiceUnavailable(text="the avatar is starting", headers={hdrs.RETRY_AFTER: "2"})
-        data = await asyncio.to_thread(encode_image, picture.pixels, ImageFormat("jpeg", 90))
+        data = await asyncio.to_thread(encode_image, picture.rgb, ImageFormat("jpeg", 90))
         return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     async def _status(self, request: web.Request) -> web.Response:
