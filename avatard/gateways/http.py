@@ -16,6 +16,7 @@ from aiohttp import WSCloseCode, hdrs, web
 from avatard.config import Config
 from avatard.config import Server as ServerConfig
 from avatard.errors import UserError
+from avatard.gateways.first_portrait import add_first_portrait
 from avatard.gateways.middleware import TOKEN_COOKIE, admission, allow_origins, answer_errors
 from avatard.gateways.webrtc import PeerRegistry
 from avatard.gateways.websocket import serve_agent
@@ -110,6 +111,7 @@ class Server:
         app.router.add_patch("/api/offer", self._candidates)
         app.router.add_post("/api/interrupt", self._interrupt)
         app.router.add_post("/api/identity", self._identity)
+        add_first_portrait(app, self.session)
         app.router.add_get("/api/status", self._status)
         app.router.add_get("/api/portrait", self._portrait)
         app.router.add_get("/ws/audio", self._audio)
@@ -179,7 +181,7 @@ class Server:
         try:
             digest = await self.session.identify(Portrait(data, int(face)))
         except PortraitError as error:
-            raise web.HTTPUnprocessableEntity(text=str(error)) from None
+            raise web.HTTPUnprocessableEntity(text=str(error)) from error
         except WorkerError as error:
             raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: "5"}) from None
         return web.json_response({"identity": digest})

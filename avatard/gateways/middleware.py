@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 from aiohttp import hdrs, web
 
 from avatard.config import Server
+from avatard.errors import UserError
+from avatard.gateways.login import login_page, wants_login_page
 from avatard.protocols.endpoint import is_loopback
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ def admission(server: Server) -> Any:
         if server.token and not _authorised(request, server.token):
             if shared and request.method == hdrs.METH_OPTIONS:  # a page's preflight, which carries no token
                 return web.Response(status=204)
+            if wants_login_page(request):
+                return login_page(request)
             raise web.HTTPUnauthorized(text="expected Authorization: Bearer", headers={"WWW-Authenticate": "Bearer"})
         host = request.headers.get(hdrs.HOST)
         if local and host is not None and _split(f"//{host}").hostname not in names:
@@ -84,7 +88,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        response = web.json_response({"error": error.text}, status=error.status)
+        cause = error.__cause__
+        details = {**cause.fields, "code": cause.code} if isinstance(cause, UserError) else {}
+        response = web.json_response({**details, "error": error.text}, status=error.status)
         kept = (hdrs.RETRY_AFTER, "WWW-Authenticate", hdrs.ALLOW)
         response.headers.update({name: error.headers[name] for name in kept if name in error.headers})
     except ConnectionError:
