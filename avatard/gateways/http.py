@@ -16,6 +16,7 @@ from avatard.config import Config
 from avatard.config import Server as ServerConfig
 from avatard.errors import UserError
 from avatard.gateways.connections import HEAD_SECONDS, IDLE_SECONDS, ConnectionLimiter
+from avatard.gateways.first_portrait import add_first_portrait
 from avatard.gateways.middleware import (
     TOKEN_COOKIE,
     authentication,
@@ -139,6 +140,7 @@ class Server:
         app.router.add_static("/web", _web_folder(), append_version=False)
         app.router.add_post("/api/interrupt", self._interrupt)
         app.router.add_post("/api/identity", self._identity)
+        add_first_portrait(app, self.session)
         app.router.add_get("/api/status", self._status)
         app.router.add_get("/api/portrait", self._portrait)
         app.router.add_get("/ws/audio", self._audio)
