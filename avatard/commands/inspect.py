@@ -12,6 +12,7 @@ from PIL import Image
 from avatard.config import FramingMode, Picture
 from avatard.engine.framing import Framing, FramingError, frame_identity
 from avatard.engine.identity import Identity
+from avatard.engine.portrait_check import warnings_of
 from avatard.errors import UserError
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.raster import PARTS, raster
@@ -96,7 +97,8 @@ def table(identity: Identity) -> str:
         ),
         "digest": identity.digest,
     }
-    return "\n".join(f"{name:<7} {value}" for name, value in rows.items())
+    lines = [f"{name:<7} {value}" for name, value in rows.items()]
+    return "\n".join([*lines, *(f"note    {warning}" for warning in warnings_of(identity))])
 
 
 def write_overlay(identity: Identity, path: Path) -> None:

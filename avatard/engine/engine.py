@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from avatard.engine.head_pose import DrivingPose, IdlePose
 from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
+from avatard.engine.portrait_check import warnings_of
 from avatard.engine.video_stream import PreparedPortrait, VideoStream
 from avatard.frame import Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
@@ -35,6 +37,8 @@ from avatard.models.mcvdm.decoder import Layers
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
+
+logger = logging.getLogger(__name__)
 
 
 class PosedMotion(NamedTuple):
@@ -148,6 +152,8 @@ class NeuralEngine:
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
         identity = Identity.find(portrait)
+        for warning in warnings_of(identity):
+            logger.warning("portrait", extra={"note": warning})
         picture = self._config.picture
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)

@@ -4,9 +4,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from avatard.cli import app
 from avatard.commands.bench import bench, stages, table, voice
 from avatard.config import Config, Stream
 from tests.support.warp_engine import WarpEngine
@@ -82,9 +80,3 @@ def test_the_voice_is_reproducible_and_in_range():
     assert len(said) == 24_000 and said.dtype == np.float32
     assert 0.1 < np.abs(said).max() <= 1
     np.testing.assert_array_equal(said, voice(1.5))
-
-
-def test_bench_asks_for_a_portrait():
-    ran = CliRunner().invoke(app, ["bench"])
-    assert ran.exit_code == 2
-    assert "--identity" in ran.output
