@@ -27,10 +27,11 @@ const words = {
   waiting: "Not connected, trying again",
 };
 let retryAt = 0;
+let follow = false; // the focus was on a button that is gone when there is a connection
 
 link.addEventListener("state", ({ detail: { state, text, at } }) => {
   const [connected, live] = [state === "live" || state === "watching", state === "live"];
-  const focused = document.activeElement;
+  follow ||= document.activeElement === $("connect");
   retryAt = at ?? 0;
   $("status").dataset.state = stage.dataset.state = state;
   $("status").textContent = words[state];
@@ -54,7 +55,8 @@ link.addEventListener("state", ({ detail: { state, text, at } }) => {
   if (live && microphone) link.connection.speak(microphone.track);
   if (live && waiting) play(waiting);
   if (connected) refreshIdentity();
-  if (focused === $("connect") && connected) $(live ? "microphone" : "disconnect").focus();
+  if (connected && follow) $(live ? "microphone" : "disconnect").focus();
+  if (connected) follow = false;
   showSpeech();
 });
 
