@@ -14,6 +14,9 @@ The JSON has an object for each variant; what is undefined, or was not asked for
     plain_decoder   the autoencoder with the paper's decoder, on real frames (with --plain)
     reconstruction  the autoencoder with the reference-guided decoder, on real frames
     steps_1, 2, 4   streamed generation with that many denoising steps
+
+`checkerboard` and `horizontal_detail` are texture between the lips of open mouths, `mouth_frechet` is the distance of
+crops of them: see avatard/models/evaluation/image_metrics.py.
 """
 
 from __future__ import annotations
@@ -43,10 +46,12 @@ from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.pixels import Pictures, to_bytes
 from avatard.models.training.clips import DataError, read_index, unseen_people
+from avatard.models.training.perceptual import Perceptual
 
 VARIANTS = ("real", "still", "warp", "plain_decoder", "reconstruction", "steps_1", "steps_2", "steps_4")
 KEYS = (
     *("psnr", "ssim", "mouth_psnr", "csim", "cpbd", "mouth_opening_error_px", "flicker_ratio", "seam_ratio"),
+    *("checkerboard", "horizontal_detail", "mouth_frechet"),
     *("latent_shuffled_mouth_psnr", "core_ms_per_frame"),
 )
 SHIPPED = "mcvdm_nano"
@@ -128,6 +133,7 @@ def main(
     plain: Annotated[Path | None, typer.Option(help="State of a plain decoder's training.")] = None,
     faceres: Annotated[Path, typer.Option(help="FaceRes; fetched if it is not there.")] = CACHE,
     identity: Annotated[bool, typer.Option(help="Measure csim, which needs FaceRes.")] = True,
+    perceptual: Annotated[Path | None, typer.Option(help="Its trunk, for mouth_frechet.")] = None,
     seed: int = 0,
 ) -> None:
     """Measure, write and print."""
@@ -137,7 +143,11 @@ def main(
     chosen = choose_clips(data, unseen_people(read_index(data), shipped), clips)
     if not chosen:
         raise DataError(f"{data} has no clips of people that are new to these weights")
-    evaluator = VideoEvaluator(load_or_fetch(faceres) if identity else None, stream.hop_frames)
+    evaluator = VideoEvaluator(
+        load_or_fetch(faceres) if identity else None,
+        stream.hop_frames,
+        perceptual=None if perceptual is None else Perceptual(perceptual),
+    )
     variants, morphable, shown = generators(weights, autoencoder, plain, stream), MorphableModel.load(), Shown()
     for entry in tqdm(chosen, unit="clip", disable=None):
         truth = GroundTruth.of(ReferenceClip.read(data, entry), morphable)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.models.face.topology import OUTER_LIP, interocular
+from avatard.models.face.topology import INNER_LIP, MOUTH, OUTER_LIP, interocular
 
 Pictures = NDArray[np.uint8]
 Floats = NDArray[np.floating]
@@ -113,6 +113,59 @@ def edge_widths(luma: Floats) -> Floats:
         ours = horizontal & (sign * gx > 0)
         widths[ours] = (before + after)[ours]
     return widths
+
+
+#: Pixels between the lips from which texture there is judged.
+LEAST_INSIDE = 60
+#: Height and width of a mouth crop, pixels of a 256-pixel picture: the lips and a little around them, never resampled.
+MOUTH_CROP = (48, 64)
+
+
+def inside_lips(points: Floats, height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels between the inner lips of points `[N, 68, 2+]` (pixels), `[N, height, width]`."""
+    masks = np.zeros((len(points), height, width), np.uint8)
+    for mask, face in zip(masks, points, strict=True):
+        cv2.fillPoly(mask, [np.round(face[INNER_LIP, :2] * 16).astype(np.int32)], 1, shift=4)
+    return masks > 0
+
+
+def checkerboard(pictures: Pictures, inside: NDArray[np.bool_]) -> Floats:
+    """Energy at both Nyquist frequencies in each picture's mask `[N, H, W]`, `[N]`; NaN in small masks.
+
+    RMS of (a - b - c + d) / 4 over squares of 2 × 2 pixels (a, b over c, d) of pictures in [-1, 1]. A measure of
+    texture or sharpness needs it beside: a pattern of period two raises all of them.
+    """
+    return _squares(pictures, inside, (1, -1, -1, 1))
+
+
+def horizontal_detail(pictures: Pictures, inside: NDArray[np.bool_]) -> Floats:
+    """How much neighbouring columns differ in each picture's mask `[N, H, W]`, as teeth make them, `[N]`.
+
+    RMS of (a - b + c - d) / 4, otherwise as `checkerboard`.
+    """
+    return _squares(pictures, inside, (1, -1, 1, -1))
+
+
+def _squares(pictures: Pictures, inside: NDArray[np.bool_], signs: tuple[int, int, int, int]) -> Floats:
+    """RMS of the signed sums of 2 × 2 pixels that lie in the mask as a whole, a quarter of each."""
+    found = np.full(len(pictures), np.nan)
+    corners = [(slice(r, r - 1 or None), slice(c, c - 1 or None)) for r in (0, 1) for c in (0, 1)]
+    for n, (picture, mask) in enumerate(zip(pictures, inside, strict=True)):
+        if mask.sum() < LEAST_INSIDE:
+            continue
+        whole = np.logical_and.reduce([mask[corner] for corner in corners])
+        parts = [sign * (picture[corner][whole] / 127.5) for sign, corner in zip(signs, corners, strict=True)]
+        found[n] = np.sqrt(np.square(np.sum(parts, axis=0) / 4).mean()) if whole.any() else np.nan
+    return found
+
+
+def mouth_crops(pictures: Pictures, points: Floats) -> Pictures:
+    """Crops `[N, 48, 64, 3]` about the lips of points `[N, 68, 2+]` (pixels), moved into the picture."""
+    height, width = pictures.shape[1:3]
+    corners = np.round(points[:, MOUTH, :2].mean(axis=1) - (MOUTH_CROP[1] / 2, MOUTH_CROP[0] / 2)).astype(int)
+    left, top = np.clip(corners, 0, (width - MOUTH_CROP[1], height - MOUTH_CROP[0])).T
+    crops = [p[y : y + MOUTH_CROP[0], x : x + MOUTH_CROP[1]] for p, y, x in zip(pictures, top, left, strict=True)]
+    return np.stack(crops)
 
 
 def cosine(features: Floats, reference: Floats) -> Floats:

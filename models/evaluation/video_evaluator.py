@@ -20,6 +20,7 @@ from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, MESH_VERTICES, MOUTH, mouth_opening
 from avatard.models.pixels import Pictures
 from avatard.models.training.clips import Clip
+from avatard.models.training.perceptual import Perceptual
 
 Floats = NDArray[np.floating]
 Figures = dict[str, float | None]
@@ -36,13 +37,19 @@ class VideoEvaluator:
         hop: frames between two seams.
         inception: for `fid`.
         syncnet: for `lse_d` and `lse_c`.
+        perceptual: for `mouth_frechet`.
     """
 
     def __init__(
-        self, faceres: FaceRes | None, hop: int, inception: Inception | None = None, syncnet: SyncNet | None = None
+        self,
+        faceres: FaceRes | None,
+        hop: int,
+        inception: Inception | None = None,
+        syncnet: SyncNet | None = None,
+        perceptual: Perceptual | None = None,
     ):
         self._faceres, self._hop, self._mesh = faceres, hop, FaceMesh()
-        self._inception, self._syncnet = inception, syncnet
+        self._inception, self._syncnet, self._perceptual = inception, syncnet, perceptual
         self._measured: dict[str, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
 
     def track(self, frames: Pictures) -> Floats:
@@ -69,7 +76,21 @@ class VideoEvaluator:
             lmd_percent_iod=image_metrics.landmark_distances(points, target),
             mouth_lmd_percent_iod=image_metrics.landmark_distances(points, target, MOUTH),
         )
+        self._measure_inside(variant, frames[some], real.points[some])
         self._measure(variant, frames, frames[some], real.portrait, more)
+
+    def _measure_inside(self, variant: str, frames: Pictures, points: Floats) -> None:
+        """Measure texture between the lips, where the real video shows something there."""
+        inside = image_metrics.inside_lips(points, *frames.shape[1:3])
+        self._record(
+            variant,
+            checkerboard=image_metrics.checkerboard(frames, inside),
+            horizontal_detail=image_metrics.horizontal_detail(frames, inside),
+        )
+        shown = inside.sum(axis=(1, 2)) >= image_metrics.LEAST_INSIDE
+        if self._perceptual is not None and shown.any():
+            crops = image_metrics.mouth_crops(frames[shown], points[shown])
+            self._record(variant, mouths=self._perceptual.texture(crops))
 
     def measure(self, variant: str, frames: Pictures, portrait: NDArray[np.uint8], **more: float) -> None:
         """Measure frames that have no target: likeness to the portrait `[256, 256, 3]`, sharpness, steadiness."""
@@ -110,6 +131,7 @@ class VideoEvaluator:
         measured = self._measured[variant]
         flat = {name: np.concatenate(values) for name, values in measured.items()}
         changes, features, inception = flat.pop("changes"), flat.pop("features", None), flat.pop("inception", None)
+        mouths = flat.pop("mouths", None)
         figures = {name: float(np.nanmean(value)) for name, value in flat.items() if not np.isnan(value).all()}
         real = self._measured.get(reference)
         if real:
@@ -120,6 +142,8 @@ class VideoEvaluator:
             figures["frechet"] = image_metrics.frechet(features, np.concatenate(real["features"]))
         if inception is not None and real:
             figures["fid"] = image_metrics.frechet(inception, np.concatenate(real["inception"]))
+        if mouths is not None and real and len(mouths) > 1:
+            figures["mouth_frechet"] = image_metrics.frechet(mouths, np.concatenate(real["mouths"]))
         return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 

@@ -52,6 +52,15 @@ LOWER_LIP: Final = [55, 56, 57, 58, 59, 65, 66, 67]
 UPPER_INNER_LIP: Final = [61, 62, 63]
 LOWER_INNER_LIP: Final = [67, 66, 65]
 
+#: Inner lips of the mesh from the right to the left corner; entry i of the upper lip is over entry i of the lower one.
+UPPER_INNER: Final[NDArray[np.intp]] = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
+LOWER_INNER: Final[NDArray[np.intp]] = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
+MOUTH_CORNERS: Final = (78, 308)
+#: Once around the inner lips, from the right corner over the upper lip.
+INNER_LIP_RING: Final[NDArray[np.intp]] = np.array(
+    [MOUTH_CORNERS[0], *UPPER_INNER, MOUTH_CORNERS[1], *LOWER_INNER[::-1]]
+)
+
 #: Points that speech moves: the mouth and the jaw that hangs below the cheeks (the lip stream of AToM-Net).
 LIP_68: Final[NDArray[np.intp]] = np.array([*range(4, 13), *range(48, 68)])
 #: All others.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from avatard.models.face import warp
 from avatard.models.mcvdm.layers import SLOPE, ResBlock, activate, clips_of, conv, upsample
@@ -197,11 +198,21 @@ class ReferenceDecoder(nn.Module):
     def _paint(self, h: Tensor, warped: Tensor, window: Window) -> tuple[Tensor, Tensor]:
         """The pixels of a window: painted `[B, S, 3, n, n]`, and the warp's share of them `[B, S, 1, n, n]`."""
         h = self.small(upsample(self.to_small(h)) + self.see_pixels(warped.flatten(0, 1)))
-        paint = clips_of(self.paint(h).float().contiguous(), warped)
+        paint = clips_of(without_nyquist(self.paint(h).float().contiguous()), warped)
         keep = torch.sigmoid(4 * torch.tanh(0.1 * paint[:, :, 3:]))
         if not self.training:  # the bound, which keeps gradients alive, would leave a veil of paint on everything
             keep = ((keep - 0.1) / 0.85).clamp(0, 1)
         return paint[:, :, :3], 1 - _fade(FRAME, window, warped) * (1 - keep)
+
+
+def without_nyquist(x: Tensor) -> Tensor:
+    """Pictures `[N, C, H, W]` under a binomial filter of 3 × 3, which takes patterns of period two out.
+
+    A pixel shuffle draws a checkerboard wherever that is the cheapest texture (Odena et al., "Deconvolution and
+    Checkerboard Artifacts", 2016). The paint has little else up there.
+    """
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1)
 
 
 def _bytes(pictures: Tensor) -> Tensor:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from avatard.models.pixels import Pictures, to_tensor
 
 
 def l1(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -15,12 +19,6 @@ def l1(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     if weight is None:
         return difference.mean()
     return (difference * weight).mean() / weight.mean().clamp_min(1e-6)
-
-
-def local_contrast(picture: Tensor, size: int) -> Tensor:
-    """Standard deviation of the pixels in the squares of `size` about each, `[N, C, H, W]` → the same."""
-    mean, power = (F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False) for x in (picture, picture.square()))
-    return (power - mean.square()).clamp_min(1e-5).sqrt()
 
 
 class Perceptual(nn.Module):
@@ -52,6 +50,16 @@ class Perceptual(nn.Module):
                 x = F.relu(F.conv2d(x, self.get_buffer(f"{key}_weight"), self.get_buffer(f"{key}_bias"), padding=1))
             features.append(x)
         return features
+
+    @torch.inference_mode()
+    def texture(self, pictures: Pictures) -> NDArray[np.float32]:
+        """What kinds of texture pictures `[N, H, W, 3]` have: mean and deviation of every channel, `[N, 896]`."""
+        rows = []
+        for picture in pictures:
+            levels = self._features(to_tensor(picture[None].copy()))
+            rows.append(torch.cat([moment for f in levels for moment in (f.mean((2, 3)), f.std((2, 3)))], dim=1))
+        found: NDArray[np.float32] = torch.cat(rows).numpy()
+        return found
 
     def forward(self, picture: Tensor, target: Tensor) -> Tensor:
         """Pictures `[N, 3, H, W]` → mean distance."""

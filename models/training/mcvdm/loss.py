@@ -10,15 +10,12 @@ from avatard.models.face.topology import MOUTH
 from avatard.models.mcvdm.decoder import CELLS, FRAME, Rendering, Window
 from avatard.models.mcvdm.layers import clips_of
 from avatard.models.training.mcvdm.regions import WEIGHTS, Region, weight_of
-from avatard.models.training.perceptual import Perceptual, l1, local_contrast
+from avatard.models.training.perceptual import Perceptual, l1
 
 #: Cells of a training window (96 pixels), and pixels of the perceptual loss inside it.
 WINDOW, PERCEPTUAL = 12, 64
 #: Pixels at a window's border that its zero padding spoils.
 MARGIN = 8
-#: Weight of the mouth's contrast in squares of these sizes: it asks for teeth and a dark mouth where an average of all
-#: mouths is grey, and does not ask where their edges are, which nobody can know.
-CONTRAST, SQUARES = 8.0, (5, 11)
 #: Weight of the mouth's squared error, beside the absolute one.
 SQUARE = 8.0
 
@@ -59,10 +56,6 @@ def picture_losses(
     mouth = weight * (regions >= Region.LIPS)
     losses["square"] = ((rendering.frames.float() - frames).square() * mouth).mean() / weight.mean()
     losses["pictures"] = losses["pictures"] + SQUARE * losses["square"]
-    mouth, made, real = mouth.flatten(0, 1), rendering.frames.float().flatten(0, 1), frames.flatten(0, 1)
-    contrasts = [l1(local_contrast(made, size), local_contrast(real, size), mouth) for size in SQUARES]
-    losses["contrast"] = torch.stack(contrasts).mean()
-    losses["pictures"] = losses["pictures"] + CONTRAST * losses["contrast"]
     losses["perceptual"] = frames.new_zeros(())
     if perceptual is not None:
         losses["perceptual"] = perceptual(*patches(rendering.frames, frames))

@@ -20,8 +20,11 @@ from avatard.models.face.pose import Pose
 from avatard.models.face.topology import (
     EYE_CORNERS,
     LID_CREASES,
+    LOWER_INNER,
     LOWER_LIDS,
     MESH_VERTICES,
+    MOUTH_CORNERS,
+    UPPER_INNER,
     UPPER_LIDS,
 )
 from avatard.models.training.synthesis.piecewise_affine import affine, delaunay, rasterise, sample, signed_area
@@ -38,10 +41,6 @@ FACE_OVAL: Final[Indices] = np.array(
         *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
     ]
 )
-#: Inner lips from the right to the left corner; entry i of the upper lip lies over entry i of the lower one.
-UPPER_INNER: Final[Indices] = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
-LOWER_INNER: Final[Indices] = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
-MOUTH_CORNERS: Final = (78, 308)
 #: Points that lids do not move and that place an eyeball in the picture (with its corners).
 NASION: Final = (168, 6, 8)
 #: Portraits are kept and warped at twice the crop's resolution, with a margin that heads can move into.

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.models.face.pose import Pose
+from avatard.models.face.topology import INNER_LIP_RING, LOWER_INNER, MOUTH_CORNERS, UPPER_INNER
 from avatard.models.training.synthesis.mesh_warp import (
-    LOWER_INNER,
-    MOUTH_CORNERS,
     OVERSAMPLING,
-    UPPER_INNER,
     Opening,
     PortraitMesh,
     in_texture,
@@ -116,7 +114,7 @@ class Teeth:
     def of(cls, portrait: PortraitMesh) -> Teeth | None:
         """A portrait's teeth, or None where it shows too little of them."""
         points = in_texture(portrait.pose.project(portrait.canonical)[:, :2])
-        outline = points[[MOUTH_CORNERS[0], *UPPER_INNER, MOUTH_CORNERS[1], *LOWER_INNER[::-1]]]
+        outline = points[INNER_LIP_RING]
         lips = np.zeros(portrait.texture.shape[:2], np.uint8)
         cv2.fillPoly(lips, [np.round(outline * 16).astype(np.int32)], 1, shift=4)
         within = np.asarray(cv2.erode(lips, np.ones((3, 3), np.uint8))) > 0

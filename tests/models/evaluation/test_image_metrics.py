@@ -50,6 +50,44 @@ def test_mouth_psnr_sees_the_mouth_only(rng):
     assert image_metrics.mouth_psnr(inside, target, points) < 15
 
 
+@pytest.fixture
+def inside():
+    mask = np.zeros((1, 64, 64), bool)
+    mask[:, 20:40, 10:50] = True
+    return mask
+
+
+def test_a_checkerboard_is_told_from_columns_and_rows(inside):
+    y, x = np.indices((64, 64))
+    for pattern, board, detail in (((x + y) % 2, 1.0, 0.0), (x % 2, 0.0, 1.0), (y % 2, 0.0, 0.0)):
+        picture = np.repeat((100 + 51 * pattern).astype(np.uint8)[None, ..., None], 3, axis=-1)
+        # Two grey levels 51 apart are 0.4 apart in [-1, 1]; a square of four has twice that, a quarter of it counts.
+        assert image_metrics.checkerboard(picture, inside) == pytest.approx(0.2 * board, abs=1e-6)
+        assert image_metrics.horizontal_detail(picture, inside) == pytest.approx(0.2 * detail, abs=1e-6)
+
+
+def test_texture_is_judged_inside_only_and_not_in_small_mouths(rng, inside):
+    picture = noise(rng, 1)
+    picture[inside] = 128
+    assert image_metrics.checkerboard(picture, inside) == 0
+    small = np.zeros_like(inside)
+    small[:, :7, :7] = True
+    assert np.isnan(image_metrics.checkerboard(picture, small)).all()
+
+
+def test_inner_lips_and_crops_of_mouths(rng):
+    points = face(2)
+    points[:, INNER_LIP, :2] += [[-12, 0], [-6, -5], [0, -6], [6, -5], [12, 0], [6, 5], [0, 6], [-6, 5]]
+    points[1, :, 0] += 1000  # leaves the picture
+    inside = image_metrics.inside_lips(points, 256, 256)
+    assert inside[0, 180, 125] and not inside[0, 180, 145] and not inside[1].any()
+    assert 150 < inside[0].sum() < 260
+    pictures = noise(rng, 2, 256)
+    crops = image_metrics.mouth_crops(pictures, points)
+    assert (crops[0] == pictures[0, 156:204, 93:157]).all()
+    assert (crops[1] == pictures[1, 156:204, 192:256]).all()
+
+
 def test_the_mouth_box_of_a_face_outside_the_picture_is_not_negative():
     rows, columns = image_metrics.mouth_box(face(1)[0] - 1000)
     assert rows.start == columns.start == 0

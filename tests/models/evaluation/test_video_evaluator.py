@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,9 @@ class Means:
     def features(self, pictures):
         return pictures.reshape(len(pictures), -1, 3).mean(axis=1)
 
+    def texture(self, pictures):
+        return self.features(pictures)
+
     def errors(self, crops, samples):
         return float(len(crops)), float(len(samples))
 
@@ -52,6 +57,24 @@ def test_fid_and_lip_sync_come_from_the_networks_that_are_given(real):
     expected = np.square(real.frames[::3].reshape(-1, 3).mean(axis=0) / 2).sum()
     assert dark["fid"] == pytest.approx(expected, rel=0.05)
     assert (dark["lse_d"], dark["lse_c"]) == (FRAMES, FRAMES * 640)
+
+
+def test_a_pattern_inside_the_mouth_is_no_teeth(real):
+    """Of mouths that are open; the folder's is closed, so its lips are parted here."""
+    points = real.points.copy()
+    points[:, [65, 66, 67], 1] += 8
+    parted = replace(real, points=points)
+    y, x = np.indices(real.frames.shape[1:3])
+    pattern = np.where((x + y) % 2, 20, -20)[None, ..., None]
+    evaluator = VideoEvaluator(None, hop=6, perceptual=Means())  # type: ignore[arg-type]
+    evaluator.compare("real", real.frames, parted)
+    evaluator.compare("pattern", (real.frames.astype(int) + pattern).clip(0, 255).astype(np.uint8), parted)
+    evaluator.compare("dark", real.frames // 2, parted)
+    plain, figures = evaluator.figures("real"), evaluator.figures("pattern")
+    assert (figures["checkerboard"] or 0) > 3 * (plain["checkerboard"] or 1)
+    assert figures["horizontal_detail"] == pytest.approx(plain["horizontal_detail"], rel=0.2)
+    assert plain["mouth_frechet"] == pytest.approx(0, abs=1e-6)
+    assert (evaluator.figures("dark")["mouth_frechet"] or 0) > 100
 
 
 def test_real_video_is_its_own_bound(evaluator):

@@ -6,7 +6,7 @@ import torch
 
 from avatard.models.face import warp
 from avatard.models.mcvdm.autoencoder import Autoencoder
-from avatard.models.mcvdm.decoder import FACE, Window
+from avatard.models.mcvdm.decoder import FACE, Window, without_nyquist
 from avatard.models.mcvdm.latent import AutoencoderConfig, Planes
 from tests.support.tiny_mcvdm import TINY_AUTOENCODER, someone, tiny
 
@@ -117,3 +117,11 @@ def test_gradients_reach_every_part(clip, rigid):
 def test_positions_are_absolute():
     flow = torch.zeros(1, 1, 2, 8, 8)
     assert torch.equal(warp.absolute(flow)[0, 0], warp.grid(8, 8))
+
+
+def test_paint_has_no_pattern_of_period_two():
+    y, x = torch.meshgrid(torch.arange(12), torch.arange(10), indexing="ij")
+    for pattern in ((x + y) % 2, x % 2, y % 2):
+        assert (without_nyquist(pattern[None, None].float())[..., 1:-1, 1:-1] - 0.5).abs().max() < 1e-6
+    slope = (0.1 * x + 0.2 * y)[None, None]
+    assert torch.allclose(without_nyquist(slope)[..., 1:-1, 1:-1], slope[..., 1:-1, 1:-1])

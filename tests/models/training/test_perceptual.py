@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from avatard.models.training.perceptual import l1, local_contrast
+from avatard.models.training.perceptual import l1
 from tests.support.perceptual import tiny_trunk
 
 
@@ -22,17 +23,10 @@ def test_the_perceptual_loss_is_zero_for_the_same_picture_and_trains_the_first_o
     assert picture.grad.abs().sum() > 0
 
 
-def test_local_contrast_is_the_standard_deviation_about_each_pixel():
-    picture = torch.rand(2, 3, 20, 24)
-    found = local_contrast(picture, 5)
-    assert found.shape == picture.shape
-    assert torch.allclose(found[1, 2, 10, 7], picture[1, 2, 8:13, 5:10].std(correction=0), atol=1e-5)
-    assert torch.allclose(found[0, 0, 0, 0], picture[0, 0, :3, :3].std(correction=0), atol=1e-5)  # what lies inside
-
-
-def test_local_contrast_does_not_ask_where_an_edge_is():
-    stripes = (torch.arange(40) % 8 < 4).float().expand(1, 1, 40, 40)
-    moved = stripes.roll(2, -1)
-    inside = (..., slice(8, -8), slice(8, -8))
-    difference = (local_contrast(stripes, 9) - local_contrast(moved, 9))[inside].abs().max()
-    assert difference < 0.02 < (stripes - moved)[inside].abs().max()
+def test_textures_are_of_the_pictures_and_not_of_their_batch(tmp_path):
+    perceptual = tiny_trunk(tmp_path)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
+    textures = perceptual.texture(pictures)
+    assert textures.shape == (3, 2 * (4 + 4 + 4))
+    assert np.allclose(textures[1], perceptual.texture(pictures[1:2])[0])
+    assert np.abs(textures[0] - perceptual.texture(np.full_like(pictures[:1], 128))[0]).max() > 0.01

@@ -12,14 +12,11 @@ import pytest
 from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose, rotation_matrix
-from avatard.models.face.topology import EYE_CORNERS, LOWER_LIDS, UPPER_LIDS
+from avatard.models.face.topology import EYE_CORNERS, LOWER_INNER, LOWER_LIDS, MOUTH_CORNERS, UPPER_INNER, UPPER_LIDS
 from avatard.models.training.synthesis.animate import OPEN_LIDS, VISIBLE_OPENING, Performance, Variation, animate
 from avatard.models.training.synthesis.mesh_warp import (
-    LOWER_INNER,
     MARGIN,
-    MOUTH_CORNERS,
     OVERSAMPLING,
-    UPPER_INNER,
     MeshWarper,
     PortraitMesh,
     in_texture,

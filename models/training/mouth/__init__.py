@@ -1,0 +1,1 @@
+"""Training of the mouth painter: windows of mouths, losses, validation."""

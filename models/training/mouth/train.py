@@ -1,0 +1,157 @@
+"""Training of the mouth painter, for a given time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatard.models.mcvdm.layers import channels_last
+from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
+from avatard.models.training.clips import DataError
+from avatard.models.training.loop import (
+    CsvLog,
+    averaged_model,
+    load_state,
+    restore_optimizer,
+    save_state,
+    sheet,
+    warmup_cosine,
+)
+from avatard.models.training.mouth.dataset import Batch, Mouths
+from avatard.models.training.mouth.loss import Discriminator, Objective
+from avatard.models.training.mouth.recipe import MouthRecipe
+from avatard.models.training.mouth.validation import Validation
+from avatard.models.training.perceptual import Perceptual
+
+#: Of the rates, where their half cosine ends.
+FLOOR = 0.02
+#: Columns of the log.
+LOGGED = ("total", "l1", "colour", "perceptual", "steady", "critic", "fooled", "features")
+
+
+class Training:
+    """Networks, optimisers and progress of a run; what its state says goes before the recipe's sizes."""
+
+    def __init__(self, run: Path, recipe: MouthRecipe):
+        self.path, self.settings = run / "state.safetensors", recipe.training
+        groups: dict[str, dict[str, Tensor]] = {}
+        metadata: dict[str, str] = {}
+        if self.path.exists():
+            groups, metadata = load_state(self.path)
+        torch.manual_seed(recipe.seed)
+        config = PainterConfig.from_json(metadata["config"]) if metadata else recipe.painter
+        self.painter, self.discriminator = MouthPainter(config), Discriminator()
+        if groups:
+            self.painter.load_state_dict(groups["painter"])
+            self.discriminator.load_state_dict(groups["discriminator"])
+        for network in (self.painter, self.discriminator):
+            channels_last(network)
+        self.averaged = averaged_model(self.painter, self.settings.decay)
+        self.adam = torch.optim.AdamW(self.painter.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+        self.critic_adam = torch.optim.Adam(self.discriminator.parameters(), betas=(0.5, 0.99))
+        if groups:
+            self.averaged.module.load_state_dict(groups["ema"])
+            restore_optimizer(self.adam, groups.get("painter_adam", {}))
+            restore_optimizer(self.critic_adam, groups.get("discriminator_adam", {}))
+        self.step = int(metadata.get("step", 0))
+        self.minutes = float(metadata.get("minutes", 0.0))
+        self.averaged.n_averaged.fill_(self.step)
+
+    def save(self) -> None:
+        """Write the state."""
+        networks = {
+            "painter": self.painter.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "ema": self.averaged.module.state_dict(),
+        }
+        config = self.painter.config.to_json()
+        metadata = {"config": config, "step": str(self.step), "minutes": f"{self.minutes:.3f}"}
+        save_state(self.path, networks, {"painter_adam": self.adam, "discriminator_adam": self.critic_adam}, metadata)
+
+    def average(self) -> MouthPainter:
+        """A painter with the averaged weights."""
+        painter = MouthPainter(self.painter.config)
+        painter.load_state_dict(self.averaged.module.state_dict())
+        return painter.eval().requires_grad_(False)
+
+    def update(self, objective: Objective, batch: Batch) -> dict[str, float]:
+        """One step of the painter, after those of the discriminator; the losses."""
+        settings, progress = self.settings, self.minutes / self.settings.minutes
+        factor = min((self.step + 1) / settings.warmup, 1.0) * warmup_cosine(round(1000 * progress), 1000, 0, FLOOR)
+        for adam, rate in ((self.adam, settings.rate), (self.critic_adam, settings.critic_rate)):
+            for group in adam.param_groups:
+                group["lr"] = factor * rate
+        adversarial = progress >= settings.adversary_from
+        painting, found = objective.paint(batch), dict[str, float]()
+        for _ in range(settings.critics if adversarial else 0):
+            critic = objective.critic(batch, painting)
+            critic.backward()
+            self.critic_adam.step()
+            self.critic_adam.zero_grad(set_to_none=True)
+            found["critic"] = float(critic.detach())
+        losses = objective(batch, painting, adversarial)
+        losses["total"].backward()
+        torch.nn.utils.clip_grad_norm_(self.painter.parameters(), 1.0)
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        self.averaged.update_parameters(self.painter)
+        return found | {name: float(loss.detach()) for name, loss in losses.items()}
+
+
+def train_mouth_painter(
+    data: Path, run: Path, recipe: MouthRecipe, trunk: Path | None, seconds: Callable[[], float]
+) -> None:
+    """Train, or resume, until the recipe's minutes are over.
+
+    Args:
+        data: written by `scripts/prepare_mouths.py`.
+        run: receives the state, `log.csv`, `validation.csv` and sheets of validation people.
+        recipe: sizes and settings.
+        trunk: of the perceptual loss; None for none.
+        seconds: a clock that runs on.
+
+    Raises:
+        DataError: there are no mouths.
+    """
+    mouths, validation = Mouths(data, "train"), Validation(Mouths(data, "validation"))
+    run.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    training = Training(run, recipe)
+    objective = Objective(training.painter, training.discriminator, None if trunk is None else Perceptual(trunk))
+    log, figures = CsvLog(run / "log.csv"), CsvLog(run / "validation.csv")
+    before, began = training.minutes, seconds()
+    while training.minutes < recipe.training.minutes:
+        # Seeded by the step: a run that was cut off goes on with the examples it would have seen.
+        rng = np.random.default_rng((recipe.seed, training.step))
+        torch.manual_seed(recipe.seed + training.step)
+        losses = training.update(objective, mouths.batch(recipe.training.batch, recipe.training.twins, rng))
+        training.step += 1
+        training.minutes = before + (seconds() - began) / 60
+        if training.step % recipe.training.log == 0:
+            row = {"step": training.step, "minutes": training.minutes}
+            log.write(row | {name: losses.get(name, float("nan")) for name in LOGGED})
+        if training.step % recipe.training.validate == 0:
+            training.save()
+            _validate(training, validation, figures)
+    training.save()
+    _validate(training, validation, figures)
+
+
+def _validate(training: Training, validation: Validation, figures: CsvLog) -> None:
+    """Figures and a sheet of the averaged weights."""
+    painter = training.average()
+    figures.write({"step": training.step, "minutes": training.minutes} | validation.figures(painter))
+    sheet(training.path.parent / f"sheet_{training.step:06}.png", validation.rows(painter))
+
+
+def export_mouth_painter(run: Path, recipe: MouthRecipe, out: Path, note: str) -> None:
+    """Write a run's averaged weights. Raises `DataError` where there is no state."""
+    if not (run / "state.safetensors").is_file():
+        raise DataError(f"{run} has no state.safetensors: run the stage `train` first")
+    training = Training(run, recipe)
+    training.average().save(out, {"step": str(training.step), "note": note})

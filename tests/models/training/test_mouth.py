@@ -1,0 +1,225 @@
+"""Data, losses and validation of the mouth painter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.face.pose import Pose
+from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
+from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH
+from avatard.models.training.clips import DataError
+from avatard.models.training.mouth.dataset import Mouths, part_of, read_mouths, write_mouths
+from avatard.models.training.mouth.loss import PATCH, Discriminator, Doubt, Objective, hints, patches, soften
+from avatard.models.training.mouth.regenerate import regenerate
+from avatard.models.training.mouth.validation import Group, Validation
+from avatard.models.training.splits import SplitTable
+from tests.support.mouths import PEOPLE, mouth, write_folder
+from tests.support.tiny_mcvdm import frontal, someone, tiny
+
+TINY = PainterConfig(widths=(8, 12), full=4, code=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mouths")
+    write_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mouths(folder):
+    return Mouths(folder, "train")
+
+
+@pytest.fixture
+def batch(mouths):
+    return mouths.batch(4, 2, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("source", ["generated", "talkvid"])
+def test_people_kept_out_of_mcvdms_training_are_kept_out_of_this_one(source):
+    names = [f"{n}" for n in range(2000)]
+    parts = [part_of(source, name) for name in names]
+    assert all(
+        part != "train"
+        for part, name in zip(parts, names, strict=True)
+        if SplitTable().split(source, name) == "validation"
+    )
+    assert parts.count("test") > 0.04 * len(names)
+    assert parts.count("validation") > 0.04 * len(names)
+    assert parts == [part_of(source, name) for name in names]
+
+
+def test_each_part_has_its_own_people(folder):
+    people = [{m.person for m in Mouths(folder, part).mouths} for part in ("train", "validation", "test")]
+    assert people[2] == set(PEOPLE["test"])
+    assert not people[0] & people[1] and not people[1] & people[2] and not people[0] & people[2]
+
+
+def test_mouths_survive_being_written(folder):
+    found = read_mouths(folder / "talk.safetensors")
+    again = mouth(PEOPLE["train"][0], 0.15)
+    assert found[1].person == again.person and found[1].opening == pytest.approx(0.15)
+    assert (found[1].picture == again.picture).all() and (found[1].lips == again.lips).all()
+
+
+def test_a_folder_without_mouths_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"run scripts/prepare_mouths\.py"):
+        Mouths(tmp_path, "train")
+
+
+def test_examples_are_drawn_by_number(mouths):
+    first, second = (mouths.batch(3, 1, np.random.default_rng(5)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_batch_has_windows_masks_references_and_twins(batch):
+    size = (WINDOW_HEIGHT, WINDOW_WIDTH)
+    assert batch.window.shape == (4, 3, *size) and batch.mask.shape == (4, 1, *size)
+    assert batch.reference.shape == (4, 4, *size)
+    assert batch.twin.shape == (2, 3, *size) and batch.moved.shape == (2, 2, 3)
+    assert batch.window.abs().max() <= 1
+    assert ((batch.mask >= 0) & (batch.mask <= 1)).all() and (batch.mask.amax((1, 2, 3)) == 1).all()
+
+
+def test_hints_come_from_what_mcvdm_makes_where_that_is_known(tmp_path):
+    person = PEOPLE["train"][0]
+    known = [replace(mouth(person, 0.2, seed=n), made=np.zeros((160, 224, 3), np.uint8)) for n in range(2)]
+    write_mouths(tmp_path / "talk.safetensors", known)
+    batch = Mouths(tmp_path, "train").batch(24, 6, np.random.default_rng(0))
+    as_made = [bool((picture == -1).all()) for picture in batch.expected]
+    assert 8 < sum(as_made) < 24
+    for n in range(6):
+        assert bool((batch.twin_expected[n] == -1).all()) == as_made[n]
+    others = [n for n, known in enumerate(as_made) if not known]
+    assert torch.equal(batch.expected[others], batch.window[others])
+
+
+@pytest.mark.parametrize("count", [5, 16, 21])
+def test_a_clip_is_made_anew_frame_by_frame(count):
+    model, person, pose = tiny(), someone(), frontal()
+    faces = np.repeat(MorphableModel.load().mean_68[None], count, axis=0)
+    poses = Pose(*(np.repeat(part[None], count, axis=0) for part in (pose.rotation, pose.scale, pose.translation)))
+    first, second = (regenerate(model, person.portrait, faces, poses, reference=1) for _ in range(2))
+    assert first.shape == (count, 256, 256, 3) and first.dtype == np.uint8
+    assert (first == second).all()
+    moved = faces.copy()
+    moved[count - 1, 48:, 1] += 0.2
+    changed = regenerate(model, person.portrait, moved, poses, reference=1) != first
+    assert changed[count - 1].any()
+
+
+def test_twins_are_the_same_picture_moved(mouths):
+    batch = mouths.batch(6, 6, np.random.default_rng(1))
+    grid = F.affine_grid(batch.moved, list(batch.twin.shape), align_corners=False)
+    back = F.grid_sample(batch.twin, grid, align_corners=False)
+    middle = (..., slice(8, -8), slice(8, -8))
+    assert (back - batch.window)[middle].abs().mean() < 0.5 * (batch.twin - batch.window)[middle].abs().mean()
+
+
+def test_a_reference_is_another_mouth_of_the_person_or_a_mirrored_portrait(mouths):
+    rng = np.random.default_rng(0)
+    kinds = set()
+    for number, own in enumerate(mouths.mouths):
+        for _ in range(20):
+            found = mouths.reference(number, rng)
+            if found is None:
+                continue
+            other, mirrored = found
+            assert other.person == own.person and (other is own) == mirrored
+            kinds.add(mirrored)
+    assert kinds == {True, False}
+
+
+def test_wide_mouths_are_drawn_more_often(mouths):
+    rng = np.random.default_rng(0)
+    drawn = [mouths.mouths[mouths.draw(rng)].opening for _ in range(600)]
+    assert drawn.count(pytest.approx(0.3)) > 2 * drawn.count(pytest.approx(0.05))
+
+
+def test_softened_windows_keep_their_insides(batch):
+    torch.manual_seed(0)
+    soft = soften(batch.window, batch.mask)
+    assert torch.equal(soft * (batch.mask == 1), batch.window * (batch.mask == 1))
+    assert not torch.equal(soft, batch.window)
+
+
+def test_hints_have_colour_and_no_detail(batch):
+    torch.manual_seed(0)
+    hint = hints(batch.window, batch.mask, torch.ones(4, 1, 1, 1), Doubt.random(4))
+    inside = batch.mask[..., 1:] * batch.mask[..., :-1] == 1
+
+    def roughness(x):
+        return ((x[..., 1:] - x[..., :-1]).abs() * inside).sum() / inside.sum()
+
+    assert roughness(hint[:, :3]) < 0.4 * roughness(batch.window)
+
+
+def test_patches_lie_on_the_mouth(batch):
+    (mask,) = patches(batch.mask, batch.mask, reach=0)
+    assert mask.shape == (4, 1, *PATCH)
+    assert (mask.sum((1, 2, 3)) > 0.8 * batch.mask.sum((1, 2, 3))).all()
+
+
+def test_each_network_is_trained_by_its_own_loss(batch):
+    torch.manual_seed(0)
+    objective = Objective(MouthPainter(TINY), Discriminator(4), None)
+    painting = objective.paint(batch)
+    objective.critic(batch, painting).backward()
+    assert all(p.grad is not None for p in objective.discriminator.parameters())
+    assert all(p.grad is None for p in objective.painter.parameters())
+    objective.discriminator.zero_grad(set_to_none=True)
+    losses = objective(batch, painting, adversarial=True)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    losses["total"].backward()
+    assert all(p.grad is not None for p in objective.painter.parameters())
+    assert all(p.grad is None and p.requires_grad for p in objective.discriminator.parameters())
+    assert "fooled" not in objective(batch, objective.paint(batch), adversarial=False)
+
+
+def test_verdicts_on_what_is_not_painted_do_not_count(batch):
+    objective = Objective(MouthPainter(TINY), Discriminator(4), None)
+    painting = objective.paint(batch)
+    torch.manual_seed(0)
+    before = objective.critic(batch, painting)
+    torch.manual_seed(0)
+    nothing = objective.critic(batch._replace(mask=torch.zeros_like(batch.mask)), painting)
+    assert before > 1 and nothing == 0
+
+
+def test_a_perfect_painter_has_the_texture_of_real_mouths_and_their_rest(folder):
+    group = Group.of(Mouths(folder, "validation"), [0, 1, 2])
+    answers = [group.batch.window, group.batch.twin]
+
+    class Perfect(MouthPainter):
+        def forward(self, seen, code):
+            return answers.pop(0)
+
+    figures = group.figures(Perfect(TINY), "blind")
+    assert figures["l1"] == 0
+    assert figures["unrest"] < 0.1
+    assert figures["checkerboard"] == pytest.approx(1) and figures["detail"] == pytest.approx(1)
+
+
+def test_a_painter_that_changes_with_every_motion_is_restless(folder):
+    group = Group.of(Mouths(folder, "validation"), [0, 1, 2])
+    answers = [group.batch.window, -group.batch.twin]
+
+    class Restless(MouthPainter):
+        def forward(self, seen, code):
+            return answers.pop(0)
+
+    assert group.figures(Restless(TINY), "blind")["unrest"] > 0.5
+
+
+def test_validation_has_figures_and_rows_of_all_that_may_be_given(folder):
+    validation, painter = Validation(Mouths(folder, "validation")), MouthPainter(TINY).eval()
+    figures = validation.figures(painter)
+    given = {name.rsplit("_", 1)[0] for name in figures}
+    assert given == {"portraits_blind", "portraits_told", *(f"speech_{g}" for g in ("blind", "told", "hinted", "full"))}
+    rows = validation.rows(painter)
+    assert len({row.shape for row in rows}) == 1 and len(rows) == 8
