@@ -205,5 +205,5 @@ class Objective(nn.Module):
 
 def _within(mask: Tensor, verdict: Tensor) -> Tensor:
     """Weights `[B, 1, h, w]` of the verdicts that see paint, of sum one: where there is none, made is real."""
-    seen = (F.adaptive_avg_pool2d(mask, list(verdict.shape[-2:])) > SEES).float()
+    seen = (F.adaptive_avg_pool2d(mask, (verdict.shape[-2], verdict.shape[-1])) > SEES).float()
     return seen / seen.sum().clamp_min(1)

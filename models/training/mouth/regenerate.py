@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.autoencoder import Planes
 from avatard.models.mcvdm.decoder import CELLS
 from avatard.models.mcvdm.landmark_encoder import Geometry
+from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.pixels import Pictures, to_bytes, to_tensor
 

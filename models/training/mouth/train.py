@@ -90,7 +90,7 @@ class Training:
         painting, found = objective.paint(batch), dict[str, float]()
         for _ in range(settings.critics if adversarial else 0):
             critic = objective.critic(batch, painting)
-            critic.backward()
+            critic.backward()  # type: ignore[no-untyped-call]
             self.critic_adam.step()
             self.critic_adam.zero_grad(set_to_none=True)
             found["critic"] = float(critic.detach())
