@@ -323,6 +323,7 @@ addEventListener("online", () => link.hurry());
 addEventListener("visibilitychange", () => document.hidden || link.hurry());
 addEventListener("pagehide", () => link.stop());
 refreshIdentity();
+$("connect").disabled = false; // a click before this line would be lost
 
 // The token is in a cookie by now; in the address it would be in bookmarks and screenshots.
 if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname);
