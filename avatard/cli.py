@@ -19,6 +19,7 @@ from avatard import __version__, config_loader
 from avatard.config_loader import Settings
 from avatard.errors import UserError
 from avatard.log import setup
+from avatard.timebase import FPS
 
 app = typer.Typer(
     help="One portrait and a live voice in, a live talking head out.",
@@ -26,7 +27,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+#: Eileen Collins, NASA: public domain.
+EXAMPLE_PORTRAIT = Path(__file__).parent / "media" / "astronaut.jpg"
 
 bench_app = typer.Typer(help="Measure this machine.", invoke_without_command=True)
 app.add_typer(bench_app, name="bench")
@@ -237,6 +242,7 @@ def render(
     steps: Annotated[int | None, typer.Option(help="Denoising steps of the video network.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same inputs and seed give the same file.")] = None,
     badge: Annotated[bool, typer.Option("--badge", help='Write "AI-generated" into the corner.')] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file without asking.")] = False,
     config: ConfigOption = "nano",
     set_: SetOption = None,
     log_level: LogLevelOption = None,
@@ -253,13 +259,20 @@ def render(
     effective = configure(config, set_, flags)
     from avatard.commands.render import render as render_file
 
+    if output.exists() and not output.is_dir() and not force:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(f"{output} exists: give another name, or --force to overwrite it")
+        typer.confirm(f"Overwrite {output}?", abort=True, err=True)
     # Clean up when a service manager stops it, as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with report_user_errors():
             from avatard.engine.engine import make_engine
 
-            render_file(effective.config, make_engine, identity, audio, output, size=size, badge=badge)
+            frames = render_file(effective.config, make_engine, identity, audio, output, size=size, badge=badge)
+            print(
+                f"avatard: wrote {output}: {frames / FPS:.1f} s, {output.stat().st_size / 1e6:.1f} MB", file=sys.stderr
+            )
     except KeyboardInterrupt:
         print("avatard: stopped; nothing was written", file=sys.stderr)
         raise SystemExit(130) from None
@@ -273,7 +286,7 @@ def _write_json(path: Path | None, report: object) -> None:
 @bench_app.callback()
 def bench(
     context: typer.Context,
-    identity: Annotated[Path | None, typer.Option(help="The portrait.")] = None,
+    identity: Annotated[Path, typer.Option(help="The portrait; an example without it.")] = EXAMPLE_PORTRAIT,
     face: FaceOption = None,
     seconds: Annotated[float, typer.Option(min=2, max=600, help="Length of the speech to measure with.")] = 10.0,
     profile: ProfileOption = None,
@@ -286,8 +299,6 @@ def bench(
     """Measure what each stage of the pipeline costs on this machine, and whether it keeps up with speech."""
     if context.invoked_subcommand is not None:
         return
-    if identity is None:
-        raise typer.BadParameter("give a portrait with --identity", context)
     flags = {
         "portrait.face": face,
         "stream.profile": profile,
@@ -308,7 +319,7 @@ def bench(
 
 @bench_app.command("serve")
 def bench_serve(
-    identity: Annotated[Path, typer.Option(help="The portrait.")],
+    identity: Annotated[Path, typer.Option(help="The portrait; an example without it.")] = EXAMPLE_PORTRAIT,
     audio: Annotated[Path | None, typer.Option(help="Speech to send; by default, a synthetic signal.")] = None,
     seconds: Annotated[float, typer.Option(min=5, max=3600, help="How long to speak.")] = 60.0,
     interrupts: Annotated[int, typer.Option(min=0, max=200, help="How many interrupts to measure after that.")] = 20,

@@ -132,7 +132,7 @@ class Picture(Section, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="keep: the photograph's own; or a colour #RRGGBB, or a picture file, behind the person",
+            description="behind the person: keep (the photograph's own), #RRGGBB, a picture file, or transparent",
         ),
     ] = "keep"
 

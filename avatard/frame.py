@@ -13,6 +13,10 @@ from avatard.timebase import PLAYBACK_RATIO
 #: Mono sound, float32 `[T]` in [-1, 1]; at 16 kHz unless a rate is named.
 Samples: TypeAlias = NDArray[np.float32]
 
+#: Side of a chequer in pixels, and the greys of both kinds.
+CHEQUER = 16
+CHEQUERS = (204, 240)
+
 
 @dataclass(frozen=True, slots=True)
 class HeadPose:
@@ -41,11 +45,11 @@ class Rectangle(NamedTuple):
 class Backdrop:
     """What stands still behind the frames of a person: only a rectangle of them is ever computed, sent and copied."""
 
-    pixels: NDArray[np.uint8]  # [H, W, 3] RGB, the frame at rest; never written to
+    pixels: NDArray[np.uint8]  # as `Frame.pixels`: the frame at rest; never written to
     moving: Rectangle  # what may differ from it
 
     def with_moved(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A whole frame `[H, W, 3]` from the moving part of it."""
+        """A whole frame from the moving part of it."""
         whole = self.pixels.copy()
         whole[self.moving.slices] = pixels
         return whole
@@ -55,11 +59,16 @@ class Backdrop:
 class Frame:
     """One generated frame."""
 
-    pixels: NDArray[np.uint8]  # [H, W, 3] RGB
+    pixels: NDArray[np.uint8]  # [H, W, 3] RGB; [H, W, 4] with straight alpha where the background is transparent
     landmarks: NDArray[np.float32]  # [68, 3], iBUG points of the frontal face, IOD units
     blendshapes: NDArray[np.float32]  # [52], ARKit order
     head: HeadPose
     backdrop: Backdrop | None = None  # what `pixels` was put together with, if only part of it moves
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        """What is shown where alpha is not understood, `[H, W, 3]`: the person over a chequered grey."""
+        return self.pixels if self.pixels.shape[2] == 3 else over_chequers(self.pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,16 @@ class Sound:
         """Samples [start, end), counted at 16 kHz."""
         last = len(self) if end is None else end
         return Sound(self.speech[start:last], self.playback[PLAYBACK_RATIO * start : PLAYBACK_RATIO * last])
+
+
+def over_chequers(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture with straight alpha `[H, W, 4]` over the pattern that image editors show for nothing, `[H, W, 3]`."""
+    y, x = (np.arange(side) // CHEQUER for side in rgba.shape[:2])
+    behind = np.where((y[:, None] + x) % 2, *CHEQUERS).astype(np.uint16)[..., None]
+    alpha = rgba[..., 3:].astype(np.uint16)
+    # At most 255 · 255, which 16 bits hold.
+    shown: NDArray[np.uint8] = ((rgba[..., :3] * alpha + behind * (255 - alpha)) // 255).astype(np.uint8)
+    return shown
 
 
 def raised_cosine(phase: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -7,7 +7,7 @@ from typer.main import get_group
 from typer.testing import CliRunner
 
 from avatard import __version__
-from avatard.cli import app, report_user_errors
+from avatard.cli import EXAMPLE_PORTRAIT, app, report_user_errors
 from avatard.errors import UserError
 
 HEAVY = {"torch", "transformers", "aiortc", "av", "cv2", "numpy"}
@@ -74,3 +74,16 @@ def test_what_is_measured_has_a_place_to_go_before_it_is_measured(tmp_path):
     for verb in (["bench"], ["bench", "serve"]):
         ran = CliRunner().invoke(app, [*verb, "--identity", "me.png", "--json", str(tmp_path / "none" / "out.json")])
         assert ran.exit_code == 2 and "cannot be written" in ran.output
+
+
+def test_a_short_help_option_and_a_portrait_for_benches():
+    assert CliRunner().invoke(app, ["render", "-h"]).exit_code == 0
+    assert EXAMPLE_PORTRAIT.is_file()
+
+
+def test_a_file_is_not_overwritten_without_being_asked(tmp_path):
+    output = tmp_path / "out.mp4"
+    output.write_text("precious")
+    ran = CliRunner().invoke(app, ["render", "--identity", "me.png", "--audio", "a.wav", "-o", str(output)])
+    assert ran.exit_code == 2 and "--force to overwrite it" in ran.output
+    assert output.read_text() == "precious"

@@ -28,16 +28,10 @@ PAPER_SECONDS: Final = 125
 PAPER_VIDEO_SECONDS: Final = 5
 #: Frames at the start that are not counted: caches are cold.
 WARM_UP_FRAMES: Final = 32
-#: Networks that are timed inside a stage, by the name of their class.
-NETWORKS: Final = {
-    "WhisperFeatures": "speech features",
-    "HubertFeatures": "speech features",
-    "Atom": "AToM-Net",
-    "LandmarkEncoder": "landmark encoder",
-    "UNet": "diffusion UNet",
-    "Trunk": "decoder trunk",
-    "ReferenceDecoder": "decoder",
-    "PlainDecoder": "decoder",
+#: Parts of the two stages that an engine times, in their order.
+PARTS: Final = {
+    "motion": ("speech features", "AToM-Net"),
+    "video": ("landmark encoder", "diffusion UNet", "decoder trunk", "decoder", "compositor"),
 }
 
 Report = dict[str, Any]
@@ -54,71 +48,50 @@ def voice(seconds: float, seed: int = 0) -> Samples:
     return samples
 
 
-@contextmanager
-def timed_networks(engine: Engine, spent: dict[str, float]) -> Iterator[None]:
-    """Add up in `spent` the CPU seconds of each of `NETWORKS` in the engine."""
-    from torch import nn
+def stages(engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
+    """Measure both stages on this thread, one hop at a time.
 
-    handles = []
-    began: dict[str, float] = {}
-    for root in [value for value in vars(engine).values() if isinstance(value, nn.Module)]:
-        for module in root.modules():
-            name = NETWORKS.get(type(module).__name__)
-            if name is None:
-                continue
-
-            # The landmark encoder is called in two parts, so that overlapping clips share the first.
-            parts = (
-                [module]
-                if name != "landmark encoder"
-                else [m for m in module.modules() if isinstance(m, nn.Sequential)]
-            )
-
-            def start(*_: Any, name: str = name) -> None:
-                began[name] = thread_cpu()
-
-            def stop(*_: Any, name: str = name) -> None:
-                spent[name] += thread_cpu() - began[name]
-
-            for part in parts:
-                handles += [part.register_forward_pre_hook(start), part.register_forward_hook(stop)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def stages(engine: Engine, seconds: float) -> dict[str, float]:
-    """CPU milliseconds per frame of both stages and of their networks, on this thread, one hop at a time."""
-    stream = engine.begin(0)
+    Returns:
+        CPU milliseconds per frame of each stage: of its parts, and of `the rest`; together they are the stage's.
+    """
     spent: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def timer(part: str) -> Iterator[None]:
+        began = thread_cpu()
+        yield
+        spent[part] += thread_cpu() - began
+
+    before, engine.timer = engine.timer, timer
+    stream = engine.begin(0)
+    engine.timer = before
     frames = counted = 0
-    with timed_networks(engine, spent):
-        for chunk in np.array_split(voice(seconds + WARM_UP_FRAMES / FPS), round(seconds * 10)):
-            if frames < WARM_UP_FRAMES:
-                spent.clear()
-                counted = 0
-            began = thread_cpu()
-            motions = list(stream.motion(chunk))
-            moved = thread_cpu()
-            pictures = [picture for motion in motions for _, made in stream.render(motion) for picture in made]
-            spent["motion"] += moved - began
-            spent["video"] += thread_cpu() - moved
-            frames, counted = frames + len(pictures), counted + len(pictures)
-    return {name: 1000 * value / max(counted, 1) for name, value in spent.items()}
+    for chunk in np.array_split(voice(seconds + WARM_UP_FRAMES / FPS), round(seconds * 10)):
+        if frames < WARM_UP_FRAMES:
+            spent.clear()
+            counted = 0
+        began = thread_cpu()
+        motions = list(stream.motion(chunk))
+        moved = thread_cpu()
+        rendered = sum(len(made) for motion in motions for _, made in stream.render(motion))
+        spent["motion"] += moved - began
+        spent["video"] += thread_cpu() - moved
+        frames, counted = frames + rendered, counted + rendered
+    cost = {name: 1000 * value / max(counted, 1) for name, value in spent.items()}
+    parts = {stage: {part: cost[part] for part in names if part in cost} for stage, names in PARTS.items()}
+    return {stage: {**known, "the rest": cost[stage] - sum(known.values())} for stage, known in parts.items()}
 
 
-def throughput(engine: Engine, config: Config, seconds: float) -> Report:
+def throughput(engine: Engine, config: Config, seconds: float, size: tuple[int, int]) -> Report:
     """Measure both stages in parallel, as they run live, together with the video encoder."""
     with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
         began, used = monotonic(), process_cpu()
         frames = 0
         waited = None
-        with Mp4Writer(Path(folder) / "bench.mp4", (256, 256)) as writer:
+        with Mp4Writer(Path(folder) / "bench.mp4", size) as writer:
             for played in play_out(engine, np.array_split(voice(seconds), round(seconds * FPS)), config):
                 assert played.picture is not None
-                writer.write(played.picture.pixels)
+                writer.write(played.picture.rgb)
                 waited = monotonic() - began if waited is None else waited
                 frames += 1
         wall = monotonic() - began
@@ -137,6 +110,8 @@ def bench(config: Config, make_engine: MakeEngine, identity: Path, seconds: floa
     Raises:
         UserError: the portrait, the weights or the configuration cannot be used.
     """
+    from avatard.models.precision import has_native_bfloat16
+
     began = monotonic()
     engine = make_engine(config)
     _, portrait = engine.identify(Portrait.read(identity, config.portrait.face))
@@ -150,6 +125,7 @@ def bench(config: Config, make_engine: MakeEngine, identity: Path, seconds: floa
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "torch": _version("torch"),
+            "precision": "bfloat16" if has_native_bfloat16() else "float32",
             "load_before": load,
         },
         "stream": {
@@ -160,7 +136,7 @@ def bench(config: Config, make_engine: MakeEngine, identity: Path, seconds: floa
         "seconds": seconds,
         "start_seconds": start_seconds,
         "core_ms_per_frame": stages(engine, seconds),
-        "render": throughput(engine, config, seconds),
+        "render": throughput(engine, config, seconds, (height, width)),
         "peak_memory_mb": None if (peak := _peak_bytes()) is None else peak / 1e6,
         "paper_rtf": PAPER_SECONDS / PAPER_VIDEO_SECONDS,
     }
@@ -172,14 +148,14 @@ def table(report: Report) -> str:
     hop = stream["hop_frames"]
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, load {_number(machine['load_before'])} before",
+        f"pictures of {report['size'][1]}x{report['size'][0]} pixels, networks in {machine['precision']}",
         "  ".join(f"{key} {value}" for key, value in stream.items()),
         "",
         f"{'stage':<20}{'core-ms a frame':>16}{'core-ms a hop':>16}{'of a core':>11}",
     ]
-    for name in [*("motion", "video"), *(name for name in costs if name not in ("motion", "video"))]:
-        indent = "" if name in ("motion", "video") else "  "
-        share = costs[name] * FPS / 1000
-        lines.append(f"{indent + name:<20}{costs[name]:>16.2f}{costs[name] * hop:>16.1f}{share:>10.0%} ")
+    for stage, parts in costs.items():
+        for name, cost in [(stage, sum(parts.values())), *((f"  {part}", cost) for part, cost in parts.items())]:
+            lines.append(f"{name:<20}{cost:>16.2f}{cost * hop:>16.1f}{cost * FPS / 1000:>10.0%} ")
     made, memory = render["frames"] / FPS, report["peak_memory_mb"]
     rows = {
         "start to first frame": f"{report['start_seconds']:.1f} s",

@@ -19,13 +19,14 @@ from typing import Any
 import aiohttp
 import numpy as np
 import psutil
+import soxr
 from numpy.typing import NDArray
 
 from avatard.clock import monotonic
 from avatard.commands.bench_client import LiveClient
 from avatard.errors import UserError
 from avatard.frame import Samples
-from avatard.timebase import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from avatard.timebase import PLAYBACK_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 SETTLE_SECONDS = 3.0  # at the start and at the end: not measured
 MEMORY_SECONDS = 5.0
@@ -179,7 +180,7 @@ def _latencies(client: LiveClient, said: Samples) -> tuple[NDArray[np.float64], 
     for at, samples in client.sound.items():
         heard[at : at + len(samples)] = samples
     began = client.audio.at[arrived[0]] - client.voice_started_at
-    offsets = _offsets(heard[::3], said, began)
+    offsets = _offsets(soxr.resample(heard, PLAYBACK_RATE_HZ, SAMPLE_RATE_HZ), said, began)
     videos = np.array(sorted(client.video.at.values()))
     latency, skew = [], []
     for at in range(positions[0], length, AUDIO_TICKS):

@@ -21,7 +21,7 @@ from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.portrait import Portrait
-from avatard.timebase import SAMPLE_RATE_HZ
+from avatard.timebase import CROP_SIDE, SAMPLE_RATE_HZ
 
 Pictures = NDArray[np.uint8]  # [N, 256, 256, 3] RGB
 
@@ -35,12 +35,17 @@ class GeneratedClip:
 
 
 class OfflinePipeline:
-    """The pipeline at a number of denoising steps. The networks are loaded once; portraits come as pixels."""
+    """The pipeline at a number of denoising steps. The networks are loaded once; portraits come as pixels.
+
+    Frames are the networks' crop: what is compared with them is a crop, too.
+    """
 
     def __init__(self, config: Config, steps: int):
         from avatard.engine.engine import make_engine
 
-        self._config = structs.replace(config, stream=structs.replace(config.stream, video_steps=steps))
+        stream = structs.replace(config.stream, video_steps=steps)
+        picture = structs.replace(config.picture, framing="photo", size=CROP_SIDE)
+        self._config = structs.replace(config, stream=stream, picture=picture)
         self._engine = make_engine(self._config)
 
     def generate(self, portrait: NDArray[np.uint8], voice: NDArray[np.int16]) -> GeneratedClip:
@@ -53,7 +58,7 @@ class OfflinePipeline:
         samples: NDArray[np.float32] = np.divide(voice, 32768, dtype=np.float32)
         played = [entry.picture for entry in play_out(self._engine, [samples], self._config)]
         frames = [frame for frame in played if frame is not None]
-        return GeneratedClip(np.stack([f.pixels for f in frames]), np.stack([f.landmarks for f in frames]))
+        return GeneratedClip(np.stack([f.rgb for f in frames]), np.stack([f.landmarks for f in frames]))
 
 
 def portrait_of(pixels: NDArray[np.uint8]) -> Portrait:

@@ -192,7 +192,7 @@ def render(
     ):
         for played in play_out(engine, read_speech(audio), config):
             assert played.picture is not None
-            writer.write(_finish(played.picture.pixels, (height, width), badge))
+            writer.write(_finish(played.picture.rgb, (height, width), badge))
             frames += 1
             bar.update()
         if not frames:

@@ -62,7 +62,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
     session = Session(config, portrait, engine)
     server = Server(config, session)
     _check_source(config.audio.source)
-    await server.check_host()
+    await server.check_address()
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(session.stop)

@@ -25,9 +25,9 @@ class BackgroundError(UserError):
 
 @dataclass(frozen=True)
 class Background:
-    """A colour or a picture behind every person."""
+    """A colour, a picture or nothing behind every person."""
 
-    picture: Pixels  # [H, W, 3] RGB; of a colour a single pixel
+    picture: Pixels | None  # [H, W, 3] RGB; of a colour a single pixel; None: nothing, frames have alpha
     matting: Matting
 
     @classmethod
@@ -40,6 +40,8 @@ class Background:
         """
         if setting == "keep":
             return None
+        if setting == "transparent":
+            return cls(None, Matting())
         if setting.startswith("#"):
             if not re.fullmatch("#[0-9A-Fa-f]{6}", setting):
                 raise BackgroundError(f"picture.background = {setting!r}: expected a colour such as #20A040")
@@ -47,8 +49,10 @@ class Background:
             return cls(np.frombuffer(colour, np.uint8).reshape(1, 1, 3), Matting())
         return cls(load_image(setting), Matting())
 
-    def filled(self, width: int, height: int) -> Pixels:
-        """A whole frame of it `[height, width, 3]`: a picture covers it, from its middle."""
+    def filled(self, width: int, height: int) -> Pixels | None:
+        """A whole frame of it `[height, width, 3]`, unless there is nothing; a picture covers it, from its middle."""
+        if self.picture is None:
+            return None
         tall, wide = self.picture.shape[:2]
         if (tall, wide) == (1, 1):
             return np.tile(self.picture, (height, width, 1))

@@ -41,7 +41,7 @@ EDGE: Final = 28.0
 #: The photograph is sampled from twice its pixels, made bicubically, by linear interpolation: that is sharp, equally so
 #: at any phase, and a third of a bicubic's cost. What it dulls in the finest detail is added before.
 OVERSAMPLING: Final = 2
-SHARPEN: Final = 0.05
+SHARPEN: Final = 0.06
 PADDING: Final = 24
 #: Vertex of the mesh at the tip of the nose.
 NOSE: Final = 4
@@ -87,17 +87,21 @@ class Compositor:
         mesh = identity.points[:, :2]
         margin = round(EDGE * _scale(self.to_frame)) + 4
         plate = Plate.of(identity.photograph, framing, margin)
-        #: The photograph in its frame `[H, W, 3]`, unmoved.
-        self.still: Final = plate.part(0, 0, framing.width, framing.height).pixels[..., :3].copy()
+        still = plate.part(0, 0, framing.width, framing.height).pixels[..., :3].copy()
         self._behind: Pixels | None = None
+        self._transparent = False
         if background is not None:
             alpha = plate.like(identity.alpha, framing) if identity.alpha is not None else None
             nose = affine.apply(self.to_frame, mesh[NOSE])
             plate = background.cut(plate, alpha, (float(nose[0]), float(nose[1])))
             behind = background.filled(framing.width, framing.height)
-            shown = plate.part(0, 0, framing.width, framing.height).pixels
-            self.still[...] = over(np.ascontiguousarray(shown[..., :3]), shown[..., 3], behind)
-            self._behind = np.ascontiguousarray(behind[self.rectangle.slices])
+            still = plate.part(0, 0, framing.width, framing.height).pixels.copy()
+            self._transparent = behind is None
+            if behind is not None:
+                still = over(np.ascontiguousarray(still[..., :3]), still[..., 3], behind)
+                self._behind = np.ascontiguousarray(behind[self.rectangle.slices])
+        #: The frame at rest, `[H, W, 3]`, or `[H, W, 4]` without a background.
+        self.still: Final[Pixels] = still
         self.backdrop: Final = Backdrop(self.still, self.rectangle)
         shape = (self.rectangle.height, self.rectangle.width)
         source = _Source.of(plate, self.rectangle, margin)
@@ -105,12 +109,12 @@ class Compositor:
         self._eyes = _eyes(source, affine.apply(self.to_frame, mesh), self.rectangle)
         mouth = mesh[MESH_TO_68[OUTER_LIP]]
         self._field = _Field(identity.photograph.shape, framing, self.to_frame, self.rectangle, source.rest)
-        self._brush = Brush(self.to_frame, self.rectangle.left, self.rectangle.top, shape, mouth, self.still)
+        self._brush = Brush(self.to_frame, self.rectangle.left, self.rectangle.top, shape, mouth, still[..., :3])
         # Fresh pages for each frame cost more than the work done on them.
         self._warped = np.empty((*shape, 4), np.uint8)
 
     def __call__(self, layers: Layers, eyes: Eyes = REST) -> Pixels:
-        """The moving rectangle of a frame `[h, w, 3]`; the lids of `layers` are those of the photograph."""
+        """The moving rectangle of a frame `[h, w, 3 or 4]`; the lids of `layers` are those of the photograph."""
         self._eyes(eyes)
         positions = self._field(layers.flow)
         _sample(self._source, positions, self._warped)
@@ -118,10 +122,12 @@ class Compositor:
         self._brush(pixels, layers)
         if self._behind is not None:
             pixels = over(pixels, cv2.extractChannel(self._warped, 3), self._behind)
+        if self._transparent:
+            pixels = np.dstack([pixels, self._warped[..., 3]])
         return pixels
 
     def frame(self, layers: Layers, eyes: Eyes = REST) -> Pixels:
-        """A whole frame `[H, W, 3]`."""
+        """A whole frame `[H, W, 3 or 4]`."""
         return self.backdrop.with_moved(self(layers, eyes))
 
     def positions(self, flow: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,10 @@ from avatard.engine.head_pose import DrivingPose, IdlePose
 from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
+from avatard.engine.portrait_check import warnings_of
 from avatard.engine.video_stream import PreparedPortrait, VideoStream
 from avatard.frame import Frame, HeadPose, Samples
+from avatard.inference.engine_api import Timer, untimed
 from avatard.models.atom.model import Atom
 from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
@@ -34,6 +37,8 @@ from avatard.models.mcvdm.decoder import Layers
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
+
+logger = logging.getLogger(__name__)
 
 
 class PosedMotion(NamedTuple):
@@ -83,12 +88,15 @@ class NeuralStream:
     With a frame stride of 2 the video network renders every second frame; the face in between is known all the same.
     """
 
-    def __init__(self, motion: MotionStream, video: VideoStream, person: Person, first: int, stride: int) -> None:
+    def __init__(
+        self, motion: MotionStream, video: VideoStream, person: Person, first: int, stride: int, timer: Timer
+    ) -> None:
         self._motion = motion
         self._video = video
         self._person = person
         self._first = first
         self._stride = stride
+        self._timer = timer
         self._waiting: dict[int, tuple[NDArray[np.float32], Pose, Eyes]] = {}
 
     def motion(self, samples: Samples) -> Iterator[PosedMotion]:
@@ -114,7 +122,8 @@ class NeuralStream:
     def _frames(self, first: int, layers: Layers) -> Iterator[Frame]:
         """The frames that one rendered frame stands for, from `first` on."""
         waiting = [self._waiting.pop(first + k) for k in range(self._stride)]
-        pixels = self._person.compositor.frame(layers, waiting[0][2])
+        with self._timer("compositor"):
+            pixels = self._person.compositor.frame(layers, waiting[0][2])
         return (self._person.frame(pixels, *motion) for motion in waiting)
 
 
@@ -128,11 +137,13 @@ class NeuralEngine:
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
+        self.timer: Timer = untimed
         self._config = config
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
         self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
+        self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._background = Background.of(config.picture.background)
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1)
         self._person: Person | None = None
@@ -141,7 +152,11 @@ class NeuralEngine:
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
         identity = Identity.find(portrait)
-        framing = frame_identity(identity, self._config.picture.framing, self._config.picture.size)
+        for warning in warnings_of(identity):
+            logger.warning("portrait", extra={"note": warning})
+        picture = self._config.picture
+        framing = frame_identity(identity, picture.framing, picture.size, self._size)
+        self._size = (framing.width, framing.height)
         compositor = Compositor(identity, framing, self._background)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
@@ -176,6 +191,7 @@ class NeuralEngine:
             noise=self._config.motion.noise,
             idle=person.idle,
             start_from_portrait=person.start_from_portrait,
+            timer=self.timer,
         )
         video = VideoStream(
             self._mcvdm,
@@ -186,11 +202,12 @@ class NeuralEngine:
             hop=stream.hop_frames // stride,
             fade=stream.fade_frames // stride,
             steps=video_steps,
+            timer=self.timer,
         )
         # After an interrupt the mouth is to be closed, not to smile as in the portrait.
         person.start_from_portrait = person.start_from_portrait and warm_up
         self._streams = (motion, video)
-        return NeuralStream(motion, video, person, first_frame, stride)
+        return NeuralStream(motion, video, person, first_frame, stride, self.timer)
 
     def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int) -> None:
         """See `engine_api.Engine`; a stride must divide the hop."""

@@ -202,10 +202,10 @@ class _Eye:
         cheek = (self._t > self._lower + 0.1) & (self._t < self._lower + BELOW)
         if not fold.any() or not cheek.any():
             return np.ones(4, np.float32)
-        dark, light = (np.median(self._photographed[where], axis=0) for where in (fold, cheek))
-        gain = np.clip(LIT * light / np.maximum(dark, 1), 1, MAX_LIGHT)
+        dark, light = (float(np.median(self._photographed[where][:, :3])) for where in (fold, cheek))
+        gain = np.full(4, np.clip(LIT * light / max(dark, 1.0), 1, MAX_LIGHT), np.float32)
         gain[3] = 1
-        return np.asarray(gain, np.float32)
+        return gain
 
     def _open(self) -> Floats:
         """1 where the lids are apart when open, 0 at the corners and beyond."""

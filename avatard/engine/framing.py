@@ -67,11 +67,29 @@ class Framing:
         )
 
 
-def frame_identity(identity: Identity, mode: FramingMode, longest: int) -> Framing:
-    """The frame of a person's photograph; see `frame_photograph`."""
+def frame_identity(identity: Identity, mode: FramingMode, longest: int, size: tuple[int, int] | None = None) -> Framing:
+    """The frame of a person's photograph; see `frame_photograph`.
+
+    With a `size`, width and height, it is the frame of that size which shows the same part as nearly as it can: who is
+    shown instead of somebody else has the frame that viewers have already, enlarged more than twice if need be.
+    """
     origin = identity.pose.project(np.array([[0.0, FACE_MIDDLE, 0.0]]))[0, :2]
     x, y = affine.apply(affine.inverse(identity.crop.matrix), origin)
-    return frame_photograph(identity.photograph.shape, (float(x), float(y)), identity.face_px, mode, longest)
+    shape, middle = identity.photograph.shape, (float(x), float(y))
+    framing = frame_photograph(shape, middle, identity.face_px, mode, longest)
+    return framing if size is None else _resized(framing, shape, middle, size)
+
+
+def _resized(framing: Framing, shape: tuple[int, ...], middle: tuple[float, float], size: tuple[int, int]) -> Framing:
+    """A frame of another width and height, of about the same part of a photograph and still inside it."""
+    aspect = size[0] / size[1]
+    wanted = framing.height / framing.scale
+    tall = min(wanted, shape[0], shape[1] / aspect)
+    wide = tall * aspect
+    level = (middle[1] - framing.top) / wanted
+    left = min(max(middle[0] - wide / 2, 0.0), shape[1] - wide)
+    top = min(max(middle[1] - level * tall, 0.0), shape[0] - tall)
+    return Framing(left, top, size[1] / tall, size[0], size[1])
 
 
 def frame_photograph(

@@ -70,7 +70,7 @@ class Identity:
         """
         image, alpha = read_cutout(portrait.data, portrait.name)
         faces = find_faces(mesh or FaceMesh(), image)
-        return cls._of(portrait.name, image, alpha, faces[_choose(portrait, len(faces))])
+        return cls._of(portrait.name, image, alpha, faces[_choose(portrait, _boxes(faces, image))])
 
     @classmethod
     def _of(
@@ -109,9 +109,16 @@ class Identity:
         )
 
 
-def _choose(portrait: Portrait, count: int) -> int:
-    """Index of the chosen face among `count`. Raises `IdentityError`."""
-    name, face = portrait.name, portrait.face
+def _boxes(faces: list[NDArray[np.float32]], image: NDArray[np.uint8]) -> list[list[float]]:
+    """Left, top, width and height of each mesh, as fractions of the upright image."""
+    size = np.array(image.shape[1::-1], np.float64)
+    corners = [(face[:, :2].min(axis=0) / size, face[:, :2].max(axis=0) / size) for face in faces]
+    return [np.concatenate([low, high - low]).round(4).tolist() for low, high in corners]
+
+
+def _choose(portrait: Portrait, boxes: list[list[float]]) -> int:
+    """Index of the chosen face among those with these boxes. Raises `IdentityError`."""
+    name, face, count = portrait.name, portrait.face, len(boxes)
     if count == 0:
         raise IdentityError(f"{name}: no face found; expected an upright head, seen from the front", code="no-face")
     if not face and count > 1:
@@ -120,6 +127,7 @@ def _choose(portrait: Portrait, count: int) -> int:
             f"{name} has {count} faces: choose with --face {ways}, counted from the left",
             code="several-faces",
             faces=count,
+            boxes=boxes,
         )
     if face > count:
         faces = "1 face" if count == 1 else f"{count} faces"

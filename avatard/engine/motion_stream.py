@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from avatard.engine.idle_motion import Idle
 from avatard.frame import Samples, raised_cosine
-from avatard.inference.engine_api import EngineError
+from avatard.inference.engine_api import EngineError, Timer, untimed
 from avatard.models.atom.model import Atom, reference_of
 from avatard.models.speech import SpeechEncoder
 from avatard.timebase import FRAME_MS, LANDMARKS, SAMPLES_PER_FRAME
@@ -61,6 +61,7 @@ class MotionStream:
         gain: size of the motion; 1 is the network's own, which is a mean of what the sound allows and therefore small.
         idle: blinks and brows on top of what the network makes; none without it.
         start_from_portrait: begin with the portrait's own expression instead of a face at rest.
+        timer: entered around each network.
 
     Raises:
         EngineError: the sizes do not fit the network, or the encoder is another one.
@@ -81,6 +82,7 @@ class MotionStream:
         gain: float = 1.0,
         idle: Idle | None = None,
         start_from_portrait: bool = False,
+        timer: Timer = untimed,
     ) -> None:
         config = atom.config
         if speech.dim != config.speech_dim:
@@ -100,6 +102,7 @@ class MotionStream:
         self._reference = reference_of(self._portrait, torch.from_numpy(neutral))[None]
         self._resting = atom.resting(self._reference)[0]
         self._start_from_portrait = start_from_portrait
+        self._timer = timer
         self._idle = idle
         self._prefix = torch.zeros(1, config.frames - hop_frames, LANDMARKS, 3)
         self._received = 0  # samples
@@ -150,14 +153,17 @@ class MotionStream:
         """One hop from the samples at the front of the buffer."""
         window = torch.from_numpy(self._audio[: self.window_samples])[None]
         noise = start_noise(self._seed, range(self._next, self._next + self._hop), self._noise)
-        new = self._atom.sample(
-            self._speech(window),
-            self._reference,
-            self._prefix,
-            torch.from_numpy(noise)[None],
-            steps=self.steps,
-            lookahead=self._lookahead,
-        )
+        with self._timer("speech features"):
+            features = self._speech(window)
+        with self._timer("AToM-Net"):
+            new = self._atom.sample(
+                features,
+                self._reference,
+                self._prefix,
+                torch.from_numpy(noise)[None],
+                steps=self.steps,
+                lookahead=self._lookahead,
+            )
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * SAMPLES_PER_FRAME :]
         face = self._gain * new[0] + self._resting

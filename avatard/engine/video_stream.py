@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avatard.engine.crossfade import blend
-from avatard.inference.engine_api import EngineError
+from avatard.inference.engine_api import EngineError, Timer, untimed
 from avatard.models.face import warp
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.decoder import CELLS, FRAME, Layers, Pictures
@@ -90,6 +90,7 @@ class VideoStream:
         hop: H, new frames of each clip.
         fade: X, frames cross-faded with the clip before.
         steps: denoising steps; may be changed between pushes.
+        timer: entered around each network.
 
     Raises:
         EngineError: the sizes do not fit.
@@ -106,6 +107,7 @@ class VideoStream:
         hop: int = 8,
         fade: int = 2,
         steps: int = 2,
+        timer: Timer = untimed,
     ) -> None:
         if clip % CLIP_UNIT or clip < CLIP_UNIT:
             raise EngineError(f"got a clip of {clip} frames, expected a multiple of {CLIP_UNIT}")
@@ -113,7 +115,7 @@ class VideoStream:
             raise EngineError(f"got a hop of {hop} and a fade of {fade} frames, expected at most {clip} together")
         self._mcvdm, self._seed, self.steps = mcvdm, seed, steps
         self._clip, self._hop, self._fade = clip, hop, fade
-        self._portrait = portrait
+        self._portrait, self._timer = portrait, timer
         self._start_noise = self._noise_of(0, (1, mcvdm.config.unet.latent, CELLS, CELLS))
         self._last = (portrait.source[0], portrait.source[0])
         self._points: list[tuple[Tensor, Tensor]] = []  # rigid and target points of the frames waiting for a hop
@@ -202,13 +204,17 @@ class VideoStream:
         self._points = []
         flow = geometry.rigid_flow()
         with inference_autocast():
-            features = self._mcvdm.landmarks.features(condition_maps(geometry, self._portrait.encoding.small, flow))
-            self._flow, self._features = self._roll(self._flow, flow), self._roll(self._features, features)
-            zl = self._mcvdm.landmarks.pool(self._features)
-            noise = self._noise(self._next - self._clip)
-            latent = self._mcvdm.generate(zl, self._portrait.encoding.latent, self._previous, noise, self.steps)
+            with self._timer("landmark encoder"):
+                features = self._mcvdm.landmarks.features(condition_maps(geometry, self._portrait.encoding.small, flow))
+                self._flow, self._features = self._roll(self._flow, flow), self._roll(self._features, features)
+                zl = self._mcvdm.landmarks.pool(self._features)
+            with self._timer("diffusion UNet"):
+                noise = self._noise(self._next - self._clip)
+                latent = self._mcvdm.generate(zl, self._portrait.encoding.latent, self._previous, noise, self.steps)
             new = self._hop + self._fade
-            volume = self._mcvdm.autoencoder.volume(self._mcvdm.denormalise(latent), slice(self._clip - new, None))[0]
+            with self._timer("decoder trunk"):
+                clean = self._mcvdm.denormalise(latent)
+                volume = self._mcvdm.autoencoder.volume(clean, slice(self._clip - new, None))[0]
             if self._held is not None and self._fade:
                 volume = torch.cat([blend(self._held, volume[: self._fade]), volume[self._fade :]])
         self._previous = latent
@@ -224,7 +230,7 @@ class VideoStream:
     @torch.inference_mode()
     def _render(self, volume: Tensor, flow: Tensor) -> Pictures:
         """Volumes `[k, W, 32, 32]` and the head's flow `[k, 2, 32, 32]` → pictures `[k, 256, 256, 3]`."""
-        with inference_autocast():
+        with inference_autocast(), self._timer("decoder"):
             return self._mcvdm.autoencoder.render_uint8(
                 volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
             )
@@ -232,7 +238,7 @@ class VideoStream:
     @torch.inference_mode()
     def _layers(self, volume: Tensor, flow: Tensor) -> list[Layers]:
         """As `_render`."""
-        with inference_autocast():
+        with inference_autocast(), self._timer("decoder"):
             return self._mcvdm.autoencoder.layers(
                 volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
             )

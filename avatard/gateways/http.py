@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import socket
 import ssl
@@ -16,6 +17,7 @@ from avatard.config import Config
 from avatard.config import Server as ServerConfig
 from avatard.errors import UserError
 from avatard.gateways.connections import HEAD_SECONDS, IDLE_SECONDS, ConnectionLimiter
+from avatard.gateways.first_portrait import add_first_portrait
 from avatard.gateways.middleware import (
     TOKEN_COOKIE,
     authentication,
@@ -28,6 +30,7 @@ from avatard.gateways.signalling import Signalling
 from avatard.gateways.webrtc import PeerRegistry
 from avatard.gateways.websocket import serve_agent
 from avatard.inference.supervisor import WorkerError
+from avatard.media.image_file import MEDIA_TYPES
 from avatard.portrait import Portrait, PortraitError
 from avatard.protocols.http_body import read_body
 from avatard.protocols.image import ImageFormat, encode_image
@@ -38,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PORTRAIT_BYTES = 8 * 1024 * 1024
 MAX_FACES = 64
-PORTRAIT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 
 
 class ServerError(UserError):
@@ -64,15 +66,20 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
 
-    async def check_host(self) -> None:
-        """Refuse a host that does not exist, before anything slow is done.
+    async def check_address(self) -> None:
+        """Refuse an address that cannot be listened on, before anything slow is done.
 
         Raises:
-            ServerError: no address has this name.
+            ServerError: no address has this name, or its port is taken.
         """
         server = self._config.server
         try:
-            await asyncio.get_running_loop().getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+            for family, kind, protocol, _, address in found:
+                with socket.socket(family, kind, protocol) as probe:
+                    if os.name == "posix":  # as asyncio does: a port whose last user has just left is free
+                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(address)
         except (OSError, UnicodeError) as error:
             raise _cannot_listen(server, error) from None
 
@@ -139,6 +146,7 @@ class Server:
         app.router.add_static("/web", _web_folder(), append_version=False)
         app.router.add_post("/api/interrupt", self._interrupt)
         app.router.add_post("/api/identity", self._identity)
+        add_first_portrait(app, self.session)
         app.router.add_get("/api/status", self._status)
         app.router.add_get("/api/portrait", self._portrait)
         app.router.add_get("/ws/audio", self._audio)
@@ -156,7 +164,7 @@ class Server:
         face = request.query.get("face", "0")
         if not re.fullmatch("[0-9]{1,2}", face) or int(face) > MAX_FACES:
             raise web.HTTPBadRequest(text=f"got face={face[:20]}, expected 1 to {MAX_FACES}, counted from the left")
-        data = await read_body(request, PORTRAIT_TYPES, MAX_PORTRAIT_BYTES)
+        data = await read_body(request, tuple(MEDIA_TYPES), MAX_PORTRAIT_BYTES)
         try:
             digest = await self.session.identify(Portrait(data, int(face)))
         except PortraitError as error:
@@ -169,7 +177,7 @@ class Server:
         picture = self.session.generation.at_rest
         if picture is None:
             raise web.HTTPServiceUnavailable(text="the avatar is starting", headers={hdrs.RETRY_AFTER: "2"})
-        data = await asyncio.to_thread(encode_image, picture.pixels, ImageFormat("jpeg", 90))
+        data = await asyncio.to_thread(encode_image, picture.rgb, ImageFormat("jpeg", 90))
         return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     async def _status(self, request: web.Request) -> web.Response:

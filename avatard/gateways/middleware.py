@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from avatard.config import Server
 from avatard.errors import UserError
+from avatard.gateways.login import login_page, wants_login_page
 from avatard.protocols.network import is_loopback
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ def authentication(token: str) -> Middleware:
             return await handler(request)
         if request.method == hdrs.METH_OPTIONS and _is_shared(request, token):
             return web.Response(status=204)  # a page's preflight, which carries no token
+        if wants_login_page(request):
+            return login_page(request)
         raise web.HTTPUnauthorized(text="expected Authorization: Bearer", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
 
     return authenticate

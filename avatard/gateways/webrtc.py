@@ -136,7 +136,7 @@ class PeerRegistry:
     def play(self, entry: PlayoutFrame) -> None:
         """Send a frame to all: the session calls it when the frame is due."""
         if entry.picture is not None:
-            self.broadcaster.send(entry.index, entry.picture.pixels, to_pcm16(entry.sound.playback))
+            self.broadcaster.send(entry.index, entry.picture.rgb, to_pcm16(entry.sound.playback))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -159,7 +159,7 @@ class ZmqGateway:
             self.publisher.face(stamp, picture.landmarks, picture.blendshapes, head, speaking=speaking)
         self.publisher.audio(stamp, to_pcm16(entry.samples), SAMPLE_RATE_HZ)
         if picture is not None:
-            self.publisher.video(stamp, picture.pixels)
+            self.publisher.video(stamp, picture.rgb)
 
     def _now(self) -> Stamp:
         """The frame that was played last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from avatard.config import Config
@@ -20,6 +21,15 @@ class EngineError(UserError):
     CODE = "engine"
 
 
+#: Entered around each named part of the work; a benchmark measures with it.
+Timer: TypeAlias = Callable[[str], AbstractContextManager[None]]
+
+
+def untimed(part: str) -> AbstractContextManager[None]:
+    """The timer that measures nothing."""
+    return nullcontext()
+
+
 class Stream(Protocol, Generic[M]):
     """One unbroken run of both networks.
 
@@ -35,6 +45,8 @@ class Stream(Protocol, Generic[M]):
 
 class Engine(Protocol):
     """The two networks and a portrait."""
+
+    timer: Timer  # of the streams that begin from now on
 
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """Use this portrait from the next `begin` on; return its digest, and itself as a frame at rest.

@@ -132,7 +132,7 @@ def pack_faces(frames: Sequence[Frame]) -> bytes:
 
 
 def pack_pixels(frames: Sequence[Frame]) -> NDArray[np.uint8]:
-    """What moves in frames of one person, `[K, h, w, 3]`."""
+    """What moves in frames of one person, `[K, h, w, 3 or 4]`."""
     backdrop = frames[0].backdrop
     where = backdrop.moving.slices if backdrop is not None else ()
     return np.stack([frame.pixels[where] for frame in frames])
@@ -148,11 +148,19 @@ def unpack_frames(
     """
     rows = np.frombuffer(faces, np.float32).reshape(count, FACE_FLOATS)
     if backdrop is None:
-        images: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, height, width, 3)
+        images = _images(pixels, count, height, width)
         return [_unpack(row, image) for row, image in zip(rows, images, strict=True)]
     moving = backdrop.moving
-    parts: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, moving.height, moving.width, 3)
+    parts = _images(pixels, count, moving.height, moving.width)
     return [_unpack(row, backdrop.with_moved(part)) for row, part in zip(rows, parts, strict=True)]
+
+
+def _images(pixels: memoryview, count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Bytes as `count` pictures of 3 or 4 channels. Raises `ValueError` where they are another number."""
+    images: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(count, height, width, -1)
+    if images.shape[3] not in (3, 4):
+        raise ValueError(f"got {len(pixels)} bytes, expected {count} pictures of {width}x{height} pixels")
+    return images
 
 
 def _unpack(row: NDArray[np.float32], pixels: NDArray[np.uint8]) -> Frame:

@@ -296,5 +296,5 @@ def _backdrop(event: ipc.FramesReady, parts: list[zmq.Frame], known: Backdrop | 
         return None
     if len(parts) < 3:
         return known
-    pixels = np.frombuffer(parts[2].buffer, np.uint8).reshape(event.height, event.width, 3)
+    pixels = np.frombuffer(parts[2].buffer, np.uint8).reshape(event.height, event.width, -1)
     return Backdrop(pixels, event.moving)

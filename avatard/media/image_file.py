@@ -6,6 +6,7 @@ import logging
 import warnings
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -14,8 +15,22 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from avatard.errors import UserError
 
-#: Accepted formats. Pillow's other readers are excluded: some start other programs (EPS).
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+#: Accepted formats by their media type. Pillow's other readers are excluded: some start other programs (EPS).
+MEDIA_TYPES: Final = MappingProxyType(
+    {
+        "image/jpeg": "JPEG",
+        "image/png": "PNG",
+        "image/webp": "WEBP",
+        "image/avif": "AVIF",
+        "image/gif": "GIF",
+        "image/bmp": "BMP",
+        "image/tiff": "TIFF",
+        "image/x-portable-pixmap": "PPM",
+    }
+)
+FORMATS: Final = tuple(MEDIA_TYPES.values())
+#: Brands of pictures as telephones write them (ISO/IEC 23008-12), which Pillow cannot read.
+HEIC: Final = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1")
 #: More pixels are refused before they are decoded: a small file can claim to be any size.
 MAX_PIXELS: Final = 64_000_000
 #: OpenCV warps pictures up to 32,767 pixels a side.
@@ -95,6 +110,8 @@ def read_cutout(data: bytes, name: str) -> tuple[NDArray[np.uint8], NDArray[np.u
     except ImageError:
         raise
     except UnidentifiedImageError:
+        if data[4:12] in HEIC:
+            raise ImageError(f"{name} is an HEIC picture, which cannot be read: save it as JPEG") from None
         raise ImageError(f"{name} is not a picture that can be read; expected one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name} is too large, expected at most {MAX_PIXELS:,} pixels: reduce it") from None

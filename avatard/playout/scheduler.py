@@ -53,6 +53,7 @@ class PlayoutFrame:
     repeated: bool  # the picture was shown before: the right one was not there in time
     speech: bool  # some of the samples were pushed, not padded
     waited_frames: float | None  # from the arrival of the frame's first speech sample to now
+    live: bool = False  # a microphone heard that speech: its utterance has no id
     changes: tuple[UtteranceChange, ...] = ()  # utterances whose first or last sample is in it, in order
 
     @property
@@ -269,4 +270,5 @@ class Scheduler:
         self.counters.played += 1
         self.counters.repeated += repeated
         waited = now - run.arrived if run is not None else None
-        return PlayoutFrame(index, sound, picture, repeated, run is not None, waited, tuple(changes))
+        live = run is not None and run.utterance is not None and not run.utterance.id
+        return PlayoutFrame(index, sound, picture, repeated, run is not None, waited, live, tuple(changes))

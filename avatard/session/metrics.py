@@ -91,6 +91,7 @@ class Metrics:
         )
         self.rtf_now = self.skew_now = 0.0
         self.recent_latency: deque[float] = deque(maxlen=WINDOW)
+        self.recent_live_latency: deque[float] = deque(maxlen=WINDOW)  # pushed speech waits for its turn, too
         self._spent = {"motion": 0.0, "video": 0.0}
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=80)  # frames, seconds of motion and of video
         self.watch("stage_seconds", lambda: self._spent)
@@ -120,10 +121,12 @@ class Metrics:
         self.skew_now += 0.05 * (seconds - self.skew_now)
         self.skew.set(self.skew_now)
 
-    def latency(self, seconds: float) -> None:
-        """Account for a frame of speech."""
+    def latency(self, seconds: float, live: bool) -> None:
+        """Account for a frame of speech, `live` where a microphone heard it."""
         self.audio_to_photon.observe(seconds)
         self.recent_latency.append(seconds)
+        if live:
+            self.recent_live_latency.append(seconds)
 
     def text(self) -> bytes:
         """The Prometheus text format."""

@@ -55,6 +55,7 @@ class Session:
     ) -> None:
         self.clock = MediaClock()
         self.metrics = Metrics()
+        self.first_portrait = self.shown_portrait = portrait
         self.events = EventBus()
         buffered = int(config.audio.buffer_seconds * SAMPLE_RATE_HZ)
         self.scheduler = Scheduler(replace(Timing.of(config.stream, compute_frames=5), buffer_samples=buffered))
@@ -123,7 +124,9 @@ class Session:
             PortraitError: the portrait cannot be used.
             WorkerError: the inference process is restarting.
         """
-        return await self.generation.identify(portrait)
+        digest = await self.generation.identify(portrait)
+        self.shown_portrait = portrait
+        return digest
 
     def wants_frames(self) -> bool:
         """Whether anybody watches, or anything is left to say."""
@@ -141,9 +144,11 @@ class Session:
     def figures(self) -> dict[str, float]:
         """What the page's panel and ZeroMQ's `stats` show."""
         counters, recent = self.scheduler.counters, self.metrics.recent_latency
+        live = self.metrics.recent_live_latency
         return {
             "rtf": round(self.metrics.rtf_now, 3),
             "audio_to_photon_ms": round(1000 * float(np.median(recent)), 1) if recent else 0.0,
+            "live_latency_ms": round(1000 * float(np.median(live)), 1) if live else 0.0,
             "delay_ms": round(1000 * self.scheduler.timing.delay_frames / FPS, 1),
             "av_skew_ms": round(1000 * self.metrics.skew_now, 2),
             "frames_played": counters.played,

@@ -132,7 +132,7 @@ class TurnTaking:
     def frame_played(self, entry: PlayoutFrame) -> None:
         """Tell what begins and ends with a frame."""
         if entry.waited_frames is not None:
-            self._metrics.latency(entry.waited_frames / FPS)
+            self._metrics.latency(entry.waited_frames / FPS, live=entry.live)
         if self._interrupted_at is not None and self._scheduler.settled:
             epoch, since = self._interrupted_at
             if epoch == self._scheduler.epoch:

@@ -19,6 +19,10 @@ CROP_SCALE: Final = 0.6 * CROP_SIDE / FACE_HEIGHT
 #: Where the canonical origin, midway between the eyes, falls.
 CROP_ORIGIN: Final = (128.0, 108.0)
 
+#: Standard deviation of the blur of what an image does not show, and how far out it is complete, in pixels.
+BLUR: Final = 8.0
+BLUR_REACH: Final = 16.0
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -42,7 +46,10 @@ class Crop:
         return float(np.hypot(self.matrix[0, 0], self.matrix[0, 1]))
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The square `[256, 256, 3]` of an image `[H, W, 3]`; what lies outside repeats the image's edge."""
+        """The square `[256, 256, 3]` of an image `[H, W, 3]`.
+
+        What lies outside the image is its reflection, the more blurred the farther out.
+        """
         matrix = self.matrix
         if self.factor < 1:  # shrink by area first: sampling alone would alias
             height, width = image.shape[:2]
@@ -51,9 +58,9 @@ class Crop:
             shrink = np.array([[width / w, 0, (width / w - 1) / 2], [0, height / h, (height / h - 1) / 2], [0, 0, 1]])
             matrix = matrix @ shrink
         square = cv2.warpAffine(
-            image, matrix, (CROP_SIDE, CROP_SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+            image, matrix, (CROP_SIDE, CROP_SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
         )
-        return square.astype(np.uint8, copy=False)
+        return _blurred_outside(np.asarray(square, np.uint8), matrix, image.shape)
 
     def points(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
         """Points `[..., K, 3]` of the image (x, y, relative depth) in pixels of the square."""
@@ -61,3 +68,20 @@ class Crop:
         moved[..., :2] = points[..., :2] @ self.matrix[:, :2].T + self.matrix[:, 2]
         moved[..., 2] = points[..., 2] * self.factor
         return moved
+
+
+def _blurred_outside(
+    square: NDArray[np.uint8], matrix: NDArray[np.floating], shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """The square with what an image of a shape does not show blurred."""
+    there = np.linalg.inv(matrix[:, :2])
+    y, x = np.mgrid[:CROP_SIDE, :CROP_SIDE]
+    seen = (np.stack([x, y], -1) - matrix[:, 2]) @ there.T
+    beyond = np.maximum(-seen, seen - np.array([shape[1] - 1, shape[0] - 1])).max(axis=-1)
+    distance = beyond * np.hypot(matrix[0, 0], matrix[0, 1])  # pixels of the square
+    if distance.max() <= 0:
+        return square
+    share = np.clip(distance / BLUR_REACH, 0, 1)[..., None]
+    blurred = cv2.GaussianBlur(square, (0, 0), BLUR)
+    mixed: NDArray[np.uint8] = np.rint(square * (1 - share) + blurred * share).astype(np.uint8)
+    return mixed

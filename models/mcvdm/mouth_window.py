@@ -71,7 +71,8 @@ class MouthWindow:
     def cut_map(self, values: Floats) -> Floats:
         """The window `[height, width]` of numbers `[H, W]` float32 of the picture's size, interpolated."""
         size = (self.width, self.height)
-        return np.asarray(cv2.warpAffine(values, self.matrix, size, flags=cv2.INTER_LINEAR), np.float32)
+        window: Floats = np.asarray(cv2.warpAffine(values, self.matrix, size, flags=cv2.INTER_LINEAR), np.float32)
+        return window
 
     def paste(self, picture: Picture, window: Floats, mask: Floats) -> None:
         """Put a window back.

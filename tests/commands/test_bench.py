@@ -4,12 +4,8 @@ import time
 import cv2
 import numpy as np
 import pytest
-import torch
-from torch import nn
-from typer.testing import CliRunner
 
-from avatard.cli import app
-from avatard.commands.bench import bench, stages, table, timed_networks, voice
+from avatard.commands.bench import bench, stages, table, voice
 from avatard.config import Config, Stream
 from tests.support.warp_engine import WarpEngine
 
@@ -18,16 +14,6 @@ CONFIG = Config(stream=Stream(clip_frames=8, hop_frames=5, fade_frames=2))
 
 class Quick(WarpEngine):
     seconds_per_frame = 0.0
-
-
-class UNet(nn.Module):
-    """Named like one of the networks that are timed."""
-
-    def forward(self, x):
-        until = time.thread_time() + 0.02
-        while time.thread_time() < until:
-            pass
-        return x
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +53,26 @@ def test_an_unknown_memory_and_load_are_said_to_be_unknown(report):
     assert table(other).count("unknown") == 2
 
 
-def test_networks_inside_an_engine_are_timed_by_name():
-    engine = Quick(CONFIG)
-    engine.networks = nn.Sequential(UNet(), nn.ReLU())  # type: ignore[attr-defined]
-    spent = {"diffusion UNet": 0.0}
-    with timed_networks(engine, spent):
-        engine.networks(torch.zeros(1))  # type: ignore[attr-defined]
-    engine.networks(torch.zeros(1))  # type: ignore[attr-defined]
-    assert set(spent) == {"diffusion UNet"}
-    assert 0.02 <= spent["diffusion UNet"] < 0.04
+def test_stages_count_steady_frames_only_and_add_up():
+    class Timed(Quick):
+        def begin(self, first_frame, warm_up=False):
+            stream, timer = super().begin(first_frame, warm_up), self.timer
+            render = stream.render
 
+            def timed(motion):
+                with timer("decoder"):
+                    until = time.thread_time() + 0.01
+                    while time.thread_time() < until:
+                        pass
+                yield from render(motion)
 
-def test_stages_count_steady_frames_only():
-    costs = stages(Quick(CONFIG), 2)
-    assert set(costs) == {"motion", "video"}
-    assert all(cost > 0 for cost in costs.values())
+            stream.render = timed  # type: ignore[method-assign]
+            return stream
+
+    costs = stages(Timed(CONFIG), 2)
+    assert set(costs) == {"motion", "video"} and set(costs["video"]) == {"decoder", "the rest"}
+    assert 1.5 < costs["video"]["decoder"] < 4, "10 ms for a hop of 5 frames"
+    assert costs["video"]["the rest"] > 0 and costs["motion"]["the rest"] > 0
 
 
 def test_the_voice_is_reproducible_and_in_range():
@@ -89,9 +80,3 @@ def test_the_voice_is_reproducible_and_in_range():
     assert len(said) == 24_000 and said.dtype == np.float32
     assert 0.1 < np.abs(said).max() <= 1
     np.testing.assert_array_equal(said, voice(1.5))
-
-
-def test_bench_asks_for_a_portrait():
-    ran = CliRunner().invoke(app, ["bench"])
-    assert ran.exit_code == 2
-    assert "--identity" in ran.output

@@ -9,6 +9,7 @@ from avatard.engine.background import Background, BackgroundError
 from avatard.engine.compositor import Compositor
 from avatard.engine.framing import frame_identity
 from avatard.engine.identity import Identity
+from avatard.frame import Frame, HeadPose
 from avatard.media.image_file import ImageError
 from avatard.models.face.matte import Matting, foreground
 from avatard.models.mcvdm.decoder import Layers
@@ -73,6 +74,19 @@ def test_a_portrait_that_is_wholly_transparent_is_refused(tmp_path):
         Identity.load(tmp_path / "nobody.png", mesh=networks())
 
 
+def test_without_a_background_frames_have_alpha(identity):
+    one = Compositor(identity, frame_identity(identity, "head", 512), Background.of("transparent"))
+    assert one.still.shape == (484, 484, 4)
+    frame = one.frame(still(4.0))
+    assert frame.shape == (484, 484, 4)
+    assert frame[:40, :40, 3].max() < 30 and frame[200:300, 200:300, 3].min() > 225
+    head = HeadPose((0, 0, 0, 1), (0, 0, 0), 1)
+    shown = Frame(frame, np.zeros((68, 3), np.float32), np.zeros(52, np.float32), head).rgb
+    assert shown.shape == (484, 484, 3)
+    assert np.ptp(shown[:32, :32].astype(int), axis=2).max() < 30 and shown[:32, :32].min() > 170, "grey"
+    np.testing.assert_allclose(shown[200:300, 200:300].astype(int), frame[200:300, 200:300, :3].astype(int), atol=30)
+
+
 def test_backgrounds_that_cannot_be_used_are_one_line(tmp_path):
     with pytest.raises(BackgroundError, match="picture.background = '#12345': expected a colour such as #20A040"):
         Background.of("#12345")
@@ -84,7 +98,7 @@ def test_backgrounds_that_cannot_be_used_are_one_line(tmp_path):
 def test_a_picture_covers_the_whole_frame(size):
     picture = np.full((*size, 3), 90, np.uint8)
     filled = Background(picture, SimpleNamespace()).filled(320, 240)  # type: ignore[arg-type]
-    assert filled.shape == (240, 320, 3) and (filled == 90).all()
+    assert filled is not None and filled.shape == (240, 320, 3) and (filled == 90).all()
 
 
 def test_the_matte_is_of_the_person():
@@ -102,4 +116,4 @@ def test_half_transparent_pixels_take_the_persons_colour():
     picture[:, 28:32] = (100, 25, 128)
     clean = foreground(picture, matte)
     np.testing.assert_allclose(clean[:, 28:34].reshape(-1, 3), np.broadcast_to((200, 50, 0), (240, 3)), atol=3)
-    np.testing.assert_array_equal(clean[:, :28], picture[:, :28])
+    np.testing.assert_array_equal(clean[:, :24], picture[:, :24])

@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from avatard.engine.framing import FramingError, frame_photograph, resample
+from avatard.engine.framing import FramingError, frame_identity, frame_photograph, resample
+from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE, Crop
+from avatard.models.face.pose import Pose
 
 rooms = st.tuples(st.integers(100, 12_000), st.integers(100, 12_000))
 
@@ -91,3 +95,17 @@ def test_resampling_keeps_things_in_their_places(scale):
     rows, columns = np.mgrid[:50, :60]
     np.testing.assert_allclose(shown[..., 0], (columns + 20) / scale / 2, atol=1.1)
     np.testing.assert_allclose(shown[..., 1], (rows + 15) / scale / 2, atol=1.1)
+
+
+@pytest.mark.parametrize("shape", [(600, 480), (300, 900), (2000, 1200), (420, 400)])
+@pytest.mark.parametrize("size", [(512, 512), (384, 512), (512, 288)])
+def test_another_person_is_shown_in_the_frame_that_viewers_have(shape, size):
+    photograph = np.zeros((*shape, 3), np.uint8)
+    pose = Pose(np.eye(3), np.array(CROP_SCALE), np.array(CROP_ORIGIN))
+    there = Pose(np.eye(3), np.array(60.0), np.array([shape[1] / 2, shape[0] / 2]))
+    identity = SimpleNamespace(photograph=photograph, crop=Crop.of(there), pose=pose, face_px=158.0)
+    framing = frame_identity(identity, "head", 512, size)  # type: ignore[arg-type]
+    assert (framing.width, framing.height) == size
+    assert inside(framing, shape)
+    left, top, right, bottom = framing.box
+    assert left < shape[1] / 2 < right and top < shape[0] / 2 < bottom

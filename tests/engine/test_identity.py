@@ -84,6 +84,11 @@ def save_text(path):
 def test_several_faces_want_a_choice_counted_from_the_left(tmp_path):
     crowd = save(tmp_path / "crowd.png", on_canvas(500, 960, (0, 0, 1.0), (330, 100, 1.3), (700, 30, 0.9)))
     assert "has 3 faces: choose with --face 1, 2 or 3, counted from the left" in refusal(crowd)
+    with pytest.raises(UserError) as caught:
+        Identity.load(crowd, mesh=networks())
+    boxes = np.array(caught.value.fields["boxes"])  # left, top, width, height, as fractions of the picture
+    assert boxes.shape == (3, 4) and (np.diff(boxes[:, 0]) > 0).all() and boxes[1, 2] > max(boxes[0, 2], boxes[2, 2])
+    assert boxes.min() > 0 and (boxes[:, :2] + boxes[:, 2:]).max() < 1
     alone, second = Identity.load(PORTRAIT, mesh=networks()), Identity.load(crowd, 2, mesh=networks())
     assert second.face_px == pytest.approx(1.3 * alone.face_px, rel=0.05)
     assert "has 3 faces, got face 4" in refusal(crowd, 4)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from tests.support.tiny_mcvdm import frontal, someone, tiny
 
 MODEL = tiny()
 FACE = PreparedPortrait.of(MODEL, someone(), MorphableModel.load().mean_68)
-SIZES = {"clip": 8, "hop": 3, "fade": 2, "steps": 1}
+SIZES: dict[str, Any] = {"clip": 8, "hop": 3, "fade": 2, "steps": 1}
 
 
 def motion(count: int):

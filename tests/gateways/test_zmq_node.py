@@ -1,7 +1,6 @@
 """A client in JavaScript with npm's zeromq and msgpack, which uses no code of ours, reads and checks ten seconds."""
 
 import asyncio
-import contextlib
 import json
 import math
 import shutil
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 
 from avatard.protocols.image import ImageFormat
-from avatard.protocols.messages import EndOfUtterance, Head, Meta, Speech, State
+from avatard.protocols.messages import AnyRequest, EndOfUtterance, Head, Meta, Speech, State
+from avatard.protocols.tasks import cancel_and_wait
 from avatard.protocols.zmq_sockets import Publisher, Receiver, Stamp
 
 SOURCE = Path(__file__).parent / "zmq_node"
@@ -37,6 +37,11 @@ def node_client(request):
             pytest.skip(f"npm could not install the client's packages: {result.stderr.strip().splitlines()[-1:]}")
         installed.write_text(lock)
     return [node, str(folder / "client.js")]
+
+
+async def collect(receiver, requests):
+    async for request in receiver:
+        requests.append(request)
 
 
 async def play(publisher):
@@ -81,7 +86,8 @@ async def test_a_node_client_reads_ten_seconds_of_all_topics_and_speaks(node_cli
         ) as publisher,
         Receiver("tcp://127.0.0.1:*", on_error=publisher.error) as receiver,
     ):
-        playing = asyncio.create_task(play(publisher))
+        playing, requests = asyncio.create_task(play(publisher)), list[AnyRequest]()
+        receiving = asyncio.create_task(collect(receiver, requests))
         client = await asyncio.create_subprocess_exec(
             *node_client,
             publisher.endpoint,
@@ -93,16 +99,14 @@ async def test_a_node_client_reads_ten_seconds_of_all_topics_and_speaks(node_cli
         await asyncio.wait([playing, reading], timeout=60, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             client.kill()
-        playing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await playing
+        await cancel_and_wait(playing, receiving)
         output, errors = await reading
         assert client.returncode == 0, errors.decode()
 
         report = json.loads(output)
         assert all(report["counts"][t] >= 250 for t in ("face", "video", "audio"))
         assert all(report["counts"][t] >= 1 for t in ("meta", "state", "stats"))
-        speech, end = await anext(receiver), await anext(receiver)
+        speech, end = requests
         assert isinstance(speech, Speech) and speech.id == "node" and isinstance(end, EndOfUtterance)
         tone = np.trunc(8000 * np.sin(2 * np.pi * 440 * np.arange(1600) / 16_000))
         np.testing.assert_allclose(speech.samples() * 32768, tone, atol=1)

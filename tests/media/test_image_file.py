@@ -184,3 +184,10 @@ def test_a_cut_off_file_is_one_line(tmp_path, suffix):
 def test_the_fixture_is_what_its_note_says():
     assert portrait().shape == (300, 300, 3)
     assert PORTRAIT.stat().st_size < 40_000
+
+
+def test_a_telephones_heic_says_what_to_do(tmp_path):
+    path = tmp_path / "me.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(ImageError, match="is an HEIC picture, which cannot be read: save it as JPEG"):
+        load_image(path)

@@ -7,10 +7,11 @@ import av
 import numpy as np
 import pytest
 from av.video.codeccontext import VideoCodecContext
+from scipy import signal
 
 from avatard.clock import monotonic
 from avatard.protocols import broadcast
-from avatard.protocols.broadcast import Broadcaster, Encoder, Encoding, Track
+from avatard.protocols.broadcast import AudioEncoder, Broadcaster, Encoder, Encoding, Track
 from avatard.protocols.offer import Codec
 from tests.support.serving import said
 
@@ -127,3 +128,20 @@ def test_the_bit_rate_is_the_one_asked_for(codec):
         spent.append(size * 8 * 25 / 75)
     assert spent[1] > 2.2 * spent[0], spent
     assert spent[1] == pytest.approx(1_200_000, rel=0.5)
+
+
+def test_opus_keeps_the_treble():
+    """Less than 1 dB is lost up to 16 kHz."""
+    noise = (3000 * np.random.default_rng(0).standard_normal(6 * 48_000)).astype(np.int16)
+    encoder = AudioEncoder(Encoding().audio_bitrate_bps)
+    decoder = av.CodecContext.create("libopus", "r")
+    assert isinstance(decoder, av.AudioCodecContext)
+    decoder.sample_rate, decoder.layout = 48_000, "mono"
+    heard = []
+    for index, pcm in enumerate(noise.reshape(-1, 1920)):
+        heard += [frame.to_ndarray().ravel() for frame in decoder.decode(av.Packet(encoder.encode(index, pcm)))]
+    hz, before = signal.welch(noise.astype(np.float64), 48_000, nperseg=1024)
+    _, after = signal.welch(np.concatenate(heard).astype(np.float64), 48_000, nperseg=1024)
+    loss = 10 * np.log10(np.convolve(after / before, np.ones(9) / 9, "same"))
+    loss -= np.median(loss[(hz > 200) & (hz < 4000)])
+    assert loss[(hz > 200) & (hz < 16_000)].min() > -1

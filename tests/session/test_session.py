@@ -429,7 +429,7 @@ def test_the_portrait_is_swapped_while_it_speaks(play):
         crowd = cv2.imencode(".png", np.full((64, 128, 3), 9, np.uint8))[1].tobytes()
         with pytest.raises(PortraitError) as several:
             await session.identify(Portrait(crowd))
-        assert several.value.code == "several-faces" and several.value.fields == {"faces": 2}
+        assert several.value.code == "several-faces" and several.value.fields["faces"] == 2
         assert session.generation.digest == before
         data = cv2.imencode(".png", np.full((64, 64, 3), 250, np.uint8))[1].tobytes()
         await session.identify(Portrait(data))

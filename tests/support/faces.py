@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from avatard.media.image_file import load_image
 from avatard.models.face.mesh import FaceMesh
 from avatard.models.face.morphable import MorphableModel
-from tests.support.paths import FIXTURES
+from tests.support.paths import ROOT
 
-PORTRAIT = FIXTURES / "astronaut.jpg"
+PORTRAIT = ROOT / "avatard" / "media" / "astronaut.jpg"
 
 
 @cache

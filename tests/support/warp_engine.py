@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from avatard.config import Config
 from avatard.frame import Backdrop, Frame, HeadPose, Rectangle, Samples
-from avatard.inference.engine_api import EngineError
+from avatard.inference.engine_api import EngineError, Timer, untimed
 from avatard.portrait import Portrait
 from avatard.timebase import SAMPLES_PER_FRAME, SAMPLES_PER_MS
 
@@ -62,6 +62,7 @@ class WarpEngine:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.timer: Timer = untimed
         self.portrait = np.zeros((SIZE, SIZE, 3), np.uint8)
         self.backdrop = Backdrop(self.portrait, MOUTH)
 
@@ -74,7 +75,8 @@ class WarpEngine:
         if face > faces:
             raise EngineError(f"{name} has 1 face, got face {face}")
         if faces > 1 and not face:
-            raise EngineError(f"{name} has {faces} faces: choose one", code="several-faces", faces=faces)
+            boxes = [[n / faces, 0, 1 / faces, 1] for n in range(faces)]
+            raise EngineError(f"{name} has {faces} faces: choose one", code="several-faces", faces=faces, boxes=boxes)
         image = np.array_split(image, faces, axis=1)[max(face, 1) - 1]
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
         self.backdrop = Backdrop(self.portrait, MOUTH)

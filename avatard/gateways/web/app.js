@@ -1,218 +1,312 @@
-import { Connection, ConnectionError, request } from "./connection.js";
-import { say } from "./speech.js";
+import { request } from "./connection.js";
+import { Link } from "./link.js";
+import { Messages } from "./messages.js";
+import { Microphone, microphones } from "./microphone.js";
+import { Panel } from "./panel.js";
+import { faceButtons, isPicture, prepare } from "./portrait.js";
+import { Speech } from "./speech.js";
 
 const $ = (id) => document.getElementById(id);
 const [video, audio, stage] = [$("video"), $("audio"), $("stage")];
-let connection = null;
+const link = new Link();
+const panel = new Panel();
+const messages = new Messages({ error: $("error"), note: $("note") });
 let microphone = null;
 let speech = null;
-let panel = null;
-
-const describe = { idle: "Not connected", busy: "Connecting…", live: "Live", bad: "Disconnected" };
-
-function show(state, text = describe[state]) {
-  $("status").dataset.state = state;
-  $("status").textContent = text;
-  const live = state === "live";
-  $("curtain").hidden = live;
-  $("connect").disabled = state === "busy";
-  for (const id of ["microphone", "mute", "interrupt", "disconnect"]) $(id).disabled = !live;
-}
-
-function tell(text, note = false) {
-  $("message").textContent = text;
-  $("message").classList.toggle("note", note);
-  $("message").hidden = !text;
-}
+let waiting = null; // a sound file, chosen before it can be spoken
+let identity = null; // digest of who is shown
 
 // -- connection
 
-async function connect() {
-  tell("");
-  show("busy");
-  connection = new Connection();
-  connection.addEventListener("track", ({ detail: { track } }) => {
-    const element = track.kind === "video" ? video : audio;
-    element.srcObject = new MediaStream([track]);
-    element.play().catch(() => {});
+const words = {
+  idle: "Not connected",
+  connecting: "Connecting…",
+  live: "Live",
+  watching: "Watching",
+  stalled: "No picture",
+  waiting: "Not connected, trying again",
+};
+let retryAt = 0;
+let follow = false; // the focus was on a button that is gone when there is a connection
+
+link.addEventListener("state", ({ detail: { state, text, at } }) => {
+  const [connected, live] = [state === "live" || state === "watching", state === "live"];
+  follow ||= document.activeElement === $("connect");
+  retryAt = at ?? 0;
+  $("status").dataset.state = stage.dataset.state = state;
+  $("status").textContent = words[state];
+  $("curtain").hidden = connected;
+  $("view").hidden = !connected;
+  $("seat").hidden = state !== "watching";
+  for (const id of ["microphone", "interrupt"]) $(id).disabled = !live;
+  $("disconnect").disabled = state === "idle";
+  $("connect").hidden = state === "stalled" || state === "connecting";
+  $("connect").textContent = state === "waiting" ? "Try now" : "Connect";
+  $("give-up").hidden = state !== "waiting";
+  $("intro").hidden = state !== "idle";
+  const reason = { waiting: text, stalled: "No pictures come from the server.", connecting: words.connecting }[state] ?? "";
+  $("reason").textContent = reason;
+  $("reason").hidden = !reason;
+  if (live) messages.settle("connection");
+  if (!connected) stage.classList.remove("speaking");
+  if (!connected && state !== "stalled") panel.clear();
+  if (state === "idle" || state === "watching") stopMicrophone();
+  if (state === "idle" && text) messages.error(text, "connection");
+  if (live && microphone) link.connection.speak(microphone.track);
+  if (live && waiting) play(waiting);
+  if (connected) refreshIdentity();
+  if (connected && follow) $(live ? "microphone" : "disconnect").focus();
+  if (connected) follow = false;
+  showSpeech();
+});
+
+link.addEventListener("refused", ({ detail }) => {
+  if (detail.status === 401) location.reload(); // the server answers with the form that asks for the token
+});
+
+link.addEventListener("media", () => {
+  video.srcObject = link.connection.video;
+  audio.srcObject = link.connection.audio;
+  video.play().catch(() => {});
+  audio.play().catch(({ name }) => {
+    if (name !== "NotAllowedError") return;
+    mute(true);
+    messages.note("This browser plays sound only after a click: press Mute to hear the avatar.");
   });
-  connection.addEventListener("event", ({ detail }) => react(detail));
-  connection.addEventListener("lost", () => hangUp("bad", "The connection to the server was lost."));
-  try {
-    await connection.open();
-    show("live");
-    watch();
-    await listDevices();
-    $("microphone").focus();
-  } catch (error) {
-    hangUp("idle", error instanceof ConnectionError ? error.message : `Connecting failed: ${error.message}`);
-  }
-}
+  listDevices();
+});
 
-function hangUp(state = "idle", text = "") {
-  clearInterval(panel);
-  stopMicrophone();
-  speech?.abort();
-  connection?.close();
-  connection = null;
-  stage.classList.remove("speaking");
-  for (const id of ["fps", "latency", "rtf", "skew"]) $(id).textContent = "–";
-  show(state);
-  tell(text);
-}
-
-function react({ type, data }) {
+link.addEventListener("event", ({ detail: { type, data } }) => {
   switch (type) {
     case "bot-started-speaking": stage.classList.add("speaking"); break;
     case "bot-stopped-speaking": stage.classList.remove("speaking"); break;
-    case "bot-interrupted": speech?.abort(); stage.classList.remove("speaking"); break;
-    case "bot-ready": tell(""); break;
-    case "error": tell(data.message); break;
-    case "effort": {
-      const less = data.pictures_per_second < 25;
-      tell(less ? `The server is busy: it makes ${data.pictures_per_second} pictures a second until it is calm again.` : "", true);
-      break;
-    }
-    case "metrics":
-      $("latency").textContent = data.audio_to_photon_ms ? `${Math.round(data.audio_to_photon_ms)} ms` : `≈ ${Math.round(data.delay_ms)} ms`;
-      $("rtf").textContent = data.rtf.toFixed(2);
-      $("skew").textContent = `${data.av_skew_ms.toFixed(1)} ms`;
-      break;
+    case "bot-interrupted": stage.classList.remove("speaking"); break;
+    case "bot-ready": messages.settle("worker-restart"); break;
+    case "error": messages.error(data.message, data.code); break;
+    case "identity": refreshIdentity(); break;
+    case "quality": panel.rate(data.pictures_per_second); break;
+    case "metrics": panel.update(data); break;
   }
+});
+
+/** A watcher has no event channel: the same figures from the status. */
+async function askStatus() {
+  const status = await request("api/status").then((response) => response.json()).catch(() => null);
+  if (!status || link.state !== "watching") return;
+  panel.update(status.figures);
+  stage.classList.toggle("speaking", status.speaking);
+  if (status.identity !== identity) refreshIdentity();
 }
 
-function watch() {
-  let [frames, at] = [0, performance.now()];
-  panel = setInterval(async () => {
-    const [decoded, now] = [await connection?.framesDecoded() ?? 0, performance.now()];
-    if (frames) $("fps").textContent = ((decoded - frames) * 1000 / (now - at)).toFixed(1);
-    [frames, at] = [decoded, now];
-  }, 1000);
+setInterval(async () => {
+  if (link.state === "waiting") {
+    const seconds = Math.max(0, Math.ceil((retryAt - performance.now()) / 1000));
+    $("connect").textContent = seconds ? `Try now (${seconds} s)` : "Try now";
+  }
+  if (link.state === "watching") askStatus();
+  if (link.connection) panel.decoded((await link.connection.progress()).decoded);
+}, 1000);
+
+function showSize(width, height) {
+  if (width && height) stage.style.setProperty("--ratio", String(width / height));
 }
 
 // -- microphone
 
 async function listDevices() {
-  const devices = await navigator.mediaDevices?.enumerateDevices() ?? [];
-  const found = devices.filter(({ kind, deviceId }) => kind === "audioinput" && deviceId && deviceId !== "default");
+  const found = await microphones();
   const chosen = $("device").value;
-  $("device").replaceChildren(new Option("System default", ""), ...found.map((d, n) => new Option(d.label || `Microphone ${n + 1}`, d.deviceId)));
-  $("device").value = found.some(({ deviceId }) => deviceId === chosen) ? chosen : "";
+  $("device").replaceChildren(new Option("System default", ""), ...found.map(({ id, label }) => new Option(label, id)));
+  $("device").value = found.some(({ id }) => id === chosen) ? chosen : "";
 }
 
-const refusals = {
-  NotAllowedError: "The microphone was refused. Allow it for this page in the browser, then press Speak again.",
-  NotFoundError: "There is no microphone.",
-  NotReadableError: "The microphone is used by another program.",
-};
-
 async function startMicrophone() {
-  if (!navigator.mediaDevices) {
-    tell("Browsers give the microphone only to pages over HTTPS, or on this machine.");
+  try {
+    microphone = await Microphone.open($("device").value);
+  } catch (error) {
+    messages.error(error.message, "microphone");
     return;
   }
-  try {
-    const deviceId = $("device").value ? { exact: $("device").value } : undefined;
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: { deviceId, channelCount: 1, echoCancellation: true } });
-    microphone = { stream, context: new AudioContext() };
-    await connection.speak(stream.getAudioTracks()[0]);
-    $("microphone").setAttribute("aria-pressed", "true");
-    $("microphone").querySelector("span").textContent = "Stop speaking";
-    tell("");
-    meter();
-    await listDevices();
-  } catch (error) {
+  microphone.addEventListener("ended", () => {
     stopMicrophone();
-    tell(refusals[error.name] ?? `The microphone cannot be used: ${error.message}`);
-  }
+    messages.error("The microphone is gone.", "microphone");
+  });
+  messages.settle("microphone");
+  $("microphone").setAttribute("aria-pressed", "true");
+  microphone.meter((level) => { $("level").style.transform = `scaleX(${level.toFixed(3)})`; });
+  await link.connection?.speak(microphone.track);
+  await listDevices();
 }
 
 function stopMicrophone() {
-  microphone?.stream.getTracks().forEach((track) => track.stop());
-  microphone?.context.close();
+  if (!microphone) return;
+  microphone.close();
   microphone = null;
-  connection?.speak(null).catch(() => {});
+  link.connection?.speak(null).catch(() => {});
   $("microphone").setAttribute("aria-pressed", "false");
-  $("microphone").querySelector("span").textContent = "Speak";
   $("level").style.transform = "";
 }
 
-function meter() {
-  const { stream, context } = microphone;
-  const analyser = new AnalyserNode(context, { fftSize: 1024 });
-  context.createMediaStreamSource(stream).connect(analyser);
-  const samples = new Float32Array(analyser.fftSize);
-  (function draw() {
-    if (microphone?.context !== context) return;
-    analyser.getFloatTimeDomainData(samples);
-    const loud = Math.sqrt(samples.reduce((sum, x) => sum + x * x, 0) / samples.length);
-    $("level").style.transform = `scaleX(${Math.min(1, loud * 6).toFixed(3)})`;
-    requestAnimationFrame(draw);
-  })();
+// -- sound of the avatar
+
+function mute(muted) {
+  audio.muted = muted;
+  $("mute").setAttribute("aria-pressed", String(muted));
 }
 
-// -- files
+function setVolume(volume) {
+  audio.volume = volume;
+  if (volume > 0) mute(false);
+}
+
+// -- sound files
 
 async function play(file) {
-  speech?.abort();
-  speech = new AbortController();
-  $("sound-name").textContent = `Speaking ${file.name}`;
+  waiting = null;
+  if (speech) await stopSpeech();
+  const mine = speech = new Speech(file);
+  mine.addEventListener("change", showSpeech);
+  showSpeech();
   try {
-    await say(file, speech.signal);
+    await mine.say();
   } catch (error) {
-    tell(error.message);
+    messages.error(error.message, "speech");
   }
-  $("sound-name").textContent = "Play a sound file…";
+  if (speech === mine) speech = null;
+  showSpeech();
 }
+
+async function stopSpeech() {
+  const heard = speech && speech.state !== "preparing";
+  speech?.stop();
+  [speech, waiting] = [null, null];
+  showSpeech();
+  if (heard) await interrupt();
+}
+
+function showSpeech() {
+  const file = speech?.file ?? waiting;
+  $("playing").hidden = !file;
+  if (!file) return;
+  const when = link.state === "watching" ? "when a seat is free" : "when you are connected";
+  const state = speech
+    ? { preparing: `Reading ${file.name}`, queued: `${file.name} waits until it can be spoken`, started: `Speaking ${file.name}` }[speech.state]
+    : `${file.name} will be spoken ${when}`;
+  if ($("playing-state").textContent !== state) $("playing-state").textContent = state;
+  $("playing-stop").textContent = speech ? "Stop" : "Remove";
+  $("playing-progress").hidden = !speech;
+  showProgress();
+}
+
+function showProgress() {
+  const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+  $("playing-progress").value = speech?.seconds ? speech.played / speech.seconds : 0;
+  $("playing-time").textContent = speech?.seconds ? `${clock(speech.played)} / ${clock(speech.seconds)}` : "";
+}
+setInterval(() => speech && showProgress(), 200);
+
+const interrupt = () => request("api/interrupt", { method: "POST" }).catch((error) => messages.error(error.message));
+
+// -- portraits
 
 async function swap(file, face = 0) {
   $("faces").hidden = true;
   $("portrait-name").textContent = `Checking ${file.name}…`;
   try {
-    await request(`api/identity${face ? `?face=${face}` : ""}`, { method: "POST", headers: { "Content-Type": file.type }, body: file });
-    tell(`${file.name} is the avatar now.`, true);
-    $("rest").src = `api/portrait?${Date.now()}`;
+    const picture = await prepare(file);
+    const path = `api/identity${face ? `?face=${face}` : ""}`;
+    await request(path, { method: "POST", headers: { "Content-Type": picture.type }, body: picture });
+    messages.settle("portrait");
+    messages.note(`${file.name} is the avatar now.`);
+    await refreshIdentity();
   } catch (error) {
-    tell(error.message);
-    askForFace(file, Number(/has (\d+) faces/.exec(error.message)?.[1] ?? 0));
+    if (error.code === "several-faces") await askForFace(file, error);
+    else messages.error(error.message, "portrait");
   }
   $("portrait-name").textContent = "Choose another portrait…";
 }
 
-function askForFace(file, count) {
-  const choices = Array.from({ length: count }, (_, n) => {
-    const button = document.createElement("button");
-    [button.type, button.textContent] = ["button", n + 1];
-    button.onclick = () => swap(file, n + 1);
-    return button;
-  });
-  $("faces").replaceChildren("Which face, from the left?", ...choices);
-  $("faces").hidden = count === 0;
-  choices[0]?.focus();
+async function askForFace(file, { faces, boxes }) {
+  messages.settle("portrait");
+  const buttons = await faceButtons(file, faces, boxes, (face) => swap(file, face));
+  $("faces-title").textContent = `${file.name} has ${faces} faces. Whose portrait is it?`;
+  $("faces-list").replaceChildren(...buttons);
+  $("faces").hidden = false;
+  buttons[0]?.focus();
 }
+
+async function restoreFirst() {
+  try {
+    await request("api/identity", { method: "DELETE" });
+    messages.note("The first portrait is the avatar again.");
+    await refreshIdentity();
+  } catch (error) {
+    messages.error(error.message, "portrait");
+  }
+}
+
+/** Show who is the avatar now, where the page shows it without video. */
+async function refreshIdentity() {
+  const shown = await request("api/identity").then((response) => response.json()).catch(() => null);
+  if (!shown) return;
+  $("first").hidden = shown.first;
+  if (identity !== shown.identity) $("rest").src = `api/portrait?${shown.identity}`;
+  identity = shown.identity;
+}
+
+// -- files
 
 function take(file) {
   if (!file) return;
-  if (file.type.startsWith("image/")) swap(file);
-  else if (connection) play(file);
-  else tell("Connect first, then play a sound.");
+  if (isPicture(file)) {
+    swap(file);
+  } else if (file.type && !/^(audio|video)\//.test(file.type)) {
+    messages.error(`${file.name} is neither a picture nor a sound.`, "file");
+  } else if (link.state === "live") {
+    play(file);
+  } else {
+    waiting = file;
+    showSpeech();
+  }
 }
 
 // -- wiring
 
-$("connect").onclick = connect;
-$("disconnect").onclick = () => hangUp();
-$("interrupt").onclick = () => request("api/interrupt", { method: "POST" }).catch((error) => tell(error.message));
+$("connect").onclick = () => (link.state === "waiting" ? link.hurry() : (messages.clear("error"), link.start()));
+for (const id of ["disconnect", "give-up"]) {
+  $(id).onclick = () => {
+    if (speech) stopSpeech();
+    link.stop();
+    $("connect").focus();
+  };
+}
+$("interrupt").onclick = interrupt;
 $("microphone").onclick = () => (microphone ? stopMicrophone() : startMicrophone());
 $("device").onchange = () => microphone && (stopMicrophone(), startMicrophone());
-$("mute").onclick = () => {
-  audio.muted = !audio.muted;
-  $("mute").setAttribute("aria-pressed", String(audio.muted));
-  $("mute").querySelector("span").textContent = audio.muted ? "Muted" : "Mute";
-};
+$("mute").onclick = () => mute(!audio.muted);
+$("volume").oninput = () => setVolume(Number($("volume").value));
+$("playing-stop").onclick = () => stopSpeech();
+$("first").onclick = restoreFirst;
 for (const id of ["sound", "portrait"]) {
   $(id).onchange = () => { take($(id).files[0]); $(id).value = ""; };
 }
+
+$("full-screen").hidden = !(document.fullscreenEnabled || video.webkitEnterFullscreen);
+$("full-screen").onclick = () => {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else if (document.fullscreenEnabled) stage.requestFullscreen();
+  else video.webkitEnterFullscreen(); // an iPhone shows nothing else than a video alone
+};
+document.onfullscreenchange = () => $("full-screen").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement)));
+$("picture-in-picture").hidden = !document.pictureInPictureEnabled;
+$("picture-in-picture").onclick = () => {
+  const changed = document.pictureInPictureElement ? document.exitPictureInPicture() : video.requestPictureInPicture();
+  changed.catch((error) => messages.error(`Picture in picture is not possible: ${error.message}`));
+};
+
+video.onresize = () => showSize(video.videoWidth, video.videoHeight);
+$("rest").onload = () => video.srcObject || showSize($("rest").naturalWidth, $("rest").naturalHeight);
+showSize($("rest").naturalWidth, $("rest").naturalHeight);
 
 let depth = 0;
 const dropping = (on) => stage.classList.toggle("dropping", on);
@@ -224,4 +318,12 @@ addEventListener("drop", (event) => {
   dropping(Boolean(depth = 0));
   take(event.dataTransfer.files[0]);
 });
-addEventListener("pagehide", () => connection?.close());
+
+addEventListener("online", () => link.hurry());
+addEventListener("visibilitychange", () => document.hidden || link.hurry());
+addEventListener("pagehide", () => link.stop());
+refreshIdentity();
+$("connect").disabled = false; // a click before this line would be lost
+
+// The token is in a cookie by now; in the address it would be in bookmarks and screenshots.
+if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname);

@@ -1,10 +1,10 @@
 // A sound file, spoken by the avatar: decoded here, sent as PCM over the same WebSocket that voice agents use.
 
-const RATE = 16000;
+const RATE = 48000;
 const CHUNK = RATE / 5;
 const BUFFERED = 1 << 20;
 
-/** 16-bit mono PCM at 16 kHz of any file the browser can decode. */
+/** 16-bit mono PCM of any file that the browser can decode. */
 async function decode(file) {
   const context = new OfflineAudioContext(1, 1, RATE);
   let sound;
@@ -22,34 +22,77 @@ async function decode(file) {
   return mix;
 }
 
-/** Send a file; resolves when all of it was taken. Abort the signal to stop. */
-export async function say(file, signal) {
-  const pcm = await decode(file);
-  const url = new URL("ws/audio", location.href);
-  url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url);
-  await new Promise((resolve, reject) => {
-    socket.onopen = resolve;
-    socket.onerror = () => reject(new Error("The server does not take sound now."));
-  });
-  try {
-    const refused = new Promise((_, reject) => {
+/** One file that is spoken. Its `state` is preparing, queued, started; `say` resolves when it is over. */
+export class Speech extends EventTarget {
+  state = "preparing";
+  seconds = 0;
+  startedAt = 0; // of performance.now()
+  #id = Math.random().toString(36).slice(2);
+  #stopping = new AbortController();
+
+  constructor(file) {
+    super();
+    this.file = file;
+  }
+
+  /** Seconds that were heard. */
+  get played() {
+    return this.state === "started" ? Math.min(this.seconds, (performance.now() - this.startedAt) / 1000) : 0;
+  }
+
+  /** Send it; resolves when it was heard, or stopped. Raises Error in words for people. */
+  async say() {
+    const pcm = await decode(this.file);
+    const { signal } = this.#stopping;
+    if (signal.aborted) return;
+    this.seconds = pcm.length / RATE;
+    const url = new URL("ws/audio", location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = new WebSocket(url);
+    try {
+      await new Promise((resolve, reject) => {
+        socket.onopen = resolve;
+        socket.onerror = () => reject(new Error("The server does not take sound now."));
+      });
+      const over = this.#over(socket);
+      over.catch(() => {}); // it is awaited below
+      socket.send(JSON.stringify({ sample_rate: RATE }));
+      socket.send(JSON.stringify({ type: "start_of_utterance", id: this.#id }));
+      for (let n = 0; n < pcm.length && !signal.aborted && socket.readyState === WebSocket.OPEN; n += CHUNK) {
+        while (socket.bufferedAmount > BUFFERED && !signal.aborted) {
+          await Promise.race([over, new Promise((resolve) => setTimeout(resolve, 50))]);
+        }
+        socket.send(pcm.subarray(n, n + CHUNK));
+      }
+      socket.send(JSON.stringify({ type: "end_of_utterance" }));
+      await over;
+    } finally {
+      socket.close();
+    }
+  }
+
+  /** Resolve `say` now. What was sent is said, unless the server is told to interrupt. */
+  stop() {
+    this.#stopping.abort();
+  }
+
+  #over(socket) {
+    return new Promise((resolve, reject) => {
+      if (this.#stopping.signal.aborted) resolve();
+      this.#stopping.signal.onabort = resolve;
+      socket.onclose = () => reject(new Error(`The connection ended before all of ${this.file.name} was spoken.`));
       socket.onmessage = ({ data }) => {
         const event = JSON.parse(data);
-        if (event.type === "error") reject(new Error(event.data.message));
+        if (event.type === "error" && event.data.code === "bad-message") reject(new Error(event.data.message));
+        if (event.type !== "utterance" || event.data.id !== this.#id) return;
+        if (event.data.state === "ended") {
+          this.#stopping.abort(); // an interrupt leaves a rest that need not be sent
+          return;
+        }
+        this.state = event.data.state;
+        if (this.state === "started") this.startedAt = performance.now();
+        this.dispatchEvent(new Event("change"));
       };
     });
-    refused.catch(() => {});
-    socket.send(JSON.stringify({ sample_rate: RATE }));
-    for (let n = 0; n < pcm.length && !signal.aborted; n += CHUNK) {
-      while (socket.bufferedAmount > BUFFERED && !signal.aborted) {
-        await Promise.race([refused, new Promise((resolve) => setTimeout(resolve, 50))]);
-      }
-      socket.send(pcm.subarray(n, n + CHUNK));
-    }
-    socket.send(JSON.stringify({ type: "end_of_utterance" }));
-    await Promise.race([refused, new Promise((resolve) => setTimeout(resolve, 250))]);
-  } finally {
-    socket.close();
   }
 }

@@ -226,10 +226,10 @@ def collate(examples: Sequence[Example]) -> Batch:
     if not twins:
         return Batch(window, expected, mask, reference, window[:0], window[:0], mask[:0], window.new_zeros(0, 2, 3))
     matrices = torch.from_numpy(np.stack([twin.moved for twin in twins])).float()
-    moved = _planes([twin.window for twin in twins])
-    moved_expected = _planes([twin.expected for twin in twins])
-    moved_mask = _planes([twin.mask for twin in twins])
-    return Batch(window, expected, mask, reference, moved, moved_expected, moved_mask, matrices)
+    twin_window = _planes([twin.window for twin in twins])
+    twin_expected = _planes([twin.expected for twin in twins])
+    twin_mask = _planes([twin.mask for twin in twins])
+    return Batch(window, expected, mask, reference, twin_window, twin_expected, twin_mask, matrices)
 
 
 def _planes(pictures: Sequence[Floats]) -> Tensor:

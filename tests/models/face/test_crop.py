@@ -49,9 +49,15 @@ def test_a_clip_has_one_crop_the_median_of_its_poses():
     np.testing.assert_allclose(Crop.of(batch).matrix, Crop.of(pose_of(1.0, 61, (101, 100))).matrix, atol=1e-9)
 
 
-def test_outside_of_the_picture_repeats_its_edge():
+def test_outside_of_the_picture_is_its_blurred_reflection():
     image = np.full((50, 60, 3), 200, np.uint8)
     assert (Crop.of(pose_of(0, 58, (0, 0))).image(image) == 200).all()
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    square = Crop.of(pose_of(0, 58, (60, 200))).image(noise).astype(float)
+    # The picture begins at column 68; stripes of its edge would not vary from column to column.
+    assert square[:, 80:].std() > 50
+    assert 2 < square[:, :40].std() < 20
+    assert np.abs(np.diff(square[:, :40], axis=1)).mean() > 0.1
 
 
 def test_the_portrait_is_centred_on_its_eyes():
