@@ -107,8 +107,3 @@ class SoundConverter:
         both = min(len(speech), len(playback) // PLAYBACK_RATIO)
         self._waiting = speech[both:], playback[PLAYBACK_RATIO * both :]
         return Sound(speech[:both], playback[: PLAYBACK_RATIO * both])
-
-
-def to_pcm16(samples: Samples) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    """Float32 [T] to int16 [T], clipped at full scale."""
-    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)

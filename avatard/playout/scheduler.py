@@ -123,11 +123,6 @@ class Scheduler:
         return self._timeline.backlog_frames(now)
 
     @property
-    def epoch_first(self) -> int:
-        """The first frame of the current epoch."""
-        return self._epoch_first
-
-    @property
     def settled(self) -> bool:
         """Whether a cross-fade is over: into the current epoch, or after an interrupt into a closed mouth."""
         return self._frames.settled(self._next)

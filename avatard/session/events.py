@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from avatard.errors import UserError
-from avatard.protocols.events import Error, Event
+from avatard.protocols.events import Event
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +31,3 @@ class EventBus:
                 listener(event)
             except Exception:
                 logger.exception("event listener failed", extra={"event": event.TYPE})
-
-
-def error_event(error: UserError, fatal: bool = False) -> Error:
-    """What a client is told of a mistake that it can cure."""
-    return Error(message=str(error), code=error.code, fatal=fatal, fields=error.fields)
