@@ -236,7 +236,7 @@ def inspect(
 def render(
     identity: Annotated[Path, typer.Option(help="The portrait, or a video whose head pose is used too.")],
     audio: Annotated[Path, typer.Option(help="The speech: any file with sound in it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .mp4, .webm or .mov.")],
     face: FaceOption = None,
     size: Annotated[int | None, typer.Option(help="Longer side of the pictures; picture.size by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of the video network.")] = None,
@@ -248,7 +248,11 @@ def render(
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
 ) -> None:
-    """Render a portrait that speaks a sound file to an MP4 file."""
+    """Render a portrait that speaks a sound file to a video file.
+
+    The name's end chooses the kind: .mp4 is H.264, .webm VP9, .mov ProRes 4444. With --set
+    picture.background=transparent, .webm and .mov have alpha.
+    """
     flags = {
         "portrait.face": face,
         "stream.video_steps": steps,

@@ -19,7 +19,7 @@ from avatard.commands.render import play_out
 from avatard.config import Config
 from avatard.frame import Samples
 from avatard.inference.engine_api import Engine, MakeEngine
-from avatard.media.mp4 import Mp4Writer
+from avatard.media.video_writer import VideoWriter
 from avatard.portrait import Portrait
 from avatard.timebase import FPS, SAMPLE_RATE_HZ
 
@@ -88,7 +88,7 @@ def throughput(engine: Engine, config: Config, seconds: float, size: tuple[int, 
         began, used = monotonic(), process_cpu()
         frames = 0
         waited = None
-        with Mp4Writer(Path(folder) / "bench.mp4", size) as writer:
+        with VideoWriter(Path(folder) / "bench.mp4", size) as writer:
             for played in play_out(engine, np.array_split(voice(seconds), round(seconds * FPS)), config):
                 assert played.picture is not None
                 writer.write(played.picture.rgb)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from avatard.commands.render import play_out
 from avatard.config import Config, Stream
 from avatard.engine.video_stream import Face, PreparedPortrait, VideoStream
-from avatard.media.mp4 import Mp4Writer
+from avatard.media.video_writer import VideoWriter
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.model import Mcvdm
@@ -90,6 +90,7 @@ def write_video(path: Path, frames: Pictures, audio: NDArray[np.int16]) -> None:
         with wave.open(str(sound), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
             file.writeframes(audio.astype("<i2").tobytes())
-        with Mp4Writer(path, (frames.shape[1], frames.shape[2]), sound, {"comment": "real and synthetic video"}) as out:
+        size = (frames.shape[1], frames.shape[2])
+        with VideoWriter(path, size, sound, {"comment": "real and synthetic video"}) as out:
             for frame in frames:
                 out.write(frame)

@@ -25,8 +25,8 @@ from avatard.errors import UserError
 from avatard.frame import Frame, Samples, Sound
 from avatard.inference.engine_api import Engine, MakeEngine, Stream
 from avatard.media.audio_file import open_audio, read_speech
-from avatard.media.mp4 import Mp4Writer
 from avatard.media.video_file import read_frames
+from avatard.media.video_writer import FORMATS, VideoWriter
 from avatard.playout.audio_timeline import Timing
 from avatard.playout.scheduler import PlayoutFrame, Scheduler, StartEpoch
 from avatard.playout.utterance import Utterance
@@ -160,7 +160,7 @@ def render(
         make_engine: loads the networks.
         identity: a portrait; or a video, whose first picture is the portrait and whose head pose drives the avatar's.
         audio: any file with sound in it.
-        output: an .mp4 file; it appears complete or not at all.
+        output: an .mp4, .webm or .mov file; it appears complete or not at all.
         size: longer side of the pictures; `picture.size` of the configuration without one.
         badge: write "AI-generated" into the corner of each frame.
         progress: show a bar on standard error, where that is a terminal.
@@ -168,7 +168,8 @@ def render(
     Raises:
         UserError: an input or the output cannot be used.
     """
-    _check(output, size, (identity, audio))
+    transparent = config.picture.background == "transparent"
+    _check(output, size, (identity, audio), transparent)
     total = _frames_of(audio)
     with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
         if identity.suffix.lower() in VIDEOS:
@@ -187,12 +188,12 @@ def render(
 
     frames = 0
     with (
-        Mp4Writer(output, (height, width), audio, metadata) as writer,
+        VideoWriter(output, (height, width), audio, metadata, transparent=transparent) as writer,
         tqdm(total=total, unit="frame", disable=None if progress else True) as bar,
     ):
         for played in play_out(engine, read_speech(audio), config):
             assert played.picture is not None
-            writer.write(_finish(played.picture.rgb, (height, width), badge))
+            writer.write(_finish(played.picture.pixels, (height, width), badge))
             frames += 1
             bar.update()
         if not frames:
@@ -200,10 +201,16 @@ def render(
     return frames
 
 
-def _check(output: Path, size: int | None, sources: Sequence[Path]) -> None:
+def _check(output: Path, size: int | None, sources: Sequence[Path], transparent: bool) -> None:
     """Refuse at once an output that would fail at the end. Raises `RenderError`."""
-    if output.suffix.lower() != ".mp4":
-        raise RenderError(f"{output}: expected a name that ends in .mp4")
+    made = FORMATS.get(output.suffix.lower())
+    if made is None:
+        raise RenderError(f"{output}: expected a name that ends in .mp4, .webm or .mov")
+    if transparent and not made.transparent:
+        raise RenderError(
+            f"{output}: MP4 cannot be transparent: choose a name that ends in .webm or .mov, or another "
+            "picture.background"
+        )
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise RenderError(
             f"{output} cannot be written: {'it' if output.is_dir() else output.parent} is not a "
@@ -242,7 +249,7 @@ def _scaled(shape: tuple[int, ...], longest: int | None) -> tuple[int, int]:
 
 
 def _finish(pixels: NDArray[np.uint8], size: tuple[int, int], badge: bool) -> NDArray[np.uint8]:
-    """A frame at its final height and width, with the badge if one is asked for."""
+    """A frame `[H, W, 3 or 4]` at its final height and width, with the badge if one is asked for."""
     height, width = size
     if size != pixels.shape[:2]:
         method = cv2.INTER_AREA if height < pixels.shape[0] else cv2.INTER_LANCZOS4
@@ -251,7 +258,7 @@ def _finish(pixels: NDArray[np.uint8], size: tuple[int, int], badge: bool) -> ND
         pixels = pixels.copy()
         longest = max(size)
         scale, at = longest / 640, (longest // 40, height - longest // 32)
-        for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        for colour, thick in (((0, 0, 0, 255), 3), ((255, 255, 255, 255), 1)):
             thickness = max(1, round(thick * scale * 1.5))
             cv2.putText(pixels, BADGE, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
     return pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import cv2
 import numpy as np
@@ -15,6 +16,11 @@ from avatard.media.image_file import load_image
 from avatard.models.face.matte import Matting, foreground
 
 Pixels = NDArray[np.uint8]
+
+#: Alpha of what is opaque.
+FULL: Final = 255
+#: Pixels around a transparent person that keep their colours.
+BORDER: Final = 6
 
 
 class BackgroundError(UserError):
@@ -74,5 +80,19 @@ class Background:
         x, y = person[0] - plate.left, person[1] - plate.top
         rgb = np.ascontiguousarray(plate.pixels[..., :3])
         matte = alpha.astype(np.float32) / np.float32(255) if alpha is not None else self.matting(rgb, (x, y))
-        cut = np.dstack([foreground(rgb, matte), np.rint(255 * matte).astype(np.uint8)])
-        return Plate(cut, plate.left, plate.top)
+        colours, alpha = foreground(rgb, matte), np.rint(255 * matte).astype(np.uint8)
+        if self.picture is None:
+            colours = _without_hidden(colours, alpha)
+        return Plate(np.dstack([colours, alpha]), plate.left, plate.top)
+
+
+def _without_hidden(colours: Pixels, alpha: Pixels) -> Pixels:
+    """Colours `[H, W, 3]` with a flat one where alpha `[H, W]` hides them: the room behind a person is not passed on.
+
+    A border is kept for filters and coarse chroma, which mix neighbours. The flat colour is the person's mean: it
+    compresses to nothing, and shows least where it is mixed in all the same.
+    """
+    near = cv2.dilate((alpha > 0).view(np.uint8), np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8))
+    shown = colours.copy()
+    shown[near == 0] = np.rint(cv2.mean(colours, (alpha == FULL).view(np.uint8))[:3]).astype(np.uint8)
+    return shown

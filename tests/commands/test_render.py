@@ -3,6 +3,7 @@
 import signal
 import struct
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -15,10 +16,10 @@ from typer.testing import CliRunner
 
 from avatard.cli import app
 from avatard.commands.render import RenderError, play_out, render
-from avatard.config import Config, Stream
+from avatard.config import Config, Picture, Stream
 from avatard.errors import UserError
 from avatard.media.audio_file import AudioFileError
-from avatard.media.mp4 import DIGITAL_SOURCE_TYPE, XMP_BOX
+from avatard.media.video_writer import DIGITAL_SOURCE_TYPE, XMP_BOX
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.timebase import SAMPLES_PER_FRAME
 from tests.support.sounds import write_wav
@@ -177,6 +178,36 @@ def test_size_and_badge(portrait, speech, tmp_path, made):
     assert picture[:290].std() < 5
 
 
+TRANSPARENT = Config(stream=CONFIG.stream, picture=Picture(background="transparent"))
+
+
+class Cutout(Quick):
+    """Nothing behind the left half."""
+
+    def picture(self, opening: float):
+        frame = super().picture(opening)
+        alpha = np.full((256, 256), 255, np.uint8)
+        alpha[:, :64] = 0
+        pixels = np.dstack([frame.pixels, alpha])
+        return replace(frame, pixels=pixels, backdrop=None)
+
+
+def test_a_transparent_background_stays_transparent_at_any_size(portrait, speech, tmp_path):
+    path = tmp_path / "out.mov"
+    assert render(TRANSPARENT, Cutout, portrait, speech, path, size=320, badge=True, progress=False) == 61
+    with av.open(str(path)) as file:
+        picture = next(file.decode(video=0)).to_ndarray(format="rgba")
+    assert picture.shape == (320, 320, 4)
+    assert picture[:280, :70, 3].max() < 10 and picture[:280, 90:, 3].min() > 245
+    assert picture[300:, :70, 3].max() > 200, "the badge is seen there too"
+
+
+def test_mp4_cannot_be_transparent(portrait, speech, tmp_path):
+    expected = r"MP4 cannot be transparent: choose a name that ends in \.webm or \.mov, or another picture\.background$"
+    with pytest.raises(RenderError, match=expected):
+        render(TRANSPARENT, Cutout, portrait, speech, tmp_path / "out.mp4", progress=False)
+
+
 def test_a_video_gives_its_first_picture_and_its_pose(made, speech, tmp_path):
     seen = []
 
@@ -219,7 +250,7 @@ def test_a_source_is_not_overwritten(speech, tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("out.avi", None, "expected a name that ends in .mp4"),
+        ("out.avi", None, "expected a name that ends in .mp4, .webm or .mov"),
         ("missing/out.mp4", None, "missing is not a folder"),
         ("out.mp4", 255, "a size of 255 pixels: expected an even number from 64 to 2048"),
         ("out.mp4", 4096, "a size of 4096 pixels"),

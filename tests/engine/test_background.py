@@ -87,6 +87,22 @@ def test_without_a_background_frames_have_alpha(identity):
     np.testing.assert_allclose(shown[200:300, 200:300].astype(int), frame[200:300, 200:300, :3].astype(int), atol=30)
 
 
+def test_the_room_behind_a_transparent_person_is_not_in_the_pixels(identity):
+    one = Compositor(identity, frame_identity(identity, "head", 512), Background.of("transparent"))
+    for frame in (one.still, one.frame(still(4.0))):
+        hidden = cv2.erode((frame[..., 3] == 0).view(np.uint8), np.ones((19, 19), np.uint8)) > 0
+        hidden[460:] = False  # below the frame the shoulders go on
+        assert hidden.mean() > 0.2
+        assert np.ptp(frame[hidden][:, :3].astype(int), axis=0).max() <= 2
+
+
+def test_the_matte_moves_with_the_head(identity):
+    one = Compositor(identity, frame_identity(identity, "head", 512), Background.of("transparent"))
+    rest, moved = one.frame(still())[..., 3].astype(int), one.frame(still(6.0))[..., 3].astype(int)
+    ends = [np.argmax(alpha[180:240, ::-1] > 128, axis=1).mean() for alpha in (rest, moved)]
+    assert 8 < ends[1] - ends[0] < 20
+
+
 def test_backgrounds_that_cannot_be_used_are_one_line(tmp_path):
     with pytest.raises(BackgroundError, match="picture.background = '#12345': expected a colour such as #20A040"):
         Background.of("#12345")

@@ -1,4 +1,7 @@
-"""Write an MP4 file: H.264 at 25 fps, AAC sound, and metadata that marks it as synthetic."""
+"""Write a video file at 25 fps with sound, and with metadata that marks it as synthetic.
+
+MP4 has H.264 and AAC. WebM has VP9 and Opus, QuickTime ProRes 4444 and PCM; both can be transparent.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +27,37 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 SOUND_RATE_HZ: Final = 48_000
-#: x264's constant rate factor and speed: about 40 kB a second of a talking head at 256².
-QUALITY, PRESET = 18, "veryfast"
+
+
+class Format(NamedTuple):
+    """What a file of one kind has in it."""
+
+    container: str  # FFmpeg's name
+    video: str  # encoders
+    audio: str
+    opaque: str  # pixel formats
+    transparent: str  # empty where it cannot be
+    options: Mapping[str, str]  # of the video encoder
+    boxes: bool  # ISO base media or QuickTime
+
+
+#: By suffix. Constant quality: about 40 kB a second of a talking head at 256² as H.264, 1 MB as ProRes.
+FORMATS: Final = MappingProxyType(
+    {
+        ".mp4": Format("mp4", "libx264", "aac", "yuv420p", "", {"crf": "18", "preset": "veryfast"}, True),
+        ".webm": Format(
+            "webm",
+            "libvpx-vp9",
+            "libopus",
+            "yuv420p",
+            "yuva420p",
+            # libvpx writes no alternate reference frames beside alpha.
+            {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "0", "auto-alt-ref": "0"},
+            False,
+        ),
+        ".mov": Format("mov", "prores_ks", "pcm_s16le", "yuv444p10le", "yuva444p10le", {"profile": "4444"}, True),
+    }
+)
 
 #: IPTC Digital Source Type of a real picture that a trained network animates.
 DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -39,64 +71,84 @@ XMP: Final = (
 )
 
 
-class Mp4Error(UserError):
+class VideoWriterError(UserError):
     """A file that cannot be written."""
 
 
-class Mp4Writer:
+class VideoWriter:
     """A context that writes a file completely or not at all: it appears if the context ends without an exception.
 
     Args:
-        path: the file; an existing one is replaced.
+        path: the file, with a suffix of `FORMATS`; an existing one is replaced.
         size: height and width of the pictures, even.
         sound: a file whose first audio stream starts at frame 0; None writes no sound.
         metadata: title, comment and others.
+        transparent: whether pictures have alpha.
 
     Raises:
-        Mp4Error: the file cannot be written.
+        VideoWriterError: the file cannot be written.
         AudioFileError: the sound cannot be read.
     """
 
     def __init__(
-        self, path: Path, size: tuple[int, int], sound: Path | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        size: tuple[int, int],
+        sound: Path | None = None,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        transparent: bool = False,
     ):
         self._path, self._size, self._sound, self._metadata = path, size, sound, dict(metadata or {})
+        self._format = FORMATS[path.suffix.lower()]
+        self._transparent = transparent
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
         self._frames = 0
 
-    def __enter__(self) -> Mp4Writer:
+    def __enter__(self) -> VideoWriter:
         import av
+        from av import AudioStream, VideoStream
         from av.error import FFmpegError
 
+        made = self._format
         with ExitStack() as undo:
             undo.callback(self._temporary.unlink, missing_ok=True)
             try:
-                # The index goes first, so that a browser can play while it loads.
-                options = {"movflags": "+faststart"}
-                self._output = undo.enter_context(av.open(str(self._temporary), "w", format="mp4", options=options))
+                # The index goes first, so that a browser can play while it loads. Without the flag, Matroska's ids are
+                # random.
+                options = {"movflags": "+faststart"} if made.boxes else {"fflags": "+bitexact"}
+                file = av.open(str(self._temporary), "w", format=made.container, options=options)
+                self._output = undo.enter_context(file)
             except FFmpegError as error:
-                raise Mp4Error(f"{self._path} cannot be written: {error.strerror}") from None
+                raise VideoWriterError(f"{self._path} cannot be written: {error.strerror}") from None
             self._output.metadata.update(self._metadata)
-            self._video = self._output.add_stream("libx264", rate=FPS, options={"crf": f"{QUALITY}", "preset": PRESET})
+            if not made.boxes:
+                self._output.metadata["DIGITAL_SOURCE_TYPE"] = DIGITAL_SOURCE_TYPE
+            video = self._output.add_stream(made.video, rate=FPS, options=dict(made.options))
+            assert isinstance(video, VideoStream)
+            self._video = video
             self._video.height, self._video.width = self._size
-            self._video.pix_fmt = "yuv420p"
+            self._video.pix_fmt = made.transparent if self._transparent else made.opaque
             self._audio: AudioStream | None = None
             self._packets: Iterator[AudioFrame] = iter(())
             if self._sound is not None:
                 source = undo.enter_context(open_audio(self._sound))
                 layout = "mono" if source.streams.audio[0].layout.nb_channels == 1 else "stereo"
-                self._audio = self._output.add_stream("aac", rate=SOUND_RATE_HZ, layout=layout)
+                audio = self._output.add_stream(made.audio, rate=SOUND_RATE_HZ, layout=layout)
+                assert isinstance(audio, AudioStream)
+                self._audio = audio
                 self._packets = _decode(self._sound, source)
             self._sounded = 0.0  # seconds
             self._undo = undo.pop_all()
         return self
 
     def write(self, picture: NDArray[np.uint8]) -> None:
-        """Append a frame `[H, W, 3]` RGB and its sound."""
+        """Append a frame and its sound: `[H, W, 3]`, or `[H, W, 4]` with straight alpha for a transparent file."""
         from av import VideoFrame
         from av.error import FFmpegError
 
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        layout = "rgba" if self._transparent else "rgb24"
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=layout)
         frame.pts, frame.time_base = self._frames, Fraction(1, FPS)
         self._frames += 1
         try:
@@ -108,7 +160,7 @@ class Mp4Writer:
                 self._sounded += sound.samples / sound.sample_rate
                 self._output.mux(self._audio.encode(sound))
         except FFmpegError as error:
-            raise Mp4Error(f"{self._path} cannot be written: {error.strerror}") from None
+            raise VideoWriterError(f"{self._path} cannot be written: {error.strerror}") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,11 +175,12 @@ class Mp4Writer:
                 if self._audio is not None:
                     self._output.mux(self._audio.encode(None))
                 self._output.close()
-                with self._temporary.open("ab") as file:
-                    file.write(_xmp_box())
+                if self._format.boxes:
+                    with self._temporary.open("ab") as file:
+                        file.write(_xmp_box())
                 self._temporary.replace(self._path)
             except (FFmpegError, OSError) as failure:
-                raise Mp4Error(f"{self._path} cannot be written: {failure.strerror}") from None
+                raise VideoWriterError(f"{self._path} cannot be written: {failure.strerror}") from None
 
 
 def _decode(path: Path, source: InputContainer) -> Iterator[AudioFrame]:
