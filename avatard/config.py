@@ -222,7 +222,10 @@ class Zmq(Section, frozen=True):
     publish: Annotated[str, Meta(description="endpoint of the publisher; not set: no publisher")] = ""
     audio: Annotated[str, Meta(description="endpoint of the speech input; not set: no input")] = ""
     single_part: Annotated[bool, Meta(description="send topic and payload in one part, for ZMQ_CONFLATE")] = False
-    video_encoding: Annotated[Literal["jpeg", "png", "rgb24"], Meta(description="of the video topic")] = "jpeg"
+    video_encoding: Annotated[
+        Literal["jpeg", "png", "rgb24"],
+        Meta(description="of the video topic; with a transparent background all but png become rgba32"),
+    ] = "jpeg"
     jpeg_quality: Annotated[int, Meta(ge=1, le=100, description="of the video topic")] = 85
     send_queue_messages: Annotated[int, Meta(ge=1, le=1000, description="messages kept for a slow subscriber")] = 32
     secret_key_file: Annotated[str, Meta(description="CURVE key of the server; required beyond loopback")] = ""

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from avatard.protocols.image import Encoding
 from avatard.timebase import BLENDSHAPES, LANDMARKS
 
 VERSION: Final = 1
@@ -67,12 +68,13 @@ class Meta(Header, frozen=True, kw_only=True, tag="meta"):
     server: str  # program and version
     identity: str  # digest of the portrait
     fps: float
-    enc: Literal["jpeg", "png", "rgb24"]
+    enc: Encoding
     w: int
     h: int
     sr: int  # Hz, of the topic audio
     arkit: list[str]  # the names of face.bs, in its order
     synthetic: bool = True  # picture and face are generated; whoever shows them must say so
+    ch: int = 3  # of the topic video: 3, or 4 with alpha
 
 
 class UtteranceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,10 +128,11 @@ class Face(Header, frozen=True, kw_only=True, tag="face"):
 class Video(Header, frozen=True, kw_only=True, tag="video"):
     """One frame's picture."""
 
-    enc: Literal["jpeg", "png", "rgb24"]
+    enc: Encoding
     w: int
     h: int
     data: bytes
+    ch: int = 3  # RGB, or 4: RGB and straight alpha
 
 
 class Audio(Header, frozen=True, kw_only=True, tag="audio"):

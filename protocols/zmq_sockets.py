@@ -157,16 +157,17 @@ class Publisher(Endpoint):
         lm = _wire_floats(landmarks, (LANDMARKS, 3))
         self._send(stamp, Face(lm=lm, bs=_wire_floats(blendshapes, (BLENDSHAPES,)), head=head, speaking=speaking))
 
-    def video(self, stamp: Stamp, rgb: NDArray[np.uint8]) -> None:
-        """Publish a frame's picture uint8 [h, w, 3].
+    def video(self, stamp: Stamp, picture: NDArray[np.uint8]) -> None:
+        """Publish a frame's picture uint8 [h, w, 3], or [h, w, 4] with straight alpha.
 
         Raises:
-            ValueError: the picture has another shape or type.
+            ValueError: the picture has another shape or type than its encoding can carry.
         """
         if not self.wanted(Topic.VIDEO):
             return
-        data = encode_image(rgb, self._image)
-        self._send(stamp, Video(enc=self._image.enc, w=rgb.shape[1], h=rgb.shape[0], data=data))
+        height, width, channels = picture.shape
+        data = encode_image(picture, self._image)
+        self._send(stamp, Video(enc=self._image.enc, w=width, h=height, data=data, ch=channels))
 
     def audio(self, stamp: Stamp, samples: NDArray[np.int16], sample_rate_hz: int) -> None:
         """Publish a frame's sound int16 [n], mono.

@@ -26,7 +26,7 @@ from avatard.protocols import events, messages
 from avatard.protocols.curve import ServerKeys, load_server_keys
 from avatard.protocols.endpoint import check_endpoint
 from avatard.protocols.events import Event
-from avatard.protocols.image import ImageFormat
+from avatard.protocols.image import Encoding, ImageFormat
 from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Speech, State, Topic, UtteranceState
 from avatard.protocols.tasks import cancel_and_wait
 from avatard.protocols.zmq_sockets import Publisher, Receiver, Stamp
@@ -124,16 +124,21 @@ class ZmqGateway:
     def _make_publisher(self, session: Session) -> Publisher:
         config = self._config
         assert session.generation.at_rest is not None
-        height, width, _ = session.generation.at_rest.pixels.shape
+        height, width, channels = session.generation.at_rest.pixels.shape
+        # JPEG has no alpha; a PNG of 512x512 would take the event loop 10 ms.
+        encoding: Encoding = config.video_encoding
+        if channels == 4 and encoding != "png":
+            encoding = "rgba32"
         meta = Meta(
             server=f"avatard/{__version__}",
             identity=session.generation.digest,
             fps=FPS,
-            enc=config.video_encoding,
+            enc=encoding,
             w=width,
             h=height,
             sr=SAMPLE_RATE_HZ,
             arkit=list(ARKIT_NAMES),
+            ch=channels,
         )
         self._meta = meta
         return Publisher(
@@ -141,7 +146,7 @@ class ZmqGateway:
             sid=secrets.token_hex(4),
             meta=meta,
             now=self._now,
-            image=ImageFormat(config.video_encoding, config.jpeg_quality),
+            image=ImageFormat(encoding, config.jpeg_quality),
             single_part=config.single_part,
             keys=self._keys,
             queue=config.send_queue_messages,
@@ -159,7 +164,7 @@ class ZmqGateway:
             self.publisher.face(stamp, picture.landmarks, picture.blendshapes, head, speaking=speaking)
         self.publisher.audio(stamp, to_pcm16(entry.samples), SAMPLE_RATE_HZ)
         if picture is not None:
-            self.publisher.video(stamp, picture.rgb)
+            self.publisher.video(stamp, picture.pixels)
 
     def _now(self) -> Stamp:
         """The frame that was played last."""

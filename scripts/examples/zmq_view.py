@@ -17,6 +17,7 @@ import typer
 import zmq
 from numpy.typing import NDArray
 
+from avatard.frame import over_chequers
 from avatard.protocols.curve import KeysError, set_client_keys
 from avatard.protocols.messages import (
     Audio,
@@ -105,11 +106,15 @@ class View:
 
 
 def decode_picture(video: Video) -> Picture:
-    """The picture uint8 RGB [h, w, 3] of a message."""
+    """The picture uint8 RGB [h, w, 3] of a message; what is transparent lies over a pattern."""
     data = np.frombuffer(video.data, np.uint8)
-    if video.enc == "rgb24":
-        return data.reshape(video.h, video.w, 3)
-    return np.asarray(cv2.cvtColor(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB), np.uint8)
+    if video.enc in ("rgb24", "rgba32"):
+        picture = data.reshape(video.h, video.w, video.ch)
+    else:
+        stored = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
+        order = cv2.COLOR_BGRA2RGBA if video.ch == 4 else cv2.COLOR_BGR2RGB
+        picture = np.asarray(cv2.cvtColor(stored, order), np.uint8)
+    return over_chequers(picture) if video.ch == 4 else picture
 
 
 def project(face: Face, w: int, h: int) -> NDArray[np.float64]:

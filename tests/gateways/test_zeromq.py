@@ -11,7 +11,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from avatard.config import Config, Stream, Zmq
+from avatard.config import Config, Picture, Stream, Zmq
 from avatard.gateways.zeromq import ZmqGateway
 from avatard.models.face.arkit import ARKIT_NAMES
 from avatard.portrait import Portrait
@@ -21,6 +21,7 @@ from avatard.protocols.endpoint import EndpointError
 from avatard.protocols.messages import EndOfUtterance, Interrupt, Speech, State, Topic, decode, encode, floats, split
 from avatard.session.session import Session
 from tests.support.paths import ROOT
+from tests.support.warp_engine import ALPHA, SIZE
 
 CONFIG = Config(
     stream=Stream(hop_frames=4, fade_frames=1, clip_frames=8),
@@ -117,6 +118,30 @@ async def test_what_is_sent_is_spoken_and_published_in_step(avatar, speech):
     # had to catch up are blended with those before.)
     assert np.mean(np.abs(jaw - np.minimum(4 * loud, 1)) < 0.02) > 0.9
     assert seen[Topic.STATS][-1].values["zmq_received_speech"] > 5
+
+
+async def test_a_transparent_avatar_is_published_with_alpha(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    face = tmp_path / "face.png"
+    cv2.imwrite(str(face), np.full((200, 200, 3), (10, 120, 230), np.uint8))
+    config = msgspec.structs.replace(CONFIG, picture=Picture(background="transparent"))
+    session = Session(config, Portrait.read(face), "tests.support.warp_engine:make")
+    await session.start()
+    gateway = ZmqGateway(config.zmq)
+    await gateway.start(session)
+    assert gateway.publisher
+    with zmq.asyncio.Context() as context, context.socket(zmq.SUB) as subscriber:
+        subscriber.connect(gateway.publisher.endpoint)
+        subscriber.subscribe("avatard/1/meta")
+        subscriber.subscribe("avatard/1/video")
+        seen = await read(subscriber, lambda seen: seen[Topic.META] and len(seen[Topic.VIDEO]) > 20)
+    for message in (seen[Topic.META][0], seen[Topic.VIDEO][-1]):
+        assert (message.enc, message.ch, message.w, message.h) == ("rgba32", 4, SIZE, SIZE)
+    rgba = np.frombuffer(seen[Topic.VIDEO][-1].data, np.uint8).reshape(SIZE, SIZE, 4)
+    np.testing.assert_array_equal(rgba[..., 3], ALPHA)
+    assert (rgba[100, 100, :3] == (230, 120, 10)).all()
+    await gateway.stop()
+    await session.stop()
 
 
 async def test_nothing_is_generated_for_nobody(avatar):

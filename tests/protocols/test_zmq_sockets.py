@@ -168,6 +168,25 @@ async def test_video_is_what_meta_says(subscribe, enc, magic):
         assert np.abs(seen.astype(int) - smooth).max() <= (12 if enc == "jpeg" else 0)
 
 
+@pytest.mark.parametrize("enc", ["png", "rgba32"])
+async def test_video_may_have_alpha(subscribe, enc):
+    import cv2
+
+    async with publisher(image=ImageFormat(enc)) as avatar:
+        socket = subscribe(avatar.endpoint, Topic.VIDEO)
+        await until(lambda: avatar.wanted(Topic.VIDEO))
+        rgba = np.dstack([PICTURE, PICTURE[..., 0]])
+        avatar.video(Stamp(0, 0), rgba)
+        _, video = await receive(socket)
+        assert isinstance(video, Video) and (video.enc, video.ch, video.w, video.h) == (enc, 4, 64, 48)
+        if enc == "rgba32":
+            seen = np.frombuffer(video.data, np.uint8).reshape(48, 64, 4)
+        else:
+            stored = cv2.imdecode(np.frombuffer(video.data, np.uint8), cv2.IMREAD_UNCHANGED)
+            seen = np.asarray(cv2.cvtColor(np.asarray(stored), cv2.COLOR_BGRA2RGBA))
+        np.testing.assert_array_equal(seen, rgba)
+
+
 async def test_a_conflating_subscriber_gets_the_newest_face_in_single_parts(client):
     async with publisher(single_part=True) as avatar:
         socket = client(zmq.SUB)
@@ -190,7 +209,7 @@ async def test_a_conflating_subscriber_gets_the_newest_face_in_single_parts(clie
             lambda p: p.face(Stamp(0, 0), LANDMARKS[:5], BLENDSHAPES, HEAD, speaking=False),
             r"\[5, 3\], expected \[68, 3\]",
         ),
-        (lambda p: p.video(Stamp(0, 0), PICTURE[:, :, 0]), r"uint8 \[48, 64\], expected uint8 \[h, w, 3\]"),
+        (lambda p: p.video(Stamp(0, 0), PICTURE[:, :, :2]), r"uint8 \[48, 64, 2\], expected uint8 \[h, w, 3\]"),
         (lambda p: p.audio(Stamp(0, 0), np.zeros(640), 16_000), r"float64 \[640\], expected int16"),
     ],
 )

@@ -20,6 +20,9 @@ SIZE = 256
 #: Where anything moves.
 MOUTH = Rectangle(92, 154, 72, 76)
 
+#: Of portraits without a background: nothing on the left, half of it on the right.
+ALPHA = np.repeat(np.array([[0, 255, 255, 128]], np.uint8), SIZE // 4, axis=1).repeat(SIZE, axis=0)
+
 
 class Motion(NamedTuple):
     first: int
@@ -79,6 +82,8 @@ class WarpEngine:
             raise EngineError(f"{name} has {faces} faces: choose one", code="several-faces", faces=faces, boxes=boxes)
         image = np.array_split(image, faces, axis=1)[max(face, 1) - 1]
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
+        if self.config.picture.background == "transparent":
+            self.portrait = np.dstack([self.portrait, ALPHA])
         self.backdrop = Backdrop(self.portrait, MOUTH)
         return f"{int(self.portrait.sum()):x}", self.picture(0)
 
@@ -92,7 +97,7 @@ class WarpEngine:
         pixels = self.portrait.copy()
         if opening > 0.02:
             axes = (SIZE // 9, max(1, round(opening * SIZE / 8)))
-            cv2.ellipse(pixels, (SIZE // 2, SIZE * 3 // 4), axes, 0, 0, 360, (40, 10, 10), -1, cv2.LINE_AA)
+            cv2.ellipse(pixels, (SIZE // 2, SIZE * 3 // 4), axes, 0, 0, 360, (40, 10, 10, 255), -1, cv2.LINE_AA)
         landmarks = np.zeros((68, 3), np.float32)
         landmarks[57, 1] = opening
         blendshapes = np.zeros(52, np.float32)
