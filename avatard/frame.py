@@ -102,8 +102,10 @@ def over_chequers(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     y, x = (np.arange(side) // CHEQUER for side in rgba.shape[:2])
     behind = np.where((y[:, None] + x) % 2, *CHEQUERS).astype(np.uint16)[..., None]
     alpha = rgba[..., 3:].astype(np.uint16)
-    # At most 255 · 255, which 16 bits hold.
-    shown: NDArray[np.uint8] = ((rgba[..., :3] * alpha + behind * (255 - alpha)) // 255).astype(np.uint8)
+    # At most 255 · 255 + 128, which 16 bits hold; the shifts divide by 255, exactly and faster than a division.
+    mixed = rgba[..., :3] * alpha + (behind * (255 - alpha) + 128)
+    mixed += mixed >> 8
+    shown: NDArray[np.uint8] = (mixed >> 8).astype(np.uint8)
     return shown
 
 

@@ -1,7 +1,7 @@
-"""Live media for WebRTC: each frame is encoded once for each codec in use, and given to the senders of all clients.
+"""Live media for WebRTC: each frame is encoded once for each rendition in use, and given to the senders of all clients.
 
     broadcaster = Broadcaster(Encoding(codec="vp8", bitrate_bps=1_500_000), now=time.monotonic)
-    broadcaster.send(index, rgb, pcm16)              # once for each frame, when it is due
+    broadcaster.send(index, pixels, pcm16)           # once for each frame, when it is due
 
 Sound and picture of a frame are encoded first and handed to the senders together, because a sender report pairs the
 wall clock at sending with the last RTP timestamp: what is encoded in between would become lip-sync error. aiortc packs
@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -29,6 +29,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+from avatard.frame import over_chequers
 from avatard.protocols.offer import Codec, Kind
 from avatard.protocols.tasks import cancel_and_wait
 from avatard.timebase import FPS, PLAYBACK_RATE_HZ
@@ -71,6 +72,13 @@ class Encoding:
         return round(self.bitrate_bps * max(1.0, math.sqrt(width * height / REFERENCE_PIXELS)))
 
 
+class Rendition(NamedTuple):
+    """What a viewer is sent of the pictures."""
+
+    codec: Codec
+    stacked: bool = False  # colour over matte in a picture of double height; else over chequers where transparent
+
+
 @dataclass(frozen=True)
 class EncodedVideo:
     """One encoded picture."""
@@ -84,7 +92,7 @@ class Encoded:
     """One frame on the wire."""
 
     index: int
-    video: Mapping[Codec, EncodedVideo]
+    video: Mapping[Rendition, EncodedVideo]
     audio: bytes
 
 
@@ -130,33 +138,52 @@ class AudioEncoder:
 
 
 class Encoder:
-    """Encodes frames in each codec that is asked for."""
+    """Encodes frames in each rendition that is asked for."""
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
         self._audio = AudioEncoder(encoding.audio_bitrate_bps)
-        self._video: dict[Codec, VideoEncoder] = {}
+        self._video: dict[Rendition, VideoEncoder] = {}
 
     def encode(
         self,
         index: int,
-        rgb: NDArray[np.uint8],
+        pixels: NDArray[np.uint8],
         pcm: NDArray[np.int16],
-        codecs: Collection[Codec],
-        keys: Collection[Codec] = (),
+        renditions: Collection[Rendition],
+        keys: Collection[Rendition] = (),
     ) -> Encoded:
-        """Encode a picture [H, W, 3] in these codecs, and its 1,920 samples.
+        """Encode a picture [H, W, 3 or 4] in these renditions, and its 1,920 samples.
 
         Args:
             index: of the frame.
-            rgb: the picture.
+            pixels: the picture, RGB or with straight alpha.
             pcm: the samples.
-            codecs: what the picture is encoded in; encoders of other codecs are closed.
-            keys: the codecs that get a key frame.
+            renditions: what the picture is encoded in; encoders of others are closed.
+            keys: the renditions that get a key frame.
         """
-        self._video = {codec: self._video.get(codec) or VideoEncoder(codec, self._encoding) for codec in codecs}
-        video = {codec: encoder.encode(index, rgb, codec in keys) for codec, encoder in self._video.items()}
+        self._video = {
+            rendition: self._video.get(rendition) or VideoEncoder(rendition.codec, self._encoding)
+            for rendition in renditions
+        }
+        # Of two codecs both get the same picture.
+        shown = {stacked: _shown(pixels, stacked) for stacked in {rendition.stacked for rendition in self._video}}
+        video = {
+            rendition: encoder.encode(index, shown[rendition.stacked], rendition in keys)
+            for rendition, encoder in self._video.items()
+        }
         return Encoded(index, video, self._audio.encode(index, pcm))
+
+
+def _shown(pixels: NDArray[np.uint8], stacked: bool) -> NDArray[np.uint8]:
+    """The RGB of a picture `[H, W, 3 or 4]`: `[H, W, 3]`, or stacked `[2 H, W, 3]`, colour over matte."""
+    has_alpha = pixels.shape[2] == 4
+    if not stacked:
+        return over_chequers(pixels) if has_alpha else pixels
+    # An odd row would shift the matte against the colour once 4:2:0 drops the last.
+    pixels = pixels[: pixels.shape[0] & ~1]
+    matte = pixels[..., 3:] if has_alpha else np.full_like(pixels[..., :1], 255)
+    return np.concatenate([pixels[..., :3], np.repeat(matte, 3, axis=2)])
 
 
 def _video_context(codec: Codec, bitrate_bps: int, width: int, height: int) -> VideoCodecContext:
@@ -190,11 +217,11 @@ class Track(MediaStreamTrack):
     """Packets for one client. Nothing is queued until it is connected, which the first `recv` shows."""
 
     def __init__(
-        self, kind: Kind, codec: Codec | None, broadcaster: Broadcaster, on_sent: Callable[[str, int], None]
+        self, kind: Kind, rendition: Rendition | None, broadcaster: Broadcaster, on_sent: Callable[[str, int], None]
     ) -> None:
         super().__init__()
         self.kind = kind
-        self.codec = codec  # of video
+        self.rendition = rendition  # of video
         self.connected = False
         self._broadcaster = broadcaster
         self._on_sent = on_sent
@@ -204,8 +231,8 @@ class Track(MediaStreamTrack):
 
     def request_key_frame(self) -> None:
         """Let the next picture be one that decoding can start at."""
-        if self.codec is not None:
-            self._broadcaster.request_key_frame(self.codec)
+        if self.rendition is not None:
+            self._broadcaster.request_key_frame(self.rendition)
 
     def put(self, encoded: Encoded) -> None:
         """Queue a frame; a client that is too far behind starts again at a key frame."""
@@ -217,10 +244,10 @@ class Track(MediaStreamTrack):
                 self._broadcaster.dropped += self.kind == "video"
             self._wait_for_key = True
             self.request_key_frame()
-        if self.codec is None:
+        if self.rendition is None:
             self._queue.put_nowait((encoded.index, encoded.audio))
-        elif self.codec in encoded.video:  # not yet in the frame that was being encoded when this one connected
-            picture = encoded.video[self.codec]
+        elif self.rendition in encoded.video:  # not yet in the frame that was being encoded when this one connected
+            picture = encoded.video[self.rendition]
             if self._wait_for_key and not picture.key:
                 return
             self._wait_for_key = False
@@ -249,7 +276,7 @@ class Track(MediaStreamTrack):
 
 
 class Broadcaster:
-    """Encodes each frame once for each codec that a connected client decodes.
+    """Encodes each frame once for each rendition that a connected client is sent.
 
     Args:
         encoding: codecs and bit rates.
@@ -273,7 +300,7 @@ class Broadcaster:
         self._executor = ThreadPoolExecutor(1, "encoder")
         self._queue: asyncio.Queue[tuple[int, NDArray[np.uint8], NDArray[np.int16]]] = asyncio.Queue()
         self._tracks: list[Track] = []
-        self._keys_wanted: set[Codec] = set()
+        self._keys_wanted: set[Rendition] = set()
         self._task: asyncio.Task[None] | None = None
         self._on_skew = on_skew
         self._sent: dict[int, tuple[str, float]] = {}
@@ -288,18 +315,18 @@ class Broadcaster:
         """The tracks of all clients."""
         return tuple(self._tracks)
 
-    def request_key_frame(self, codec: Codec) -> None:
-        """Let the next picture in this codec be one that decoding can start at."""
-        self._keys_wanted.add(codec)
+    def request_key_frame(self, rendition: Rendition) -> None:
+        """Let the next picture of this rendition be one that decoding can start at."""
+        self._keys_wanted.add(rendition)
 
-    def send(self, index: int, rgb: NDArray[np.uint8], pcm: NDArray[np.int16]) -> None:
-        """Send a frame to every client; returns at once."""
+    def send(self, index: int, pixels: NDArray[np.uint8], pcm: NDArray[np.int16]) -> None:
+        """Send a frame `[H, W, 3]`, or `[H, W, 4]` with straight alpha, to every client; returns at once."""
         if not any(track.connected for track in self._tracks):
             return
         if self._queue.qsize() >= ENCODE_QUEUE_FRAMES:
             self.dropped += 1
             return
-        self._queue.put_nowait((index, rgb, pcm))
+        self._queue.put_nowait((index, pixels, pcm))
         if self._task is None:
             self._task = asyncio.create_task(self._work(), name="encoder")
 
@@ -312,12 +339,13 @@ class Broadcaster:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            index, rgb, pcm = await self._queue.get()
-            codecs = frozenset(track.codec for track in self._tracks if track.connected and track.codec is not None)
+            index, pixels, pcm = await self._queue.get()
+            watched = (track.rendition for track in self._tracks if track.connected)
+            renditions = frozenset(rendition for rendition in watched if rendition is not None)
             keys, self._keys_wanted = self._keys_wanted, set()
             since = self.now()
             try:
-                encoded = await loop.run_in_executor(self._executor, self._encode, index, rgb, pcm, codecs, keys)
+                encoded = await loop.run_in_executor(self._executor, self._encode, index, pixels, pcm, renditions, keys)
             except Exception:
                 # Whatever it was, pictures that stand still for a moment are better than none.
                 logger.exception("encoding failed", extra={"frame": index})
@@ -331,14 +359,14 @@ class Broadcaster:
     def _encode(
         self,
         index: int,
-        rgb: NDArray[np.uint8],
+        pixels: NDArray[np.uint8],
         pcm: NDArray[np.int16],
-        codecs: Collection[Codec],
-        keys: Collection[Codec],
+        renditions: Collection[Rendition],
+        keys: Collection[Rendition],
     ) -> Encoded:
         if self._encoder is None:
             self._encoder = Encoder(self.encoding)
-        return self._encoder.encode(index, rgb, pcm, codecs, keys)
+        return self._encoder.encode(index, pixels, pcm, renditions, keys)
 
     async def _restart(self) -> None:
         """Continue with a new encoder, which begins with a key frame, and without the frames that are late by then."""
@@ -349,13 +377,13 @@ class Broadcaster:
             self._queue.get_nowait()
 
     def add_client(
-        self, kinds: Sequence[Kind], codec: Codec | None, on_sent: Callable[[str, int], None]
+        self, kinds: Sequence[Kind], rendition: Rendition | None, on_sent: Callable[[str, int], None]
     ) -> list[Track]:
         """A track of each of these kinds for one more client.
 
         Args:
             kinds: what the client is sent.
-            codec: of its video; None without video.
+            rendition: of its video; None without video.
             on_sent: called with the kind and the index of each frame that was sent.
         """
 
@@ -364,7 +392,7 @@ class Broadcaster:
             self._measure_skew(kind, index)
             on_sent(kind, index)
 
-        tracks = [Track(kind, codec if kind == "video" else None, self, sent) for kind in kinds]
+        tracks = [Track(kind, rendition if kind == "video" else None, self, sent) for kind in kinds]
         self._tracks += tracks
         return tracks
 

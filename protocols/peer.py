@@ -34,7 +34,7 @@ from avatard.protocols.aiortc_internals import (
     bypass_jitter_buffer,
     on_key_frame_request,
 )
-from avatard.protocols.broadcast import Broadcaster, Track
+from avatard.protocols.broadcast import Broadcaster, Rendition, Track
 from avatard.protocols.events import Error, Event, to_message
 from avatard.protocols.json_text import parse_object
 from avatard.protocols.offer import Candidate, Fragment, OfferError, Served, negotiate
@@ -86,12 +86,19 @@ class Peer:
         ice_servers: STUN and TURN.
         handler: receives sound, messages and the end of the connection.
         receives: whether the client's sound is wanted.
+        stacked: whether its pictures are colour over matte; see `Rendition`.
     """
 
     def __init__(
-        self, broadcaster: Broadcaster | None, ice_servers: IceServers, handler: Handler, receives: bool = True
+        self,
+        broadcaster: Broadcaster | None,
+        ice_servers: IceServers,
+        handler: Handler,
+        receives: bool = True,
+        stacked: bool = False,
     ) -> None:
         self._broadcaster = broadcaster
+        self._stacked = stacked
         self._handler = handler
         self._receives = receives
         self._pc = PeerConnection(ice_servers.configuration())
@@ -141,7 +148,8 @@ class Peer:
         return served.answer(str(self._pc.localDescription.sdp))
 
     def _add_tracks(self, broadcaster: Broadcaster, served: Served) -> None:
-        self._tracks = broadcaster.add_client(served.sends, served.codec, self._on_sent)
+        rendition = Rendition(served.codec, self._stacked) if served.codec is not None else None
+        self._tracks = broadcaster.add_client(served.sends, rendition, self._on_sent)
         for track in self._tracks:
             on_key_frame_request(self._pc.addTrack(track), track.request_key_frame)
 

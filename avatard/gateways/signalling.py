@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from avatard.gateways.webrtc import PeerRegistry, UnavailableError
+from avatard.gateways.webrtc import PeerRegistry, StackingError, UnavailableError
 from avatard.protocols.http_body import read_text
 from avatard.protocols.json_text import parse_object
 from avatard.protocols.offer import Candidate, OfferError, parse_candidate
@@ -32,16 +32,18 @@ class Signalling:
         SignallingEndpoint("/whip", self._registry.ice_servers, self._admit_speaker).add_routes(app)
 
     async def _admit_viewer(self, request: web.Request) -> Peer:
-        return await self._admit("whep")
+        return await self._admit("whep", _wants_stacked(request))
 
     async def _admit_speaker(self, request: web.Request) -> Peer:
         return await self._admit("whip")
 
-    async def _admit(self, kind: str) -> Peer:
+    async def _admit(self, kind: str, stacked: bool = False) -> Peer:
         try:
-            return (await self._registry.admit(kind)).peer
+            return (await self._registry.admit(kind, stacked)).peer
         except UnavailableError as error:
             raise unavailable(error) from error
+        except StackingError as error:
+            raise web.HTTPNotAcceptable(text=str(error)) from error
 
     async def _offer(self, request: web.Request) -> web.Response:
         body = await _read_json(request)
@@ -75,6 +77,14 @@ class Signalling:
         known = [candidate for candidate in parsed if candidate is not None]
         client.peer.add_candidates(known, ended=len(known) < len(parsed))
         return web.json_response({"status": "success"})
+
+
+def _wants_stacked(request: web.Request) -> bool:
+    """Whether a viewer asks for colour over matte. Raises `web.HTTPBadRequest` where it asks for something else."""
+    alpha = request.query.get("alpha")
+    if alpha not in (None, "stacked"):
+        raise web.HTTPBadRequest(text=f"got alpha={alpha[:20]}, expected alpha=stacked or none")
+    return alpha == "stacked"
 
 
 def unavailable(error: UnavailableError) -> web.HTTPException:

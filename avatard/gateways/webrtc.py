@@ -41,16 +41,22 @@ class UnavailableError(UserError):
         self.retry_after_s = retry_after_s
 
 
+class StackingError(UserError):
+    """A client asks for a matte, and there is none."""
+
+    CODE = "not-acceptable"
+
+
 class Client:
     """A client: passes its sound and messages to the session, and the session's events to it."""
 
-    def __init__(self, registry: PeerRegistry, kind: str) -> None:
+    def __init__(self, registry: PeerRegistry, kind: str, stacked: bool) -> None:
         self.kind = kind
         self.name = secrets.token_urlsafe(12)
         self._registry = registry
         self._session = registry.session
         broadcaster = registry.broadcaster if kind != "whip" else None
-        self.peer = Peer(broadcaster, registry.ice_servers, self, receives=kind != "whep")
+        self.peer = Peer(broadcaster, registry.ice_servers, self, receives=kind != "whep", stacked=stacked)
         self._microphone = self._session.open_microphone()
         self._unlisten = self._session.listen(self.on_event)
 
@@ -112,16 +118,24 @@ class PeerRegistry:
         """The client of this name."""
         return self._clients.get(name) if isinstance(name, str) else None
 
-    async def admit(self, kind: str) -> Client:
+    async def admit(self, kind: str, stacked: bool = False) -> Client:
         """Give a new client its seat: `page` watches and talks, `whep` watches, `whip` talks.
+
+        Args:
+            kind: what the client does.
+            stacked: whether it wants pictures of double height, colour over matte.
 
         Raises:
             UnavailableError: all seats are taken, or the avatar is not ready.
+            StackingError: pictures have no matte.
         """
         await self._wait_for_seat(kind)
         # No await from here on: the seat that is free now must not be given to two.
         self._check_seat(kind)
-        client = Client(self, kind)
+        at_rest = self.session.generation.at_rest
+        if stacked and (at_rest is None or at_rest.pixels.shape[2] != 4):
+            raise StackingError('there is no matte: start avatard with picture.background = "transparent"')
+        client = Client(self, kind, stacked)
         self._clients[client.name] = client
         self._count()
         if self._statistics is None:
@@ -136,7 +150,7 @@ class PeerRegistry:
     def play(self, entry: PlayoutFrame) -> None:
         """Send a frame to all: the session calls it when the frame is due."""
         if entry.picture is not None:
-            self.broadcaster.send(entry.index, entry.picture.rgb, to_pcm16(entry.sound.playback))
+            self.broadcaster.send(entry.index, entry.picture.pixels, to_pcm16(entry.sound.playback))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from avatard.config import Server
+from avatard.config import Picture, Server
 from avatard.media.pcm import to_pcm16
 from avatard.protocols.events import Quality
 from tests.support.paths import ROOT
@@ -613,3 +613,25 @@ async def test_a_whep_player_from_npm_plays_the_stream_from_another_origin(brows
             assert not page.mistakes
         finally:
             await runner.cleanup()
+
+
+async def test_the_player_of_a_matte_shows_the_page_through(browse):
+    """A quarter of the test engine's portrait is transparent, a quarter half so."""
+    files = web.Application()
+    files.router.add_static("/", ROOT / "scripts" / "examples")
+    runner = web.AppRunner(files, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        settings = config(picture=Picture(background="transparent"))
+        async with running_server(settings) as (_, url):
+            page = await browse(f"http://127.0.0.1:{runner.addresses[0][1]}/alpha_view.html?server={url}")
+            await page.add_style_tag(content="body { background: rgb(0, 0, 255) !important }")
+            await page.wait_for_function("document.querySelector('canvas').height === 256")
+            await asyncio.sleep(0.5)
+            shot = await page.locator("canvas").screenshot()
+            picture = np.asarray(cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR))[150, 32::64, ::-1]
+            np.testing.assert_allclose(picture, [(0, 0, 255), (128,) * 3, (128,) * 3, (64, 64, 191)], atol=12)
+            assert page.mistakes == []
+    finally:
+        await runner.cleanup()

@@ -11,7 +11,7 @@ from scipy import signal
 
 from avatard.clock import monotonic
 from avatard.protocols import broadcast
-from avatard.protocols.broadcast import AudioEncoder, Broadcaster, Encoder, Encoding, Track
+from avatard.protocols.broadcast import AudioEncoder, Broadcaster, Encoder, Encoding, Rendition, Track
 from avatard.protocols.offer import Codec
 from tests.support.serving import said
 
@@ -34,7 +34,7 @@ async def sent(broadcaster: Broadcaster, packets: "asyncio.Task[Any]", first: in
 async def test_after_an_error_a_fresh_encoder_goes_on_at_a_key_frame(monkeypatch, caplog):
     monkeypatch.setattr(broadcast, "RETRY_SECONDS", 0.1)
     broadcaster = Broadcaster(Encoding(), monotonic)
-    video, _ = broadcaster.add_client(["video", "audio"], "vp8", nobody)
+    video, _ = broadcaster.add_client(["video", "audio"], Rendition("vp8"), nobody)
     await sent(broadcaster, asyncio.create_task(video.recv()), 0)
     encode, failing = Encoder.encode, iter([True, True])
 
@@ -65,24 +65,24 @@ def decoded(codec: str, data: bytes) -> list[Any]:
 
 
 async def test_each_codec_is_encoded_while_somebody_watches_it(monkeypatch):
-    asked: list[set[str]] = []
+    asked: list[set[Rendition]] = []
     encode = Encoder.encode
 
-    def recording(self: Encoder, index: int, rgb: Any, pcm: Any, codecs: Any, keys: Any) -> Any:
-        asked.append(set(codecs))
-        return encode(self, index, rgb, pcm, codecs, keys)
+    def recording(self: Encoder, index: int, pixels: Any, pcm: Any, renditions: Any, keys: Any) -> Any:
+        asked.append(set(renditions))
+        return encode(self, index, pixels, pcm, renditions, keys)
 
     monkeypatch.setattr(Encoder, "encode", recording)
     broadcaster = Broadcaster(Encoding(), monotonic)
     viewers: dict[Codec, Track] = {}
     for codec in broadcaster.encoding.codecs:
-        (viewers[codec],) = broadcaster.add_client(["video"], codec, nobody)
+        (viewers[codec],) = broadcaster.add_client(["video"], Rendition(codec), nobody)
     broadcaster.send(0, np.zeros((64, 64, 3), np.uint8), np.zeros(1920, np.int16))
     assert not broadcaster.queued, "nobody is connected yet"
     packets: dict[Codec, bytes] = {"vp8": bytes(await sent(broadcaster, asyncio.create_task(viewers["vp8"].recv()), 1))}
-    assert asked.pop() == {"vp8"}
+    assert asked.pop() == {Rendition("vp8")}
     packets["h264"] = bytes(await sent(broadcaster, asyncio.create_task(viewers["h264"].recv()), 1000))
-    assert asked[-1] == {"vp8", "h264"}
+    assert asked[-1] == {Rendition("vp8"), Rendition("h264")}
     for decodable, data in packets.items():
         (picture,) = decoded(decodable, data)
         assert (picture.width, picture.height) == (64, 64), "each viewer begins at a key frame of its codec"
@@ -90,7 +90,7 @@ async def test_each_codec_is_encoded_while_somebody_watches_it(monkeypatch):
     while not viewers["h264"]._queue.empty():
         await viewers["h264"].recv()
     await sent(broadcaster, asyncio.create_task(viewers["h264"].recv()), 2000)
-    assert asked[-1] == {"h264"}
+    assert asked[-1] == {Rendition("h264")}
     await broadcaster.close()
 
 
@@ -99,9 +99,36 @@ def test_pictures_need_not_be_square_and_may_change_size(codec):
     encoder = Encoder(Encoding(codec))
     for index, (width, height) in enumerate([(64, 96), (161, 91), (1080, 1080)]):
         rgb = np.full((height, width, 3), 90, np.uint8)
-        frame = encoder.encode(index, rgb, np.zeros(1920, np.int16), {codec}).video[codec]
+        frame = encoder.encode(index, rgb, np.zeros(1920, np.int16), {Rendition(codec)}).video[Rendition(codec)]
         (picture,) = decoded(codec, frame.data)
         assert frame.key and (picture.width, picture.height) == (width & ~1, height & ~1)
+
+
+@pytest.mark.parametrize("codec", ["vp8", "h264"])
+@pytest.mark.parametrize("height", [96, 97])
+def test_what_is_transparent_is_stacked_or_lies_over_chequers(codec, height):
+    rgba = np.full((height, 128, 4), (200, 60, 40, 255), np.uint8)
+    rgba[:, :64, 3] = 0
+    plain, stacked = Rendition(codec), Rendition(codec, stacked=True)
+    made = Encoder(Encoding(codec)).encode(0, rgba, np.zeros(1920, np.int16), {plain, stacked})
+    (shown,) = decoded(codec, made.video[plain].data)
+    seen = shown.to_ndarray(format="rgb24").astype(int)
+    assert seen.shape == (96, 128, 3)
+    np.testing.assert_allclose(seen[10:80, 80:], np.broadcast_to((200, 60, 40), (70, 48, 3)), atol=12)
+    assert seen[10:80, :56].min() > 180, "grey chequers"
+    (both,) = decoded(codec, made.video[stacked].data)
+    seen = both.to_ndarray(format="rgb24").astype(int)
+    assert seen.shape == (192, 128, 3)
+    np.testing.assert_allclose(seen[10:80, 10:], np.broadcast_to((200, 60, 40), (70, 118, 3)), atol=12)
+    assert seen[106:180, :56].max() < 12 and seen[106:180, 72:].min() > 243, "matte"
+
+
+def test_an_opaque_picture_has_a_white_matte():
+    rendition = Rendition("h264", stacked=True)
+    rgb = np.full((64, 64, 3), 90, np.uint8)
+    data = Encoder(Encoding("h264")).encode(0, rgb, np.zeros(1920, np.int16), {rendition}).video[rendition].data
+    (picture,) = decoded("h264", data)
+    assert picture.to_ndarray(format="rgb24")[72:].min() > 243
 
 
 @pytest.mark.parametrize(
@@ -123,7 +150,9 @@ def test_the_bit_rate_is_the_one_asked_for(codec):
         size = 0
         for n in range(100):
             noise = rng.integers(0, 255, (256, 256, 3), np.uint8)
-            data = encoder.encode(n, noise // 4 + 90, silence, {codec}, {codec} if n == 0 else ()).video[codec].data
+            rendition = Rendition(codec)
+            keys = {rendition} if n == 0 else ()
+            data = encoder.encode(n, noise // 4 + 90, silence, {rendition}, keys).video[rendition].data
             size += len(data) if n >= 25 else 0
         spent.append(size * 8 * 25 / 75)
     assert spent[1] > 2.2 * spent[0], spent

@@ -4,12 +4,13 @@ import asyncio
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
 from avatard.commands.bench_client import Voice
-from avatard.config import Webrtc
+from avatard.config import Picture, Webrtc
 from avatard.protocols.peer import IceServers
 from avatard.protocols.whep import link_headers
 from tests.protocols.test_offer import offer
@@ -37,6 +38,7 @@ class Viewer:
         self.codec = codec  # without which it offers nothing
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.frames = {"audio": 0, "video": 0}
+        self.picture: np.ndarray | None = None  # the last
         self.tasks: list[asyncio.Task[None]] = []
         if track is not None:
             self.pc.addTransceiver(track, direction="sendonly")
@@ -53,8 +55,10 @@ class Viewer:
 
     async def read(self, track: Any) -> None:
         while True:
-            await track.recv()
+            frame = await track.recv()
             self.frames[track.kind] += 1
+            if track.kind == "video":
+                self.picture = frame.to_ndarray(format="rgb24")
 
     async def offer(self) -> str:
         await self.pc.setLocalDescription(await self.pc.createOffer())
@@ -90,6 +94,42 @@ async def test_viewers_share_one_stream_and_leave(serving):
     assert b'avatard_sessions{kind="whep"} 0.0' in session.metrics.text()
     for viewer in viewers:
         await viewer.close()
+
+
+async def test_a_viewer_may_have_colour_over_matte():
+    async with (
+        running_server(config(picture=Picture(background="transparent"))) as (_, url),
+        aiohttp.ClientSession() as http,
+    ):
+        viewers = {"?alpha=stacked": Viewer(), "": Viewer()}
+        for query, viewer in viewers.items():
+            async with http.post(f"{url}/whep{query}", data=await viewer.offer(), headers=SDP) as response:
+                assert response.status == 201
+                await viewer.pc.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+        await until(lambda: all(viewer.frames["video"] > 5 for viewer in viewers.values()))
+        stacked, plain = (viewer.picture for viewer in viewers.values())
+        assert stacked is not None and stacked.shape == (512, 256, 3)
+        matte = stacked[256:, 32::64].mean(axis=(0, 2))
+        np.testing.assert_allclose(matte, [0, 255, 255, 128], atol=8)
+        np.testing.assert_allclose(stacked[100:156, 70:180].mean(), 128, atol=6)
+        assert plain is not None and plain.shape == (256, 256, 3)
+        assert plain[100:156, 4:60].min() > 180, "chequers"
+        async with http.post(f"{url}/whep?alpha=yes", data="v=0", headers=SDP) as response:
+            assert response.status == 400
+            assert (await response.json())["error"] == "got alpha=yes, expected alpha=stacked or none"
+        for viewer in viewers.values():
+            await viewer.close()
+
+
+async def test_without_a_matte_none_is_sent(serving):
+    session, url, http = serving
+    viewer = Viewer()
+    async with http.post(f"{url}/whep?alpha=stacked", data=await viewer.offer(), headers=SDP) as response:
+        assert response.status == 406
+        answer = await response.json()
+    assert answer["code"] == "not-acceptable" and "picture.background" in answer["error"]
+    assert b'avatard_sessions{kind="whep"} 0.0' in session.metrics.text() or b"whep" not in session.metrics.text()
+    await viewer.close()
 
 
 async def test_speech_comes_in_by_whip(serving):
