@@ -73,6 +73,7 @@ class Quality(Event, frozen=True, kw_only=True):
     pictures_per_second: float
     motion_steps: int
     video_steps: int
+    picture_scale: float = 1.0  # sides of pictures as they are composed, beside those that are shown
 
 
 class Metrics(Event, frozen=True, kw_only=True):

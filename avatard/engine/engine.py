@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from avatard.config import Config, Speech
 from avatard.engine import affine
 from avatard.engine.background import Background
 from avatard.engine.compositor import Compositor
+from avatard.engine.enlarged import EnlargedCompositor
 from avatard.engine.eye_motion import EyeMotion, look
 from avatard.engine.eyes import REST, Eyes
 from avatard.engine.framing import frame_identity
@@ -27,7 +29,7 @@ from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
 from avatard.engine.portrait_check import warnings_of
 from avatard.engine.video_stream import PreparedPortrait, VideoStream
-from avatard.frame import Frame, HeadPose, Samples
+from avatard.frame import Backdrop, Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
 from avatard.models.atom.model import Atom
 from avatard.models.face.arkit_solver import ArkitSolver
@@ -61,13 +63,30 @@ class Person:
     head: DrivingPose | IdlePose
     arkit: ArkitSolver
     mean: NDArray[np.float32]  # [68, 3], the 3DMM's mean face
+    background: Background | None
     start_from_portrait: bool = True  # the first stream begins with the portrait's own expression
+
+    @cached_property
+    def _half(self) -> EnlargedCompositor:
+        """Made when it is needed first (50 ms at 512x512, 200 where the person is cut out)."""
+        return EnlargedCompositor(self.identity, self.compositor.framing, self.background, 2)
+
+    def compositor_of(self, size_divisor: int) -> Compositor | EnlargedCompositor:
+        """What composes frames at a part, 1 or 1/2, of their size."""
+        return self._half if size_divisor == 2 else self.compositor
 
     def pose(self, frame: int) -> Pose:
         """The head's pose in an absolute frame."""
         return self.head(self.identity.pose, frame)
 
-    def frame(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Pose, eyes: Eyes = REST) -> Frame:
+    def frame(
+        self,
+        pixels: NDArray[np.uint8],
+        backdrop: Backdrop,
+        landmarks: NDArray[np.float32],
+        pose: Pose,
+        eyes: Eyes = REST,
+    ) -> Frame:
         """Pixels and motion in the coordinates of the wire; `pose` is in pixels of the crop, which is upright."""
         to_frame = self.compositor.to_frame
         height, width, _ = pixels.shape
@@ -79,7 +98,7 @@ class Person:
         qx, qy, qz, qw = map(float, Rotation.from_matrix(upright @ pose.rotation).as_quat(canonical=True))
         head = HeadPose((qx, qy, qz, qw), (float(x), float(y), 0.0), scale)
         points = (self.mean + landmarks).astype(np.float32)
-        return Frame(pixels, points, look(self.arkit(landmarks), eyes), head, self.compositor.backdrop)
+        return Frame(pixels, points, look(self.arkit(landmarks), eyes), head, backdrop)
 
 
 class NeuralStream:
@@ -89,11 +108,19 @@ class NeuralStream:
     """
 
     def __init__(
-        self, motion: MotionStream, video: VideoStream, person: Person, first: int, stride: int, timer: Timer
+        self,
+        motion: MotionStream,
+        video: VideoStream,
+        person: Person,
+        compositor: Compositor | EnlargedCompositor,
+        first: int,
+        stride: int,
+        timer: Timer,
     ) -> None:
         self._motion = motion
         self._video = video
         self._person = person
+        self._compositor = compositor
         self._first = first
         self._stride = stride
         self._timer = timer
@@ -123,8 +150,8 @@ class NeuralStream:
         """The frames that one rendered frame stands for, from `first` on."""
         waiting = [self._waiting.pop(first + k) for k in range(self._stride)]
         with self._timer("compositor"):
-            pixels = self._person.compositor.frame(layers, waiting[0][2])
-        return (self._person.frame(pixels, *motion) for motion in waiting)
+            pixels = self._compositor.frame(layers, waiting[0][2])
+        return (self._person.frame(pixels, self._compositor.backdrop, *motion) for motion in waiting)
 
 
 class NeuralEngine:
@@ -145,7 +172,7 @@ class NeuralEngine:
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._background = Background.of(config.picture.background)
-        self._quality = (config.stream.motion_steps, config.stream.video_steps, 1)
+        self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)
         self._person: Person | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
@@ -169,15 +196,17 @@ class NeuralEngine:
             self._driving or IdlePose(idle, self._config.idle.motion),
             ArkitSolver(mean, identity.neutral),
             mean,
+            self._background,
         )
-        return identity.digest, person.frame(compositor.still, identity.neutral, identity.pose)
+        at_rest = person.frame(compositor.still, compositor.backdrop, identity.neutral, identity.pose)
+        return identity.digest, at_rest
 
     def begin(self, first_frame: int, warm_up: bool = False) -> NeuralStream:
         """See `engine_api.Engine`."""
         person = self._person
         assert person is not None
         stream = self._config.stream
-        motion_steps, video_steps, stride = self._quality
+        motion_steps, video_steps, stride, size_divisor = self._quality
         motion = MotionStream(
             self._atom,
             self._speech,
@@ -207,11 +236,12 @@ class NeuralEngine:
         # After an interrupt the mouth is to be closed, not to smile as in the portrait.
         person.start_from_portrait = person.start_from_portrait and warm_up
         self._streams = (motion, video)
-        return NeuralStream(motion, video, person, first_frame, stride, self.timer)
+        compositor = person.compositor_of(size_divisor)
+        return NeuralStream(motion, video, person, compositor, first_frame, stride, self.timer)
 
-    def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int) -> None:
+    def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int, size_divisor: int = 1) -> None:
         """See `engine_api.Engine`; a stride must divide the hop."""
-        self._quality = (motion_steps, video_steps, frame_stride)
+        self._quality = (motion_steps, video_steps, frame_stride, size_divisor)
         if self._streams is not None:
             motion, video = self._streams
             motion.steps, video.steps = motion_steps, video_steps

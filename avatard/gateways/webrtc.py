@@ -132,8 +132,7 @@ class PeerRegistry:
         await self._wait_for_seat(kind)
         # No await from here on: the seat that is free now must not be given to two.
         self._check_seat(kind)
-        at_rest = self.session.generation.at_rest
-        if stacked and (at_rest is None or at_rest.pixels.shape[2] != 4):
+        if stacked and not self._has_matte:
             raise StackingError('there is no matte: start avatard with picture.background = "transparent"')
         client = Client(self, kind, stacked)
         self._clients[client.name] = client
@@ -158,6 +157,11 @@ class PeerRegistry:
         await cancel_and_wait(self._statistics)
         await asyncio.gather(*(client.peer.close() for client in list(self._clients.values())))
         await self.broadcaster.close()
+
+    @property
+    def _has_matte(self) -> bool:
+        at_rest = self.session.generation.at_rest
+        return at_rest is not None and at_rest.pixels.shape[2] == 4
 
     def _count(self) -> None:
         kinds = [client.kind for client in self._clients.values()]

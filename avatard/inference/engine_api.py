@@ -65,13 +65,14 @@ class Engine(Protocol):
             UserError: the configuration does not fit the networks.
         """
 
-    def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int) -> None:
+    def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int, size_divisor: int = 1) -> None:
         """Set how much work a frame may cost.
 
         Args:
             motion_steps: denoising steps of the motion network from the next clip on.
             video_steps: the same of the video network.
             frame_stride: from the next `begin` on, consecutive frames that show the same pixels; 1 renders every frame.
+            size_divisor: from the next `begin` on, 2 composes pictures at half their size and enlarges them.
         """
 
 

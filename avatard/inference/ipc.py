@@ -58,6 +58,12 @@ class QualityLevel(Command, frozen=True):
     motion_steps: int
     video_steps: int
     frame_stride: int = 1
+    size_divisor: int = 1
+
+    @property
+    def picture_scale(self) -> float:
+        """Sides of pictures as they are composed, beside those that are shown."""
+        return 1 / self.size_divisor
 
 
 class Stop(Command, frozen=True):

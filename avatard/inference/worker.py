@@ -149,7 +149,8 @@ class Worker:
                     self._send(ipc.Identified(command.request, error="other portraits are being checked; try again"))
             case ipc.QualityLevel():
                 assert self._engine is not None
-                self._engine.set_quality(command.motion_steps, command.video_steps, command.frame_stride)
+                steps = command.motion_steps, command.video_steps
+                self._engine.set_quality(*steps, command.frame_stride, command.size_divisor)
 
     def _answer(self, command: ipc.Identify, data: bytes) -> tuple[ipc.Identified, bytes, bytes]:
         assert self._engine is not None

@@ -26,6 +26,7 @@ CALM_LOAD, BUSY_LOAD = 0.4, 0.95  # half the work costs at least half as much: i
 LOAD_CLIPS = 12, 40  # parts of clips that the load is the mean of: at least, at most
 LEVEL_SECONDS = 5.0  # a level is kept for at least this long
 MAX_STRIDE = 4  # 6.25 pictures a second
+LEAST_SIDE = 256  # pixels: smaller pictures are not composed at half of their size, which would save little
 
 
 class LatencyEstimator:
@@ -78,7 +79,8 @@ class LatencyEstimator:
 class LoadController:
     """Lowers the quality level of what cannot keep up, and raises it when there is time again.
 
-    Fewer denoising steps come first; then every second picture is left out, and at last three of four.
+    Fewer denoising steps come first; then pictures are composed at half their size and enlarged; then every second
+    picture is left out, and at last three of four.
 
     Args:
         stream: the configuration; its steps are what is wanted.
@@ -87,12 +89,14 @@ class LoadController:
     def __init__(self, stream: Stream) -> None:
         self.level = self._wanted = QualityLevel(stream.motion_steps, stream.video_steps)
         self._hop_frames = stream.hop_frames
+        self._side = 0  # the longer one of the pictures
         self._level_at = monotonic()
         self._spent: deque[tuple[int, float, float]] = deque(maxlen=LOAD_CLIPS[1])  # frames; seconds: motion, video
 
     def frames_ready(self, ready: FramesReady) -> None:
         """Note what frames cost."""
         self._spent.append((ready.count, ready.motion_seconds, ready.video_seconds))
+        self._side = max(ready.width, ready.height)
 
     def decide(self) -> QualityLevel | None:
         """Return another level to use from now on, if the load asks for it or allows it."""
@@ -103,19 +107,22 @@ class LoadController:
             return None
         self.level, self._level_at = level, monotonic()
         self._spent.clear()
-        figures = {"motion_steps": level.motion_steps, "video_steps": level.video_steps}
+        figures = {"motion_steps": level.motion_steps, "video_steps": level.video_steps, "scale": level.picture_scale}
         logger.warning("quality level changed", extra={**figures, "pictures_per_second": FPS / level.frame_stride})
         return level
 
     def _next_level(self) -> QualityLevel:
         frames, *seconds = np.sum(self._spent, axis=0)
         loads = np.array(seconds) * FPS / frames  # seconds of each thread for a second of video
-        motion, video, stride = self.level.motion_steps, self.level.video_steps, self.level.frame_stride
+        motion, video = self.level.motion_steps, self.level.video_steps
+        divisor, stride = self.level.size_divisor, self.level.frame_stride
         motion_busy, video_busy = loads > BUSY_LOAD
         if motion_busy or video_busy:
             if motion_busy:
                 motion = max(1, motion // 2)
-            if video_busy and video == 1:
+            if video_busy and video == 1 and divisor == 1 and self._side >= 2 * LEAST_SIDE:
+                divisor = 2
+            elif video_busy and video == 1:
                 wider = 2 * stride
                 stride = wider if wider <= MAX_STRIDE and self._hop_frames % wider == 0 else stride
             elif video_busy:
@@ -123,9 +130,11 @@ class LoadController:
         elif (loads < CALM_LOAD).all():
             if stride > 1:
                 stride //= 2
+            elif divisor > 1:
+                divisor = 1
             else:
                 motion, video = min(self._wanted.motion_steps, 2 * motion), min(self._wanted.video_steps, 2 * video)
-        return QualityLevel(motion, video, stride)
+        return QualityLevel(motion, video, stride, divisor)
 
 
 def first_estimate(hop_seconds: float) -> float:

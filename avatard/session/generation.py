@@ -129,19 +129,25 @@ class Generation:
         self._load.frames_ready(ready)
         if not self._speaking:
             self._latency.retime(self._scheduler)
-        before = self.level.frame_stride
+        before = self.level
         if self._load.decide() is not None:
-            self._set_quality(self.level, restart=self.level.frame_stride != before)
+            changed = (self.level.frame_stride, self.level.size_divisor) != (before.frame_stride, before.size_divisor)
+            self._set_quality(self.level, restart=changed)
 
     def _set_quality(self, level: ipc.QualityLevel, restart: bool) -> None:
-        """Use this level from now on, and say so; another frame rate begins with an epoch."""
+        """Use this level from now on, and say so; another frame rate or size begins with an epoch."""
         self.supervisor.set_quality(level)
         if restart:
             self._scheduler.restart(self._playout.position)
         self._metrics.quality(level)
         rate = FPS / level.frame_stride
         self._bus.emit(
-            events.Quality(pictures_per_second=rate, motion_steps=level.motion_steps, video_steps=level.video_steps)
+            events.Quality(
+                pictures_per_second=rate,
+                motion_steps=level.motion_steps,
+                video_steps=level.video_steps,
+                picture_scale=level.picture_scale,
+            )
         )
 
     def worker_lost(self, reason: str) -> None:

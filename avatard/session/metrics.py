@@ -89,6 +89,11 @@ class Metrics:
             "Pictures rendered a second: 25, by decision under overload 12.5 or 6.25",
             registry=registry,
         )
+        self.picture_scale = Gauge(
+            "avatard_picture_scale",
+            "Sides of pictures as composed, beside those shown: 1, by decision under overload 0.5",
+            registry=registry,
+        )
         self.rtf_now = self.skew_now = 0.0
         self.recent_latency: deque[float] = deque(maxlen=WINDOW)
         self.recent_live_latency: deque[float] = deque(maxlen=WINDOW)  # pushed speech waits for its turn, too
@@ -115,6 +120,7 @@ class Metrics:
         self.steps.labels("motion").set(level.motion_steps)
         self.steps.labels("video").set(level.video_steps)
         self.picture_rate.set(FPS / level.frame_stride)
+        self.picture_scale.set(level.picture_scale)
 
     def skewed(self, seconds: float) -> None:
         """Account for one frame's sound that left so much after its picture."""

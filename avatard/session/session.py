@@ -156,6 +156,7 @@ class Session:
             "frames_late": counters.late,
             "frames_skipped": counters.skipped,
             "pictures_per_second": FPS / self.generation.level.frame_stride,
+            "picture_scale": self.generation.level.picture_scale,
             "pictures_ahead": self.scheduler.ahead_frames,
             "speech_buffered_ms": 1000 * self.scheduler.buffered_samples // SAMPLE_RATE_HZ,
             "worker_restarts": self.generation.supervisor.restarts,

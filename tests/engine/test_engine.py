@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from avatard.config import Config, Motion, Stream, Video
 from avatard.engine.engine import make_engine
 from avatard.errors import UserError
 from avatard.frame import Sound
+from avatard.inference import ipc
 from avatard.inference.engine_api import EngineError
 from avatard.models import checkpoint
 from avatard.models.atom.model import AtomConfig
@@ -190,6 +192,24 @@ def test_at_half_the_frame_rate_faces_are_still_those_of_every_frame(config):
     pixels = [picture.pixels for _, picture in half]
     assert all((a == b).all() for a, b in zip(pixels[::2], pixels[1::2], strict=True))
     assert not any((a == b).all() for a, b in zip(pixels[1::2], pixels[2::2], strict=False))
+
+
+def test_at_half_the_size_pictures_are_as_large_and_show_the_same(engine):
+    engine.set_quality(1, 1, 1)
+    engine.begin(0)
+    full = [picture for _, picture in run(engine, speech(12), first=7)]
+    engine.set_quality(1, 1, 1, 2)
+    half = [picture for _, picture in run(engine, speech(12), first=7)]
+    engine.set_quality(1, 1, 1)
+    for one, other in zip(full, half, strict=True):
+        assert one.pixels.shape == other.pixels.shape == (484, 484, 3)
+        assert one.head == other.head
+        soft, softer = (cv2.GaussianBlur(frame.pixels, (0, 0), 4).astype(int) for frame in (one, other))
+        assert np.abs(soft - softer).mean() < 4
+        assert cv2.Laplacian(other.pixels, cv2.CV_64F).std() < cv2.Laplacian(one.pixels, cv2.CV_64F).std()
+        assert other.backdrop is not None
+        np.testing.assert_array_equal(other.backdrop.with_moved(ipc.pack_pixels([other])[0]), other.pixels)
+    assert half[0].backdrop is half[-1].backdrop, "sent once"
 
 
 def test_what_is_no_face_is_one_line(engine, tmp_path):

@@ -60,7 +60,7 @@ def test_overload_takes_work_away_and_calm_brings_it_back(monkeypatch):
         """Both threads at this load for a while."""
         nonlocal now
         for n in range(150):
-            load.frames_ready(FramesReady(0, 4 * n, 2, 2, 2, motion * 2 / 25, video * 2 / 25))
+            load.frames_ready(FramesReady(0, 4 * n, 2, 510, 384, motion * 2 / 25, video * 2 / 25))
         now += 6
         return load.decide()
 
@@ -76,6 +76,25 @@ def test_overload_takes_work_away_and_calm_brings_it_back(monkeypatch):
     assert work(0.3, 0.3) == QualityLevel(2, 1)
     assert work(0.3, 0.3) == QualityLevel(4, 2)
     assert work(0.3, 0.3) is None
+
+
+def test_overload_lowers_the_size_of_large_pictures_before_the_frame_rate(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("avatard.session.adaptation.monotonic", lambda: now)
+    load = LoadController(Stream(motion_steps=4, video_steps=1))
+
+    def work(video: float) -> QualityLevel | None:
+        nonlocal now
+        for n in range(150):
+            load.frames_ready(FramesReady(0, 4 * n, 2, 384, 512, 0.3 * 2 / 25, video * 2 / 25))
+        now += 6
+        return load.decide()
+
+    assert work(1.2) == QualityLevel(4, 1, frame_stride=1, size_divisor=2)
+    assert work(0.9) is None
+    assert work(1.2) == QualityLevel(4, 1, frame_stride=2, size_divisor=2)
+    assert work(0.3) == QualityLevel(4, 1, frame_stride=1, size_divisor=2)
+    assert work(0.3) == QualityLevel(4, 1)
 
 
 def test_an_odd_hop_keeps_its_frame_rate(monkeypatch):

@@ -90,7 +90,7 @@ class WarpEngine:
     def begin(self, first_frame: int, warm_up: bool = False) -> WarpStream:
         return WarpStream(self, first_frame)
 
-    def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int) -> None:
+    def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int, size_divisor: int = 1) -> None:
         self.steps = (motion_steps, video_steps)
 
     def picture(self, opening: float) -> Frame:
