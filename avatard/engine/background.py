@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import cv2
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from avatard.engine.plate import Plate
 from avatard.errors import UserError
-from avatard.media.image_file import load_image
+from avatard.media.image_file import ImageError, load_image
 from avatard.models.face.matte import Matting, foreground
 
 Pixels = NDArray[np.uint8]
@@ -42,7 +43,6 @@ class Background:
 
         Raises:
             BackgroundError: neither a colour nor a picture file.
-            ImageError: a file that is no picture.
         """
         if setting == "keep":
             return None
@@ -53,7 +53,15 @@ class Background:
                 raise BackgroundError(f"picture.background = {setting!r}: expected a colour such as #20A040")
             colour = bytes.fromhex(setting[1:])
             return cls(np.frombuffer(colour, np.uint8).reshape(1, 1, 3), Matting())
-        return cls(load_image(setting), Matting())
+        if not Path(setting).exists():
+            raise BackgroundError(
+                f"picture.background = {setting!r}: no such file; expected keep, transparent, a colour such as #20A040 "
+                "or a picture file"
+            )
+        try:
+            return cls(load_image(setting), Matting())
+        except ImageError as error:
+            raise BackgroundError(f"picture.background: {error}") from None
 
     def filled(self, width: int, height: int) -> Pixels | None:
         """A whole frame of it `[height, width, 3]`, unless there is nothing; a picture covers it, from its middle."""

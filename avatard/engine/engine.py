@@ -166,12 +166,12 @@ class NeuralEngine:
         cv2.setNumThreads(1)
         self.timer: Timer = untimed
         self._config = config
+        self._background = Background.of(config.picture.background)  # before what takes longer to load
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
         self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
-        self._background = Background.of(config.picture.background)
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)
         self._person: Person | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None

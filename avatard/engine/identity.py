@@ -17,6 +17,7 @@ from avatard.models.face.mesh import FaceMesh
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.face.search import find_faces
+from avatard.models.face.topology import MESH_TO_68
 from avatard.portrait import Portrait
 
 #: Forehead to chin in pixels of the given picture; the crop shows it 154 pixels high.
@@ -29,6 +30,10 @@ class IdentityError(UserError):
     """A portrait that cannot be used, and why."""
 
     CODE = "portrait"
+
+
+#: Of the 68 points: tip of the chin, the first of all that are no jaw, and the middle of the lower lip's edge.
+CHIN, FIRST_BROW, LOWER_LIP = 8, 17, 57
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Identity:
 
         Raises:
             ImageError: no usable picture.
-            IdentityError: no face, several faces and none chosen, a face too small or turned away.
+            IdentityError: no face, several faces and none chosen, a face too small, turned away or cut off.
         """
         image, alpha = read_cutout(portrait.data, portrait.name)
         faces = find_faces(mesh or FaceMesh(), image)
@@ -90,6 +95,11 @@ class Identity:
             raise IdentityError(
                 f"{name}: the head is turned {where}, expected at most {MAX_TURN:.0f}°: use one that faces the camera"
             )
+        if (edge := _cut_by(mesh[MESH_TO_68, :2].astype(np.float64), image.shape)) is not None:
+            raise IdentityError(
+                f"{name}: the face is cut by the {edge} edge of the picture: use one that shows brows, eyes, mouth and "
+                "at least half of the chin"
+            )
         crop = Crop.of(rough)
         portrait = crop.image(image)
         points = crop.points(mesh.astype(np.float64))
@@ -107,6 +117,20 @@ class Identity:
             digest=hashlib.sha256(portrait.tobytes()).hexdigest(),
             face_px=height,
         )
+
+
+def _cut_by(landmarks: NDArray[np.float64], shape: tuple[int, ...]) -> str | None:
+    """The edge of a picture beyond which something of the landmarks `[68, 2]` lies that must be seen, if any does.
+
+    The mesh goes on where the picture ends. What of cheeks, forehead and chin is cut off is not missed: frames end
+    there too. Eyes and mouth must be moved, and the lower lip needs skin below it to stretch.
+    """
+    half_chin = (landmarks[LOWER_LIP] + landmarks[CHIN]) / 2
+    needed = np.vstack([landmarks[FIRST_BROW:], half_chin])
+    (left, top), (right, bottom) = needed.min(0) + 0.5, np.array(shape[1::-1]) - needed.max(0) - 0.5
+    room = {"lower": bottom, "upper": top, "left": left, "right": right}
+    edge = min(room, key=lambda name: room[name])
+    return edge if room[edge] < 0 else None
 
 
 def _boxes(faces: list[NDArray[np.float32]], image: NDArray[np.uint8]) -> list[list[float]]:

@@ -106,8 +106,14 @@ def test_the_matte_moves_with_the_head(identity):
 def test_backgrounds_that_cannot_be_used_are_one_line(tmp_path):
     with pytest.raises(BackgroundError, match="picture.background = '#12345': expected a colour such as #20A040"):
         Background.of("#12345")
-    with pytest.raises(ImageError, match=r"wall\.png: no such file; give the path of a picture"):
+    expected = "expected keep, transparent, a colour such as #20A040 or a picture file$"
+    with pytest.raises(BackgroundError, match=rf"^picture\.background = '.*wall\.png': no such file; {expected}"):
         Background.of(str(tmp_path / "wall.png"))
+    with pytest.raises(BackgroundError, match=r"^picture\.background: .* is a folder; give the path of a picture$"):
+        Background.of(str(tmp_path))
+    (tmp_path / "wall.txt").write_text("brick")
+    with pytest.raises(BackgroundError, match=r"^picture\.background: .*wall\.txt is not a picture that can be read"):
+        Background.of(str(tmp_path / "wall.txt"))
 
 
 @pytest.mark.parametrize("size", [(30, 20), (400, 100), (100, 400), (640, 480)])

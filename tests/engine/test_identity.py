@@ -9,7 +9,7 @@ from avatard.engine.identity import Identity
 from avatard.errors import UserError
 from avatard.models.face.crop import CROP_ORIGIN, CROP_SCALE
 from avatard.models.face.topology import MESH_TO_68, mouth_opening
-from tests.support.faces import PORTRAIT, morphable, networks, on_canvas, portrait
+from tests.support.faces import PORTRAIT, morphable, networks, on_canvas, portrait, portrait_mesh
 
 
 def save(path, image: np.ndarray):
@@ -153,3 +153,40 @@ def test_500_mutated_files_end_in_an_identity_or_one_line(tmp_path):
             assert "\n" not in str(error) and len(str(error)) < 300
             refusals.add(str(error))
     assert identities > 50 and len(refusals) > 10
+
+
+def kept(side: str) -> list[float]:
+    """Pixels of the portrait up to which a face is cut from one side: what is still accepted, and what no more."""
+    x, y = portrait_mesh()[MESH_TO_68, :2].T
+    lip, chin = y[57], y[8]
+    return {
+        "lower": [lip + 0.7 * (chin - lip), lip + 0.3 * (chin - lip)],
+        "upper": [y[17:27].min() - 4, y[17:27].max() + 4],
+        "left": [x[17:].min() - 6, x[17:].min() + 12],
+        "right": [x[17:].max() + 6, x[17:].max() - 12],
+    }[side]
+
+
+@pytest.mark.parametrize("side", ["lower", "upper", "left", "right"])
+def test_a_face_may_touch_the_edge_but_not_lose_what_moves(tmp_path, side):
+    for at, accepted in zip(map(round, kept(side)), (True, False), strict=True):
+        part = {
+            "lower": np.s_[:at],
+            "upper": np.s_[at:],
+            "left": np.s_[:, at:],
+            "right": np.s_[:, :at],
+        }[side]
+        path = save(tmp_path / "cut.png", np.ascontiguousarray(portrait()[part]))
+        if accepted:
+            assert Identity.load(path, mesh=networks()).face_px > 96
+        else:
+            said = refusal(path)
+            assert f"the face is cut by the {side} edge of the picture" in said and "half of the chin" in said
+
+
+def test_a_panorama_and_a_very_wide_picture_are_searched_whole(tmp_path):
+    path = save(tmp_path / "panorama.png", on_canvas(1500, 12_000, (7000, 600, 1.5)))
+    identity = Identity.load(path, mesh=networks())
+    assert identity.face_px == pytest.approx(1.5 * 111, rel=0.15)
+    small = save(tmp_path / "far.png", on_canvas(256, 2048, (900, 40, 0.5)))
+    assert "expected at least 96: use a larger picture" in refusal(small)
