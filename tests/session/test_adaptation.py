@@ -95,6 +95,7 @@ def test_overload_lowers_the_size_of_large_pictures_before_the_frame_rate(monkey
     assert work(1.2) == QualityLevel(4, 1, frame_stride=2, size_divisor=2)
     assert work(0.3) == QualityLevel(4, 1, frame_stride=1, size_divisor=2)
     assert work(0.3) == QualityLevel(4, 1)
+    assert work(1.8) == QualityLevel(4, 1, frame_stride=2, size_divisor=2), "the size alone would not do"
 
 
 def test_an_odd_hop_keeps_its_frame_rate(monkeypatch):
