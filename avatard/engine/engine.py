@@ -68,7 +68,7 @@ class Person:
 
     @cached_property
     def _half(self) -> EnlargedCompositor:
-        """Made when it is needed first (50 ms at 512x512, 200 where the person is cut out)."""
+        """Made when it is needed first: 20 ms at 512x512, 200 at 1,024x1,024 where the person is cut out."""
         return EnlargedCompositor(self.identity, self.compositor.framing, self.background, 2)
 
     def compositor_of(self, size_divisor: int) -> Compositor | EnlargedCompositor:
