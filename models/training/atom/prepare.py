@@ -27,6 +27,7 @@ from avatard.models.training.atom.audio_augmentation import (
     at_tempo,
     no_speech,
 )
+from avatard.models.training.atom.dataset import closed_mouth
 from avatard.models.training.av_sync import MAX_LAG, Offset, SyncClip
 from avatard.models.training.clips import Clip, Entry
 from avatard.timebase import SAMPLES_PER_FRAME
@@ -39,8 +40,6 @@ NO_SPEECH_TRACKS, NO_SPEECH_FRAMES = 96, 64
 TEMPO_RANGE, COLD_SHARE = (0.8, 1.25), 0.5
 #: Frames of look-ahead in the features that offsets are estimated from.
 SYNC_LOOKAHEAD = 3
-#: Share of a person's frames, those with the least open mouth, whose median is the closed mouth.
-CLOSED_SHARE = 0.08
 
 
 def rng_of(name: str) -> np.random.Generator:
@@ -131,10 +130,7 @@ def neutral_faces(data: Path, out: Path, entries: list[Entry]) -> None:
         tensors[f"neutrals/{entry.source}/{entry.clip}"] = morphable.neutral(landmarks).astype(np.float32)
         people.setdefault(f"{entry.source}/{entry.speaker}", []).append(landmarks)
     for person, clips in people.items():
-        frames = np.concatenate(clips)
-        opening = mouth_opening(frames)
-        closed = frames[opening <= np.quantile(opening, CLOSED_SHARE)]
-        tensors[f"closed/{person}"] = np.median(closed, axis=0).astype(np.float32)
+        tensors[f"closed/{person}"] = closed_mouth(np.concatenate(clips))
     checkpoint.save(out / "motion.safetensors", tensors, {})
 
 
