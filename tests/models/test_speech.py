@@ -13,8 +13,8 @@ from avatard.models.speech import (
     WhisperConfig,
     WhisperFeatures,
     log_mel,
-    power_spectrum,
     mel_filters,
+    power_spectrum,
     sinusoids,
 )
 from avatard.timebase import SAMPLES_PER_FRAME

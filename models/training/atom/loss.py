@@ -53,7 +53,9 @@ def local_deviation(x: Tensor, size: int) -> Tensor:
     return (x.unfold(1, size, 1).var(-1, unbiased=False) + 1e-4).sqrt()  # the square root has no slope at 0
 
 
-def liveliness_loss(x0: Tensor, target: Tensor, here: Tensor, windows: tuple[tuple[int, int], ...]) -> Tensor:
+def liveliness_loss(
+    x0: Tensor, target: Tensor, here: Tensor, windows: tuple[tuple[int, int], ...] = LossWeights.windows
+) -> Tensor:
     """How differently lips vary within a few frames; windows count where `here` `[B, S]` is 1 in all their frames."""
     made, real = (torch.cat([x[:, :, MOUTH, :2].flatten(2), 2 * inner_lip_heights(x)], dim=-1) for x in (x0, target))
     loss = x0.new_zeros(())
