@@ -1,9 +1,10 @@
 """Prepared training clips: what `scripts/prepare_data.py` writes and the training scripts read.
 
-A clip is one safetensors file: JPEG crops (`frames`, `frame_offsets`; none in motion-only clips), the 468-point mesh in crop pixels (`points`
-[N, 468, 3]), frontal landmarks (`landmarks` [N, 68, 3], offsets from the mean face), the pose (`rotation` [N, 3, 3],
-`scale` [N], `translation` [N, 2]) and, for videos, `audio` (int16 at 16 kHz; sample 0 is the start of frame 0) and
-`registered` [N, 68, 2]: where the pictures show the landmarks (see `models/training/registration.py`).
+A clip is one safetensors file: JPEG crops (`frames`, `frame_offsets`; none in motion-only clips), the 468-point mesh in
+crop pixels (`points` [N, 468, 3]), frontal landmarks (`landmarks` [N, 68, 3], offsets from the mean face), the pose
+(`rotation` [N, 3, 3], `scale` [N], `translation` [N, 2]) and, for videos, `audio` (int16 at 16 kHz; sample 0 is the
+start of frame 0) and `registered` [N, 68, 2]: where the pictures show the landmarks (see
+`models/training/registration.py`).
 """
 
 from __future__ import annotations

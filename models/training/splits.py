@@ -58,5 +58,5 @@ class SplitTable:
 
 
 def _people(rule: dict[str, Any]) -> dict[str, Any]:
-    """A source's rule with its lists of people as sets. The table is read without msgspec: training machines lack it."""
+    """A source's rule with its lists of people as sets. Read without msgspec: training machines lack it."""
     return {key: frozenset(value) if isinstance(value, list) else value for key, value in rule.items()}

@@ -347,7 +347,7 @@ def coloured_noise(like: Tensor, slope: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def reverberation(sound: Tensor, seconds: Tensor, rng: torch.Generator) -> Tensor:
-    """What a room adds to `sound` `[B, T]`: it decays by 60 dB in `seconds` `[B]` and is as loud as the sound at most."""
+    """What a room adds to `sound` `[B, T]`: as loud as the sound at most, 60 dB less after `seconds` `[B]`."""
     length = SAMPLE_RATE_HZ // 3
     time = torch.arange(length, device=sound.device) / SAMPLE_RATE_HZ
     decay = torch.exp(-6.9 * time / seconds[:, None]) * (time > 0.003)
