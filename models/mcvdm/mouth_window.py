@@ -72,10 +72,17 @@ class MouthWindow:
         moved: Floats = points[..., :2] @ self.matrix[:, :2].T + self.matrix[:, 2]
         return moved
 
-    def cut_map(self, values: Floats) -> Floats:
-        """The window `[height, width]` of numbers `[H, W]` float32 of the picture's size, interpolated."""
-        size = (self.width, self.height)
-        window: Floats = np.asarray(cv2.warpAffine(values, self.matrix, size, flags=cv2.INTER_LINEAR), np.float32)
+    def cut_map(self, values: Floats, matrix: Floats) -> Floats:
+        """The window `[height, width]` of numbers `[h, w]` float32, interpolated, 0 beyond them.
+
+        Args:
+            values: of a grid of their own.
+            matrix: `[2, 3]`, from its cells to pixels of the picture.
+        """
+        turn = self.matrix[:, :2] @ matrix[:, :2]
+        offset = self.matrix[:, :2] @ matrix[:, 2] + self.matrix[:, 2]
+        there, size = np.concatenate([turn, offset[:, None]], axis=1), (self.width, self.height)
+        window: Floats = np.asarray(cv2.warpAffine(values, there, size, flags=cv2.INTER_LINEAR), np.float32)
         return window
 
     def paste(self, picture: Picture, window: Floats, mask: Floats) -> None:
