@@ -88,7 +88,7 @@ def correlations(clip: SyncClip, predicted: Array) -> Array:
 
 
 def peak(curve: Array) -> float:
-    """The lag of the highest correlation of a curve over lags -MAX_LAG..MAX_LAG, by a parabola through its neighbours."""
+    """The lag of a curve's highest correlation, by a parabola through its neighbours; lags are -MAX_LAG..MAX_LAG."""
     best = int(curve.argmax())
     if not 0 < best < len(curve) - 1 or min(curve[best - 1], curve[best + 1]) <= -1:
         return float(best - MAX_LAG)
