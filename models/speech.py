@@ -62,15 +62,22 @@ def mel_filters(bands: int) -> Tensor:
     return (triangles * 2 / (high - low)).float()
 
 
-def log_mel(audio: Tensor, filters: Tensor, window: Tensor) -> Tensor:
-    """Whisper's log-mel spectrogram: `[B, T]` → `[B, bands, T / 160]`, about -1 to 1.5.
+def power_spectrum(audio: Tensor, window: Tensor) -> Tensor:
+    """Power in time and frequency: `[B, T]` → `[B, WINDOW / 2 + 1, T / 160]`.
 
-    Two departures keep live sound steady: the window's mean is removed (a DC offset is no speech), and the floor, eight
-    decades below the loudest band, never sinks below that of a quiet voice, so that silence looks the same everywhere.
+    The window's mean is removed: a DC offset is no speech.
     """
     audio = audio - audio.mean(dim=1, keepdim=True)
-    spectrum = torch.stft(audio, WINDOW, STRIDE, window=window, return_complex=True)[..., :-1]
-    power = (filters @ spectrum.abs().square()).clamp(min=1e-10).log10()  # [B, bands, T / 160]
+    return torch.stft(audio, WINDOW, STRIDE, window=window, return_complex=True)[..., :-1].abs().square()
+
+
+def log_mel(spectrum: Tensor, filters: Tensor) -> Tensor:
+    """Whisper's log-mel spectrogram of a `power_spectrum`: `[B, bands, T / 160]`, about -1 to 1.5.
+
+    The floor, eight decades below the loudest band, never sinks below that of a quiet voice, so that silence looks the
+    same everywhere.
+    """
+    power = (filters @ spectrum).clamp(min=1e-10).log10()  # [B, bands, T / 160]
     loudest = power.amax(dim=(1, 2), keepdim=True).clamp(min=0)
     return (torch.maximum(power, loudest - 8) + 4) / 4
 
@@ -142,10 +149,15 @@ class WhisperFeatures(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """Waveforms `[B, T]` → features `[B, T / 640, dim]`."""
         check_window(audio)
-        assert isinstance(self.filters, Tensor) and isinstance(self.window, Tensor)
-        x = log_mel(audio, self.filters, self.window)  # [B, bands, T / 160]
+        assert isinstance(self.window, Tensor)
+        return self.encode(power_spectrum(audio, self.window))
+
+    def encode(self, spectrum: Tensor) -> Tensor:
+        """Power spectra `[B, WINDOW / 2 + 1, T / 160]` → features `[B, T / 640, dim]`."""
+        assert isinstance(self.filters, Tensor)
+        x = log_mel(spectrum, self.filters)  # [B, bands, T / 160]
         x = F.gelu(self.conv2(F.gelu(self.conv1(x)))).transpose(1, 2)  # [B, T / 320, width]
-        x = x + sinusoids(x.shape[1], x.shape[2])
+        x = x + sinusoids(x.shape[1], x.shape[2]).to(x.device)
         for layer in self.layers:
             x = layer(x)
         return x.reshape(len(x), -1, self.dim)

@@ -5,7 +5,7 @@
 DATA_DIR is what scripts/prepare_data.py wrote. Evaluated are its people who are new to the weights (those kept out of
 training and, with the shipped weights, everybody of other sources), or everybody where it has none (or with
 --everybody); loudness and ridge are fitted on the others. The portrait is each clip's first frame. OUT.json has an
-object `overall` and one per speaker:
+object `overall`, one per source and one per speaker:
 
     mouth_r, mouth_r_best_lag, lag_frames    correlation of mouth opening over all frames, at lag 0 and at the best lag
     mouth_r_clip                             mean of the clips' own correlations
@@ -190,6 +190,7 @@ def main(
     offsets: Annotated[Path | None, typer.Option(help="offsets.json of prepare_motion.py: correct by it.")] = None,
     words: Annotated[Path | None, typer.Option(help="JSON: clip → [[word, start, end], ...], seconds.")] = None,
     source: Annotated[str, typer.Option(help="Evaluate one source only.")] = "",
+    split: Annotated[str, typer.Option(help="Evaluate validation or test people only.")] = "",
     everybody: Annotated[bool, typer.Option("--everybody", help="People of the training as well.")] = False,
     clips: Annotated[int, typer.Option(min=1, help="Most clips of a speaker.")] = 40,
     drift_minutes: Annotated[float, typer.Option(min=0, help="Length of the long stream; 0 for none.")] = 1.0,
@@ -207,6 +208,8 @@ def main(
     if source:
         entries = [entry for entry in entries if entry.source == source]
     chosen, others = choose(entries, weights == SHIPPED, everybody)
+    if split:
+        chosen = [entry for entry in chosen if entry.split == split]
     if not chosen:
         raise DataError(f"{data} has no clips with sound to evaluate")
 
@@ -225,6 +228,7 @@ def main(
     for entry in chosen:
         speakers.setdefault(f"{entry.source}/{entry.speaker}", []).append(entry)
     everything, drawn, report = Results(), [], dict[str, Any]()
+    sources: dict[str, Results] = {}
     for name, members in tqdm(speakers.items(), unit="speaker"):
         own = Results()
         own.add(generators, read(members[:clips]))
@@ -234,13 +238,15 @@ def main(
         report[name]["ms_per_hop"] = streamer.ms_per_hop()
         drawn.append((f"{name} {own.clips[0].entry.clip}", *own.pairs["atom"][0]))
         everything.extend(own)
+        sources.setdefault(name.partition("/")[0], Results()).extend(own)
     overall = everything.report(wrong_audio=True)
     for key in [key for key in next(iter(report.values())) if key.startswith(("drift", "silence"))]:
         overall[key] = float(np.mean([speaker[key] for speaker in report.values()]))
     overall |= {"ms_per_hop": streamer.ms_per_hop(), "settings": settings}
     if plot:
         draw(plot, drawn[:pictures], morphable.mean_68)
-    report = {"overall": overall, **report}
+    by_source = {name: results.report(wrong_audio=True) for name, results in sources.items()}
+    report = {"overall": overall, **by_source, **report}
     json.write_text(dumps(report, indent=1))
     typer.echo(table(report))
 

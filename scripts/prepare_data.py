@@ -56,6 +56,7 @@ class Job:
     source: str
     speaker: str
     out: Path
+    pictures: bool = True  # whether the clip keeps its pictures
 
     @property
     def file(self) -> Path:
@@ -131,21 +132,24 @@ def track(job: Job, target: Path) -> None:
         audio = read_audio(job.path)[:wanted]
         audio = np.pad(audio, (0, wanted - len(audio)))
     metadata = {"source": job.source, "clip": job.path.stem, "speaker": job.speaker, "fps": str(FPS)}
+    if not job.pictures:
+        Clip.write(target, [], points, morphable.landmarks(canonical), pose, metadata, audio)
+        return
     frames = [crop.image(image) for image in images]
     registered = register(frames, points)[:, MESH_TO_68, :2]
     Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, audio, registered)
 
 
-def jobs_of(folder: Path, out: Path) -> list[Job]:
+def jobs_of(folder: Path, out: Path, pictures: bool) -> list[Job]:
     """The files of one source."""
     table = folder / "speakers.csv"
     names = {row["clip"]: row["speaker"] for row in csv.DictReader(table.open())} if table.exists() else {}
     found = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in VIDEOS:
-            found.append(Job(path, folder.name, names.get(path.name, folder.name), out))
-        elif path.suffix.lower() in PORTRAITS:
-            found.append(Job(path, folder.name, names.get(path.name, path.stem), out))
+            found.append(Job(path, folder.name, names.get(path.name, folder.name), out, pictures))
+        elif path.suffix.lower() in PORTRAITS and pictures:
+            found.append(Job(path, folder.name, names.get(path.name, path.stem), out, pictures))
     return found
 
 
@@ -153,9 +157,12 @@ def main(
     sources: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Folders of clips or portraits.")],
     out: Annotated[Path, typer.Option(help="The data folder to write; resumed where it exists.")],
     processes: Annotated[int, typer.Option(min=1)] = 2,
+    motion_only: Annotated[
+        bool, typer.Option("--motion-only", help="Landmarks and sound of videos, no pictures: enough for AToM-Net.")
+    ] = False,
 ) -> None:
     """Track every file of every source into clips under --out."""
-    jobs = [job for folder in sources for job in jobs_of(folder.resolve(), out)]
+    jobs = [job for folder in sources for job in jobs_of(folder.resolve(), out, not motion_only)]
     if not jobs:
         raise DataError("no videos or portraits in " + ", ".join(map(str, sources)))
     out.mkdir(parents=True, exist_ok=True)

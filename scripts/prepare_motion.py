@@ -36,7 +36,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     extract_all(speech, data, out, entries, window_frames, no_speech_tracks)
     neutral_faces(data, out, entries)
-    clips = [sync_clip(data, out, entry) for entry in entries]
+    clips = [sync_clip(speech, data, entry) for entry in entries]
     for source, counts in write_offsets(out, entries, estimate(clips, anchor)).items():
         typer.echo(f"{source}: {counts}")
 

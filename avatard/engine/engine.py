@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,10 @@ from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.decoder import Layers
+from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.model import Mcvdm
+from avatard.models.mcvdm.mouth_filler import Mouth
+from avatard.models.mcvdm.mouth_painter import MouthPainter
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
 
@@ -63,13 +66,13 @@ class Person:
     head: DrivingPose | IdlePose
     arkit: ArkitSolver
     mean: NDArray[np.float32]  # [68, 3], the 3DMM's mean face
-    background: Background | None
+    make_half: Callable[[], EnlargedCompositor]
     start_from_portrait: bool = True  # the first stream begins with the portrait's own expression
 
     @cached_property
     def _half(self) -> EnlargedCompositor:
         """Made when it is needed first: 20 ms at 512x512, 200 at 1,024x1,024 where the person is cut out."""
-        return EnlargedCompositor(self.identity, self.compositor.framing, self.background, 2)
+        return self.make_half()
 
     def compositor_of(self, size_divisor: int) -> Compositor | EnlargedCompositor:
         """What composes frames at a part, 1 or 1/2, of their size."""
@@ -78,6 +81,11 @@ class Person:
     def pose(self, frame: int) -> Pose:
         """The head's pose in an absolute frame."""
         return self.head(self.identity.pose, frame)
+
+    def mouth(self, landmarks: NDArray[np.float32], pose: Pose) -> Mouth:
+        """Where a frame has its mouth, in pixels of the crop."""
+        points = pose.project(self.mean + landmarks)
+        return Mouth(points, float(pose.scale), float(np.radians(pose.yaw_pitch_roll[2])))
 
     def frame(
         self,
@@ -150,7 +158,8 @@ class NeuralStream:
         """The frames that one rendered frame stands for, from `first` on."""
         waiting = [self._waiting.pop(first + k) for k in range(self._stride)]
         with self._timer("compositor"):
-            pixels = self._compositor.frame(layers, waiting[0][2])
+            landmarks, pose, eyes = waiting[0]
+            pixels = self._compositor.frame(layers, eyes, self._person.mouth(landmarks, pose))
         return (self._person.frame(pixels, self._compositor.backdrop, *motion) for motion in waiting)
 
 
@@ -170,6 +179,7 @@ class NeuralEngine:
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
         self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
+        self._painter = _painter(config.video.mouth)
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)
@@ -184,7 +194,7 @@ class NeuralEngine:
         picture = self._config.picture
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)
-        compositor = Compositor(identity, framing, self._background)
+        compositor = Compositor(identity, framing, self._background, self._painter)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
@@ -196,7 +206,7 @@ class NeuralEngine:
             self._driving or IdlePose(idle, self._config.idle.motion),
             ArkitSolver(mean, identity.neutral),
             mean,
-            self._background,
+            partial(EnlargedCompositor, identity, framing, self._background, self._painter, divisor=2),
         )
         at_rest = person.frame(compositor.still, compositor.backdrop, identity.neutral, identity.pose)
         return identity.digest, at_rest
@@ -249,6 +259,14 @@ class NeuralEngine:
 
 def _speech(config: Speech) -> SpeechEncoder:
     return HubertFeatures.load(config.weights) if config.encoder == "hubert" else WhisperFeatures.load(config.weights)
+
+
+def _painter(weights: str) -> MouthPainter | None:
+    if not weights:
+        return None
+    painter = MouthPainter.load(weights)
+    channels_last(painter)
+    return painter
 
 
 def make_engine(config: Config) -> NeuralEngine:

@@ -14,6 +14,8 @@ from avatard.engine.eyes import REST, Eyes
 from avatard.engine.framing import Framing
 from avatard.frame import Backdrop, Rectangle
 from avatard.models.mcvdm.decoder import Layers
+from avatard.models.mcvdm.mouth_filler import Mouth
+from avatard.models.mcvdm.mouth_painter import MouthPainter
 
 Pixels = NDArray[np.uint8]
 
@@ -27,20 +29,28 @@ class EnlargedCompositor:
         identity: as of `Compositor`.
         framing: the same; its sides are multiples of `divisor`.
         background: the same.
+        painter: the same.
         divisor: sides of the frames are composed this much smaller.
     """
 
-    def __init__(self, identity: Face, framing: Framing, background: Background | None, divisor: int) -> None:
+    def __init__(
+        self,
+        identity: Face,
+        framing: Framing,
+        background: Background | None = None,
+        painter: MouthPainter | None = None,
+        *,
+        divisor: int,
+    ) -> None:
         size = framing.width // divisor, framing.height // divisor
-        self._small = Compositor(
-            identity, Framing(framing.left, framing.top, framing.scale / divisor, *size), background
-        )
+        small = Framing(framing.left, framing.top, framing.scale / divisor, *size)
+        self._small = Compositor(identity, small, background, painter)
         self._size = (framing.width, framing.height)
         self.backdrop: Final = Backdrop(self._enlarged(self._small.still), self._moving(divisor))
 
-    def frame(self, layers: Layers, eyes: Eyes = REST) -> Pixels:
-        """A whole frame `[H, W, 3 or 4]`."""
-        return self._enlarged(self._small.frame(layers, eyes))
+    def frame(self, layers: Layers, eyes: Eyes = REST, mouth: Mouth | None = None) -> Pixels:
+        """A whole frame `[H, W, 3 or 4]`, for the arguments of `Compositor`."""
+        return self._enlarged(self._small.frame(layers, eyes, mouth))
 
     def _moving(self, divisor: int) -> Rectangle:
         """What moves, and the two pixels around it that the interpolation reaches."""

@@ -69,10 +69,10 @@ def roll_out(
         prefix: continue what was emitted; without, every window is made afresh, by plain regression if `steps` is 1.
     """
     frames = atom.config.frames
-    emitted = torch.zeros(len(reference), frames - hop if prefix else 0, LANDMARKS, 3)
+    emitted = torch.zeros(len(reference), frames - hop if prefix else 0, LANDMARKS, 3, device=reference.device)
     made = []
     for window in windows:
-        noise = torch.zeros(len(reference), frames - emitted.shape[1], LANDMARKS, 3)
+        noise = torch.zeros(len(reference), frames - emitted.shape[1], LANDMARKS, 3, device=reference.device)
         new = atom.sample(window, reference, emitted, noise, steps=steps, lookahead=lookahead).float()[:, -hop:]
         if prefix:
             emitted = torch.cat([emitted[:, hop:], new], dim=1)

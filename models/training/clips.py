@@ -1,9 +1,10 @@
 """Prepared training clips: what `scripts/prepare_data.py` writes and the training scripts read.
 
-A clip is one safetensors file: JPEG crops (`frames`, `frame_offsets`), the 468-point mesh in crop pixels (`points`
-[N, 468, 3]), frontal landmarks (`landmarks` [N, 68, 3], offsets from the mean face), the pose (`rotation` [N, 3, 3],
-`scale` [N], `translation` [N, 2]) and, for videos, `audio` (int16 at 16 kHz; sample 0 is the start of frame 0) and
-`registered` [N, 68, 2]: where the pictures show the landmarks (see `models/training/registration.py`).
+A clip is one safetensors file: JPEG crops (`frames`, `frame_offsets`; none in motion-only clips), the 468-point mesh in
+crop pixels (`points` [N, 468, 3]), frontal landmarks (`landmarks` [N, 68, 3], offsets from the mean face), the pose
+(`rotation` [N, 3, 3], `scale` [N], `translation` [N, 2]) and, for videos, `audio` (int16 at 16 kHz; sample 0 is the
+start of frame 0) and `registered` [N, 68, 2]: where the pictures show the landmarks (see
+`models/training/registration.py`).
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ class Clip:
         return self._tensor("frames"), self._tensor("frame_offsets")
 
     def __len__(self) -> int:
-        return len(self._jpegs[1]) - 1
+        with safe_open(self.path, framework="numpy") as file:
+            return int(file.get_slice("landmarks").get_shape()[0])
 
     def frame(self, n: int) -> NDArray[np.uint8]:
         """Frame n, `[256, 256, 3]` RGB."""
@@ -158,11 +160,11 @@ class Clip:
         audio: NDArray[np.int16] | None = None,
         registered: NDArray[np.floating] | None = None,
     ) -> None:
-        """Write a clip; the file appears whole or not at all."""
+        """Write a clip; the file appears whole or not at all. Without `frames` it has motion and sound only."""
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         jpegs = [cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), quality)[1].ravel() for frame in frames]
         tensors: dict[str, NDArray[Any]] = {
-            "frames": np.concatenate(jpegs),
+            "frames": np.concatenate([np.zeros(0, np.uint8), *jpegs]),
             "frame_offsets": np.cumsum([0, *(len(jpeg) for jpeg in jpegs)], dtype=np.int64),
             "points": points.astype(np.float32),
             "landmarks": landmarks.astype(np.float32),

@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
-import msgspec
-
 from avatard.errors import UserError
 from avatard.models.training.splits import CONFIGS
 
@@ -51,6 +49,8 @@ def load_recipe(kind: type[Recipe], name: str, overrides: Iterable[str] = ()) ->
     Raises:
         RecipeError: there is no such recipe, or a key is unknown, missing or of a wrong type.
     """
+    import msgspec  # `Optimisation` is used on training machines that lack it
+
     path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml") if p.stem != "splits"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
 from avatard.timebase import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
@@ -54,6 +53,8 @@ def decibels(low: float, high: float, rng: np.random.Generator) -> float:
 
 def at_tempo(samples: Samples, tempo: float) -> Samples:
     """Sound played `tempo` times as fast, pitch and formants with it: another voice."""
+    import soxr  # a training on prepared bundles never resamples, and its machine may lack it
+
     faster: Samples = soxr.resample(samples, SAMPLE_RATE_HZ * tempo, SAMPLE_RATE_HZ)
     return faster[: len(faster) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].astype(np.float32)
 

@@ -22,7 +22,7 @@ from avatard.frame import raised_cosine
 from avatard.models import checkpoint
 from avatard.models.atom.model import REST_MODES, Atom, reference_of, rest_features
 from avatard.models.face.morphable import MorphableModel
-from avatard.models.face.topology import LIP_68, MIRROR_68, REST_68, UPPER_LIP
+from avatard.models.face.topology import LIP_68, MIRROR_68, REST_68, UPPER_LIP, mouth_opening
 from avatard.models.training.atom.audio_augmentation import CLOSING_FRAMES, OPENING_FRAMES, frames_at_tempo
 from avatard.models.training.clips import Clip, DataError, Entry, read_index
 from avatard.models.training.splits import Split
@@ -39,6 +39,8 @@ CLOSED_SHARE = 0.3
 STRANGER_SHARE = 0.1
 #: How often a window gets another voice: with the mean features of another clip of its source.
 VOICE_SHARE = 0.5
+#: Share of a person's frames, those with the least open mouth, whose median is the closed mouth.
+CLOSED_FRAMES = 0.08
 #: Frames at the end of a window that describe a voice: the clip's own, not the sound before it.
 HEARD_FRAMES = 6
 
@@ -69,6 +71,16 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class FacesOfClip:
+    """What the statistics of a network need of a clip; see `MotionClip`."""
+
+    landmarks: Array  # [N, 68, 3]
+    neutrals: Array  # [N, 68, 3]
+    closed: Array  # [68, 3]
+    closed_neutral: Array  # [68, 3]
+
+
+@dataclass(frozen=True)
 class MotionClip:
     """A clip in step with its sound."""
 
@@ -82,6 +94,13 @@ class MotionClip:
     speech_ends: NDArray[np.int16]  # frame at which each window ends
     silence: Tensor = field(default_factory=lambda: torch.zeros(0))  # [V, audio_frames, dim] fp16, among silence
     silence_ends: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+
+
+def closed_mouth(frames: Array) -> Array:
+    """A person's closed mouth `[68, 3]`: the median of those `frames` `[N, 68, 3]` with the least open mouth."""
+    opening = mouth_opening(frames)
+    closed: Array = np.median(frames[opening <= np.quantile(opening, CLOSED_FRAMES)], axis=0).astype(np.float32)
+    return closed
 
 
 def closed_face(landmarks: Array, person: Array) -> Array:
@@ -102,7 +121,7 @@ def mirrored(landmarks: Array) -> Array:
     return flipped
 
 
-def rest_regression(clips: Sequence[MotionClip], frames: int = 2) -> tuple[Array, Array]:
+def rest_regression(clips: Sequence[MotionClip | FacesOfClip], frames: int = 2) -> tuple[Array, Array]:
     """The modes `[204, K]` and the map `[K + 2, 204]` of `Atom.resting`: from one frame to its clip's closed mouth.
 
     Modes are those along which faces move within clips; the map is a linear regression. `frames` of each clip take
@@ -123,6 +142,20 @@ def rest_regression(clips: Sequence[MotionClip], frames: int = 2) -> tuple[Array
     known = rest_features(portrait, portrait - neutral, modes)
     regression = torch.linalg.lstsq(known, (rest - portrait).flatten(1)).solution
     return modes.float().numpy(), regression.float().numpy()
+
+
+def set_statistics(atom: Atom, clips: Sequence[MotionClip | FacesOfClip]) -> None:
+    """Give a network one scale per stream, how far a point ever goes, and what leads to a resting face."""
+    moved = np.concatenate([clip.landmarks - clip.closed for clip in clips])
+    scale = np.zeros((68, 1), np.float32)
+    for stream in (LIP_68, REST_68):
+        scale[stream] = moved[:, stream].std()
+    bound = np.quantile(np.abs(moved), 0.999, axis=0) * 1.2 + 0.01
+    atom.scale.copy_(torch.from_numpy(scale))
+    atom.bound.copy_(torch.from_numpy(bound))
+    atom.reference_scale.fill_(float(np.std([clip.closed for clip in clips])))
+    for buffer, value in zip((atom.modes, atom.to_rest), rest_regression(clips), strict=True):
+        buffer.copy_(torch.from_numpy(value))
 
 
 def at_audio(clip: MotionClip, end: int, frames: int, among_silence: bool) -> tuple[Array, Array]:
@@ -224,17 +257,8 @@ class MotionData:
         self.voices = torch.stack([clip.speech[:, -HEARD_FRAMES:].float().mean((0, 1)) for clip in self.clips])
 
     def set_statistics(self, atom: Atom) -> None:
-        """Give the network what it needs to know of its data: one scale per stream, and how far a point ever goes."""
-        moved = np.concatenate([clip.landmarks - clip.closed for clip in self.clips])
-        scale = np.zeros((68, 1), np.float32)
-        for stream in (LIP_68, REST_68):
-            scale[stream] = moved[:, stream].std()
-        bound = np.quantile(np.abs(moved), 0.999, axis=0) * 1.2 + 0.01
-        atom.scale.copy_(torch.from_numpy(scale))
-        atom.bound.copy_(torch.from_numpy(bound))
-        atom.reference_scale.fill_(float(np.std([clip.closed for clip in self.clips])))
-        for buffer, value in zip((atom.modes, atom.to_rest), rest_regression(self.clips), strict=True):
-            buffer.copy_(torch.from_numpy(value))
+        """Give the network what it needs to know of its data."""
+        set_statistics(atom, self.clips)
 
     def _portrait(self, clip: MotionClip, rng: np.random.Generator) -> ReferenceFace:
         """Of any frame of a clip of the person's, mostly this one, or at rest."""

@@ -12,12 +12,22 @@ from avatard.models.diffusion import add_noise
 from avatard.models.face.topology import MOUTH, inner_lip_heights
 from avatard.models.training.atom.dataset import Batch
 
-VELOCITY_WEIGHT = 2.0
-OPENING_WEIGHT = 1.0
-#: An average of the motions that a sound may mean moves too little. So the network is also asked how much the lips vary
-#: within a few frames, whichever way: their positions in windows of four, velocities of three, accelerations of two.
-LIVELINESS_WEIGHT = 3.0
-LIVELINESS = ((0, 4), (1, 3), (2, 2))
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each term of `motion_loss` counts beside the L2 of positions.
+
+    An average of the motions that a sound may mean moves too little. So the network is also asked how much the lips
+    vary within a few frames, whichever way: `windows` are pairs of the order of the differences (positions,
+    velocities, accelerations) and the number of them in which the deviation is taken.
+    """
+
+    velocity: float = 2.0
+    opening: float = 1.0
+    liveliness: float = 3.0
+    windows: tuple[tuple[int, int], ...] = ((0, 4), (1, 3), (2, 2))
+
+
 #: Closed lips are seen at once when they are not: frames whose mouth is at most this much more open than at rest
 #: (interocular distances) weigh `CLOSED_WEIGHT` times as much in the opening term.
 CLOSED_OPENING, CLOSED_WEIGHT = 0.02, 4.0
@@ -43,24 +53,29 @@ def local_deviation(x: Tensor, size: int) -> Tensor:
     return (x.unfold(1, size, 1).var(-1, unbiased=False) + 1e-4).sqrt()  # the square root has no slope at 0
 
 
-def liveliness_loss(x0: Tensor, target: Tensor, here: Tensor) -> Tensor:
+def liveliness_loss(
+    x0: Tensor, target: Tensor, here: Tensor, windows: tuple[tuple[int, int], ...] = LossWeights.windows
+) -> Tensor:
     """How differently lips vary within a few frames; windows count where `here` `[B, S]` is 1 in all their frames."""
     made, real = (torch.cat([x[:, :, MOUTH, :2].flatten(2), 2 * inner_lip_heights(x)], dim=-1) for x in (x0, target))
     loss = x0.new_zeros(())
-    for order, size in LIVELINESS:
+    for order, size in windows:
         deviations = [local_deviation(x.diff(n=order, dim=1), size) for x in (made, real)]
         gap = (deviations[0] - deviations[1]).square().mean(-1)
         loss = loss + weighted_mean(gap, here.unfold(1, size + order, 1).amin(-1))
     return loss
 
 
-def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, shut: Tensor) -> Tensor:
+def motion_loss(
+    x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, shut: Tensor, weights: LossWeights | None = None
+) -> Tensor:
     """Scalar: L2 of positions, velocities and opening, and of how much they vary.
 
     `x0` and `target` `[B, S, 68, 3]`, scaled; `predicted` `[B, S]` is 1 for frames the network had to find (the others
     take part as the neighbours of a velocity), `known` `[B, S]` 0 where the target is unknown, `shut` `[B, S]` true
     where the mouth is.
     """
+    weights = weights or LossWeights()
     weight = point_weights().to(x0)
     x0 = torch.where(predicted[..., None, None] > 0, x0, target)
     position = ((x0 - target).square() * weight).mean((2, 3))
@@ -70,9 +85,9 @@ def motion_loss(x0: Tensor, target: Tensor, predicted: Tensor, known: Tensor, sh
     moved = here[:, 1:] * known[:, :-1]
     return (
         weighted_mean(position, here)
-        + VELOCITY_WEIGHT * weighted_mean(velocity, moved)
-        + OPENING_WEIGHT * weighted_mean(gap, here)
-        + LIVELINESS_WEIGHT * liveliness_loss(x0, target, here)
+        + weights.velocity * weighted_mean(velocity, moved)
+        + weights.opening * weighted_mean(gap, here)
+        + weights.liveliness * liveliness_loss(x0, target, here, weights.windows)
     )
 
 
@@ -92,8 +107,8 @@ class Corruption:
 
 def prefix_lengths(batch: int, frames: int, corruption: Corruption, rng: torch.Generator) -> Tensor:
     """How many frames are given, `[B]`."""
-    draw = torch.rand(batch, generator=rng)
-    length = torch.randint(0, frames - corruption.hop + 1, (batch,), generator=rng)
+    draw = torch.rand(batch, generator=rng, device=rng.device)
+    length = torch.randint(0, frames - corruption.hop + 1, (batch,), generator=rng, device=rng.device)
     length[draw < corruption.serving_share + corruption.no_prefix_share] = 0
     length[draw < corruption.serving_share] = frames - corruption.hop
     return length
@@ -121,14 +136,16 @@ def corrupt(atom: Atom, batch: Batch, lookahead: int, corruption: Corruption, rn
     own = own_frames(atom, batch, lookahead)
     length = prefix_lengths(size, frames, corruption, rng).to(device)
     clean = (torch.arange(frames, device=device) < length[:, None]).float()
-    drifts = (torch.rand(size, 1, 1, 1, generator=rng) < corruption.drift_share).float() * corruption.drift
-    given = own + drifts.to(device) * torch.randn(size, 1, 68, 3, generator=rng).to(device)
-    given = given + corruption.jitter * torch.randn(x0.shape, generator=rng).to(device)
-    t = torch.randint(0, atom.config.timesteps, (size,), generator=rng).to(device)
-    draw = torch.rand(size, generator=rng).to(device)
+    drifts = (torch.rand(size, 1, 1, 1, generator=rng, device=rng.device) < corruption.drift_share).to(device)
+    given = own + corruption.drift * drifts.float() * torch.randn(size, 1, 68, 3, generator=rng, device=rng.device).to(
+        device
+    )
+    given = given + corruption.jitter * torch.randn(x0.shape, generator=rng, device=rng.device).to(device)
+    t = torch.randint(0, atom.config.timesteps, (size,), generator=rng, device=rng.device).to(device)
+    draw = torch.rand(size, generator=rng, device=rng.device).to(device)
     start, path = draw < corruption.start_share, draw > 1 - corruption.path_share
     t = torch.where(start, atom.config.timesteps - 1, t)
-    noise = torch.randn(x0.shape, generator=rng).to(device)
+    noise = torch.randn(x0.shape, generator=rng, device=rng.device).to(device)
     noisy = add_noise(x0 * batch.weight[..., None, None], noise, atom.alpha_bar[t])
     calm = add_noise(own, torch.zeros_like(own), atom.alpha_bar[t])
     x = torch.where(path[:, None, None, None], calm, torch.where(start[:, None, None, None], 0.0, noisy))
@@ -139,16 +156,16 @@ def corrupt(atom: Atom, batch: Batch, lookahead: int, corruption: Corruption, rn
 class AtomObjective(nn.Module):
     """AToM-Net with its loss; one forward pass, so that it can be distributed."""
 
-    def __init__(self, atom: Atom, corruption: Corruption) -> None:
+    def __init__(self, atom: Atom, corruption: Corruption, weights: LossWeights | None = None) -> None:
         super().__init__()
-        self.atom, self.corruption = atom, corruption
+        self.atom, self.corruption, self.weights = atom, corruption, weights or LossWeights()
 
     def forward(self, batch: Batch, lookahead: int, rng: torch.Generator) -> dict[str, Tensor]:
         """Losses by name; `total` is what is minimised."""
         windows = corrupt(self.atom, batch, lookahead, self.corruption, rng)
         predicted = self.atom(windows.x, windows.clean, windows.t, batch.audio, batch.reference, lookahead).float()
         shut = inner_lip_heights(windows.x0 * self.atom.scale).mean(-1) < CLOSED_OPENING
-        return {"total": motion_loss(predicted, windows.x0, 1 - windows.clean, batch.weight, shut)}
+        return {"total": motion_loss(predicted, windows.x0, 1 - windows.clean, batch.weight, shut, self.weights)}
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from avatard.models.training.atom.audio_augmentation import (
     at_tempo,
     no_speech,
 )
+from avatard.models.training.atom.dataset import closed_mouth
 from avatard.models.training.av_sync import MAX_LAG, Offset, SyncClip
 from avatard.models.training.clips import Clip, Entry
 from avatard.timebase import SAMPLES_PER_FRAME
@@ -37,10 +38,8 @@ WINDOW_STRIDE = 2
 NO_SPEECH_TRACKS, NO_SPEECH_FRAMES = 96, 64
 #: How much faster or slower a clip's second voice speaks, and how often it begins with silence.
 TEMPO_RANGE, COLD_SHARE = (0.8, 1.25), 0.5
-#: Frames of look-ahead in the features that offsets are estimated from.
-SYNC_LOOKAHEAD = 3
-#: Share of a person's frames, those with the least open mouth, whose median is the closed mouth.
-CLOSED_SHARE = 0.08
+#: Length of the pieces whose features offsets are estimated from: the shortest clips of LRW-AR.
+SYNC_FRAMES = 28
 
 
 def rng_of(name: str) -> np.random.Generator:
@@ -131,23 +130,28 @@ def neutral_faces(data: Path, out: Path, entries: list[Entry]) -> None:
         tensors[f"neutrals/{entry.source}/{entry.clip}"] = morphable.neutral(landmarks).astype(np.float32)
         people.setdefault(f"{entry.source}/{entry.speaker}", []).append(landmarks)
     for person, clips in people.items():
-        frames = np.concatenate(clips)
-        opening = mouth_opening(frames)
-        closed = frames[opening <= np.quantile(opening, CLOSED_SHARE)]
-        tensors[f"closed/{person}"] = np.median(closed, axis=0).astype(np.float32)
+        tensors[f"closed/{person}"] = closed_mouth(np.concatenate(clips))
     checkpoint.save(out / "motion.safetensors", tensors, {})
 
 
-def sync_clip(data: Path, out: Path, entry: Entry) -> SyncClip:
-    """A clip's mouth opening and the features of each of its frames with `SYNC_LOOKAHEAD`."""
-    tensors, _ = checkpoint.load(out / "features" / entry.path, framework="numpy")
-    windows, ends = tensors["speech"], tensors["speech_ends"].astype(int)
-    frame = np.arange(min(entry.frames, int(ends[-1])))
-    window = (-(-(frame + SYNC_LOOKAHEAD - ends[0]) // WINDOW_STRIDE)).clip(0, len(ends) - 1)
-    features = windows[window, windows.shape[1] - (ends[window] - frame)].astype(np.float32)
-    features = features.reshape(len(frame), 2, -1).mean(axis=1)  # both 20 ms tokens of a frame
-    opening = mouth_opening(Clip(data / entry.path).landmarks[: len(frame)])
-    return SyncClip(features, opening, f"{entry.source}/{entry.speaker}")
+def sync_clip(speech: SpeechEncoder, data: Path, entry: Entry) -> SyncClip:
+    """A clip's mouth opening and the features of each of its frames.
+
+    The sound is encoded in pieces of one length. Features depend on where in a window a moment lies, so longer windows
+    for longer clips would move their estimate against that of short ones.
+    """
+    clip = Clip(data / entry.path)
+    samples, opening = waveform(clip), mouth_opening(clip.landmarks)
+    frames = min(len(opening), len(samples) // SAMPLES_PER_FRAME)
+    starts = np.unique(np.append(np.arange(0, frames - SYNC_FRAMES, SYNC_FRAMES), max(0, frames - SYNC_FRAMES)))
+    size = min(SYNC_FRAMES, frames)
+    pieces = np.stack([samples[start * SAMPLES_PER_FRAME : (start + size) * SAMPLES_PER_FRAME] for start in starts])
+    with torch.inference_mode(), inference_autocast():
+        encoded = speech(torch.from_numpy(pieces)).float().numpy()
+    features = np.empty((frames, speech.dim // 2), np.float32)
+    for start, piece in zip(starts, encoded, strict=True):
+        features[start : start + size] = piece.reshape(size, 2, -1).mean(axis=1)  # both 20 ms tokens of a frame
+    return SyncClip(features, opening[:frames], f"{entry.source}/{entry.speaker}")
 
 
 def write_offsets(out: Path, entries: list[Entry], offsets: list[Offset]) -> dict[str, Any]:
@@ -155,6 +159,7 @@ def write_offsets(out: Path, entries: list[Entry], offsets: list[Offset]) -> dic
     clips = {
         f"{entry.source}/{entry.clip}": {
             "frames": offset.frames,
+            "exact": round(offset.exact, 3),
             "correlation": round(offset.correlation, 3),
             "kept": offset.kept,
         }

@@ -78,7 +78,7 @@ def test_a_damaged_frame_is_named(tmp_path):
 def test_the_index_comes_back_one_clip_a_line(tmp_path):
     entries = [
         Entry("lrw_ar", "1", "a01", 30, "lrw_ar/1.safetensors"),
-        Entry("lrw_ar", "2", "a04", 30, "lrw_ar/2.safetensors", "validation"),
+        Entry("lrw_ar", "2", "a14", 30, "lrw_ar/2.safetensors", "validation"),
     ]
     write_index(tmp_path, entries)
     assert read_index(tmp_path) == entries
@@ -93,7 +93,7 @@ def test_an_index_without_splits_is_completed_by_the_table(tmp_path):
     rows = [row | {"source": source, "speaker": speaker} for source, speaker in people]
     (tmp_path / "index.json").write_text(json.dumps([*rows, rows[0] | {"split": "test"}]))
     entries = read_index(tmp_path)
-    assert [e.split for e in entries] == ["validation", "train", "train", "validation", "validation", "test"]
+    assert [e.split for e in entries] == ["test", "train", "train", "validation", "validation", "test"]
     assert [e.animated for e in entries] == [False, False, True, True, False, False]
 
 

@@ -1,0 +1,34 @@
+import csv
+import json
+import time
+
+import numpy as np
+import torch
+
+from avatard.models import checkpoint
+from avatard.models.atom.model import Atom, AtomConfig
+from avatard.models.training.atom.bundle import Bundle, BundledClip
+from avatard.models.training.atom.device_train import Budget, Variant, train, variants
+
+SMALL = AtomConfig(width=24, depth=1, rest_depth=1, heads=2)
+
+
+def test_a_training_of_two_steps_leaves_weights_that_load(tmp_path):
+    rng = np.random.default_rng(0)
+    clips = [BundledClip("lrw_ar", f"{n}", f"p{n}", "validation" if n == 2 else "train", 20, 0.5 * n) for n in range(3)]
+    landmarks = np.cumsum(rng.normal(0, 0.01, (60, 68, 3)), axis=0).astype(np.float32)
+    bundle = Bundle(clips, landmarks, rng.normal(0, 3000, 60 * 640).astype(np.int16))
+    budget = Budget(minutes=10, batch=4, most_steps=2, log_steps=1)
+    train(bundle, Variant(SMALL), budget, tmp_path / "run", torch.device("cpu"), time.monotonic())
+    losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines())]
+    assert len(losses) == 2 and all(np.isfinite(losses))
+    for name in ("best", "last"):
+        path = tmp_path / "run" / f"{name}.safetensors"
+        atom = Atom.load(path)
+        assert atom.config == SMALL and all(tensor.isfinite().all() for tensor in atom.state_dict().values())
+        assert json.loads(checkpoint.load(path)[1]["metrics"])["score"] < 1
+
+
+def test_every_variant_can_serve_live():
+    for variant in variants(0).values():
+        assert variant.network.frames == AtomConfig().frames and variant.network.width % variant.network.heads == 0
