@@ -27,8 +27,9 @@ Picture = NDArray[np.uint8]
 BEYOND = 4.0
 #: Shares of paint in a pixel that leave it alone and that redo it; a ramp lies between.
 SHARES = (0.25, 0.65)
-#: Openings (interocular distances) at which painting sets in and is complete: nothing shows between closed lips.
-OPENINGS = (0.015, 0.04)
+#: Openings (interocular distances) at which painting sets in and is complete: little shows between lips that hardly
+#: part, and the painter learned from mouths that are open.
+OPENINGS = (0.025, 0.06)
 #: A picture of the person is a reference for all others if its mouth is open this far: then it shows teeth.
 REFERENCE_OPENING = 0.06
 

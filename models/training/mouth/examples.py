@@ -228,7 +228,7 @@ class Examples:
             opened = [int(n) for n in numbers if mouths.mouths[n].opening >= REFERENCE_OPENING]
             first[numbers], count[numbers] = len(shown), len(opened)
             shown += opened
-        self._shown = torch.tensor(shown or [0], device=self.device)
+        self._shown = torch.tensor([*shown, 0], device=self.device)  # who has none begins at the end
         self._first, self._count = (torch.from_numpy(x).to(self.device) for x in (first, count))
 
     def references(self, numbers: Tensor, chance: Chance) -> tuple[Tensor, Tensor, Tensor]:
