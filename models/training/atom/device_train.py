@@ -183,7 +183,7 @@ def train(bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: t
         for group in optimizer.param_groups:
             group["lr"] = rate
         lookahead = 1 + step % variant.network.max_lookahead
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu, cache_enabled=False):
             batch = data.batch(budget.batch, variant.network.frames, lookahead, variant.augmentation, rng)
             total = objective(batch, lookahead, rng)["total"]
         optimizer.zero_grad(set_to_none=True)
