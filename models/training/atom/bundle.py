@@ -89,7 +89,8 @@ def decode_audio(quantised: NDArray[np.int8], levels: NDArray[np.int8], basis: N
 def encode_landmarks(landmarks: Landmarks) -> NDArray[np.int16]:
     """Differences of quantised landmarks `[N, 68, 3]`; the first frame as it is."""
     quantised = np.rint(landmarks / LANDMARK_STEPS).clip(-32768, 32767).astype(np.int16)
-    return np.diff(quantised, axis=0, prepend=np.zeros_like(quantised[:1]))
+    moved: NDArray[np.int16] = np.diff(quantised, axis=0, prepend=np.zeros_like(quantised[:1]))
+    return moved
 
 
 def _packed(array: NDArray[np.int8] | NDArray[np.int16]) -> bytes:

@@ -163,7 +163,8 @@ class DeviceData:
             here = sources == source
             weight = np.sqrt(frames[here].sum()) * len(set(names[here])) ** 0.25
             share[here] *= weight / share[here].sum()
-        return (share / share.sum()).astype(np.float32)
+        shares: NDArray[np.float32] = (share / share.sum()).astype(np.float32)
+        return shares
 
     def places(self, size: int, frames: int, lookahead: int, how: Augmentation, rng: torch.Generator) -> Places:
         """Random windows of `frames` landmark frames and sound that ends `lookahead` frames later."""
@@ -343,7 +344,8 @@ def coloured_noise(like: Tensor, slope: Tensor, rng: torch.Generator) -> Tensor:
     spectrum = torch.fft.rfft(torch.randn(like.shape, generator=rng, device=like.device))
     frequency = torch.arange(spectrum.shape[1], device=like.device, dtype=torch.float32).clamp(min=1)
     wave = torch.fft.irfft(spectrum * frequency ** -slope[:, None], like.shape[1])
-    return wave / (wave.std(1, keepdim=True) + 1e-9)
+    noise: Tensor = wave / (wave.std(1, keepdim=True) + 1e-9)
+    return noise
 
 
 def reverberation(sound: Tensor, seconds: Tensor, rng: torch.Generator) -> Tensor:
@@ -355,7 +357,8 @@ def reverberation(sound: Tensor, seconds: Tensor, rng: torch.Generator) -> Tenso
     response = response / (response.square().sum(1, keepdim=True).sqrt() + 1e-9)
     size = 1 << (sound.shape[1] + length - 1).bit_length()
     spectrum = torch.fft.rfft(sound, size) * torch.fft.rfft(response, size)
-    return torch.fft.irfft(spectrum, size)[:, : sound.shape[1]]
+    echo: Tensor = torch.fft.irfft(spectrum, size)[:, : sound.shape[1]]
+    return echo
 
 
 def stretched(spectrum: Tensor, factor: Tensor) -> Tensor:

@@ -145,7 +145,8 @@ def train(bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: t
     atom = atom.to(device)
     atom.lip, atom.rest = atom.lip.to(device), atom.rest.to(device)
     averaged = copy.deepcopy(atom).eval().requires_grad_(False)
-    pairs = list(averaged.parameters()), list(atom.parameters())
+    kept: list[Tensor] = list(averaged.parameters())
+    current: list[Tensor] = list(atom.parameters())
     objective = AtomObjective(atom, variant.corruption, variant.loss)
     optimizer = torch.optim.AdamW(
         atom.parameters(), lr=budget.rate, betas=(0.9, 0.98), weight_decay=budget.weight_decay, fused=on_gpu
@@ -183,7 +184,7 @@ def train(bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: t
         for group in optimizer.param_groups:
             group["lr"] = rate
         lookahead = 1 + step % variant.network.max_lookahead
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu, cache_enabled=False):
             batch = data.batch(budget.batch, variant.network.frames, lookahead, variant.augmentation, rng)
             total = objective(batch, lookahead, rng)["total"]
         optimizer.zero_grad(set_to_none=True)
@@ -192,7 +193,7 @@ def train(bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: t
         optimizer.step()
         # As `averaged_model`, in one kernel and without waiting for the device.
         with torch.no_grad():
-            torch._foreach_lerp_(*pairs, 1 - min(budget.decay, (1 + step) / (10 + step)))
+            torch._foreach_lerp_(kept, current, 1 - min(budget.decay, (1 + step) / (10 + step)))
         step += 1
         losses = losses + total.detach()
         if step % budget.log_steps == 0:

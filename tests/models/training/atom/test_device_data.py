@@ -7,6 +7,7 @@ from avatard.models.training.atom.audio_augmentation import Track
 from avatard.models.training.atom.bundle import Bundle, BundledClip, BundleError, read, write
 from avatard.models.training.atom.dataset import MotionClip, at_audio
 from avatard.models.training.atom.device_data import PLAIN, Augmentation, DeviceData, Places, stretched
+from avatard.models.training.clips import Entry
 
 CPU = torch.device("cpu")
 
@@ -50,8 +51,9 @@ def test_motion_is_that_of_the_data_set_on_the_cpu(silent):
     whole = bundle()
     made = data(whole)
     face = made.faces[0]
+    entry = Entry("lrw", "c0", "p0", 40, "")
     clip = MotionClip(
-        None, face.landmarks, face.neutrals, face.closed, face.closed_neutral, 1, torch.zeros(0), np.zeros(0, np.int16)
+        entry, face.landmarks, face.neutrals, face.closed, face.closed_neutral, 1, torch.zeros(0), np.zeros(0, np.int16)
     )
     for last in (4, 20, 44):
         expected, known = at_audio(clip, last + 2, 12, silent)
