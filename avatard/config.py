@@ -96,6 +96,9 @@ class Video(Section, frozen=True):
     """MC-VDM: landmarks and the portrait to video."""
 
     weights: Annotated[Weights, Meta(description="shipped name or .safetensors file")] = "mcvdm_nano"
+    mouth: Annotated[
+        str, Meta(description="mouth painter: shipped name or .safetensors file; empty: the decoder's own paint")
+    ] = "mouth_painter"
 
 
 class Portrait(Section, frozen=True):

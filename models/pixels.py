@@ -23,4 +23,4 @@ def to_tensor(pictures: Pictures) -> Tensor:
 def to_bytes(pictures: Tensor) -> Pictures:
     """The inverse of `to_tensor`, clipped and rounded."""
     pixels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    return np.asarray(pixels.permute(0, 2, 3, 1).contiguous())
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -54,7 +54,7 @@ def test(mouths: Path, run: Path, weights: str) -> None:
     """Measure weights on people of whom nothing was seen, not even to choose them."""
     painter = MouthPainter.load(weights)
     channels_last(painter)
-    validation = Validation(Mouths(mouths, "test"), PORTRAITS, SPEECH)
+    validation = Validation(Mouths(mouths, "test"), portraits=PORTRAITS, speech=SPEECH)
     figures = validation.figures(painter) | {"core_ms": core_ms(painter, next(iter(validation.groups.values())))}
     text = json.dumps(figures, indent=2)
     (run / "test.json").write_text(text + "\n")
@@ -73,12 +73,13 @@ def main(
     note: Annotated[str, typer.Option(help="Goes into the exported file's metadata.")] = "",
     weights: Annotated[str, typer.Option(help="A shipped name or a file (test).")] = "mouth_painter",
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    device: Annotated[str, typer.Option(help="To train on, such as cuda.")] = "cpu",
 ) -> None:
     """Train, export or test."""
     torch.set_num_threads(threads)
     settings = load_recipe(MouthRecipe, recipe, change or ())
     if stage == "train":
-        train_mouth_painter(mouths, run, settings, perceptual, time.monotonic)
+        train_mouth_painter(mouths, run, settings, perceptual, time.monotonic, device)
     elif stage == "test":
         test(mouths, run, weights)
     elif out is None:

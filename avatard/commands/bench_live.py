@@ -31,7 +31,7 @@ from avatard.timebase import PLAYBACK_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 SETTLE_SECONDS = 3.0  # at the start and at the end: not measured
 MEMORY_SECONDS = 5.0
 INTERRUPT_GAP_SECONDS = 4.0
-ALIGN_SAMPLES = 5 * SAMPLE_RATE_HZ
+ALIGN_SAMPLES = SAMPLE_RATE_HZ  # the clock of a busy machine is corrected every few seconds
 SURE_MATCH = 0.5  # correlation; Opus keeps more than 0.9
 MOST_LATENCY_SECONDS = 5.0
 AUDIO_TICKS = 1920  # of 48 kHz a frame

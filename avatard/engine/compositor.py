@@ -24,6 +24,8 @@ from avatard.frame import Backdrop, Rectangle
 from avatard.models.face.crop import Crop
 from avatard.models.face.topology import MESH_TO_68, OUTER_LIP, interocular
 from avatard.models.mcvdm.decoder import FINE_CELLS, Layers
+from avatard.models.mcvdm.mouth_filler import REFERENCE_OPENING, Mouth, MouthFiller, PaintShare
+from avatard.models.mcvdm.mouth_painter import MouthPainter
 from avatard.timebase import CROP_SIDE
 
 Pixels = NDArray[np.uint8]
@@ -78,9 +80,16 @@ class Compositor:
         identity: whose photograph, what of it the networks see, and where its mouth and eyes are.
         framing: what of the photograph is shown.
         background: what is shown instead of the photograph's own.
+        painter: paints what shows between the lips; None leaves the decoder's paint.
     """
 
-    def __init__(self, identity: Face, framing: Framing, background: Background | None = None) -> None:
+    def __init__(
+        self,
+        identity: Face,
+        framing: Framing,
+        background: Background | None = None,
+        painter: MouthPainter | None = None,
+    ) -> None:
         self.framing: Final = framing
         self.to_frame: Final = affine.compose(framing.matrix, affine.inverse(identity.crop.matrix))  # crop → frame
         self.rectangle: Final = _moving(self.to_frame, framing)
@@ -110,25 +119,35 @@ class Compositor:
         mouth = mesh[MESH_TO_68[OUTER_LIP]]
         self._field = _Field(identity.photograph.shape, framing, self.to_frame, self.rectangle, source.rest)
         self._brush = Brush(self.to_frame, self.rectangle.left, self.rectangle.top, shape, mouth, still[..., :3])
+        self._filler = None if painter is None else MouthFiller(painter, reference=_own_teeth(identity))
         # Fresh pages for each frame cost more than the work done on them.
         self._warped = np.empty((*shape, 4), np.uint8)
 
-    def __call__(self, layers: Layers, eyes: Eyes = REST) -> Pixels:
-        """The moving rectangle of a frame `[h, w, 3 or 4]`; the lids of `layers` are those of the photograph."""
+    def __call__(self, layers: Layers, eyes: Eyes = REST, mouth: Mouth | None = None) -> Pixels:
+        """The moving rectangle of a frame `[h, w, 3 or 4]`; the lids of `layers` are those of the photograph.
+
+        Args:
+            layers: what the decoder made.
+            eyes: where they look, and their lids.
+            mouth: in pixels of the crop, where the painter shall paint it.
+        """
         self._eyes(eyes)
         positions = self._field(layers.flow)
         _sample(self._source, positions, self._warped)
         pixels = np.asarray(cv2.cvtColor(self._warped, cv2.COLOR_RGBA2RGB), np.uint8)
         self._brush(pixels, layers)
+        if self._filler is not None and mouth is not None:
+            to_part = self.to_frame - np.array([[0, 0, self.rectangle.left], [0, 0, self.rectangle.top]])
+            self._filler.fill(pixels, mouth.after(to_part), _share(layers, to_part))
         if self._behind is not None:
             pixels = over(pixels, cv2.extractChannel(self._warped, 3), self._behind)
         if self._transparent:
             pixels = np.dstack([pixels, self._warped[..., 3]])
         return pixels
 
-    def frame(self, layers: Layers, eyes: Eyes = REST) -> Pixels:
-        """A whole frame `[H, W, 3 or 4]`."""
-        return self.backdrop.with_moved(self(layers, eyes))
+    def frame(self, layers: Layers, eyes: Eyes = REST, mouth: Mouth | None = None) -> Pixels:
+        """A whole frame `[H, W, 3 or 4]`, for the same arguments."""
+        return self.backdrop.with_moved(self(layers, eyes, mouth))
 
     def positions(self, flow: Floats) -> Floats:
         """Where each pixel of the rectangle comes from, `[h, w, 2]` in pixels of the unmoved frame."""
@@ -136,6 +155,24 @@ class Compositor:
         rest = self._field.rest[0, 0]
         start: Floats = (self._field(flow) - rest) / OVERSAMPLING + np.array([left, top], np.float32)
         return start
+
+
+def _own_teeth(identity: Face) -> tuple[Pixels, Mouth] | None:
+    """The photograph and its mouth, if that shows teeth."""
+    points = identity.points[MESH_TO_68]
+    mouth = Mouth(points, float(interocular(points)), 0.0)  # a crop is upright
+    if mouth.opening < REFERENCE_OPENING:
+        return None
+    return identity.photograph, mouth.after(affine.inverse(identity.crop.matrix))
+
+
+def _share(layers: Layers, to_part: NDArray[np.float64]) -> PaintShare:
+    """What the decoder painted, in a part of the frame to which `to_part` maps the crop."""
+    rows, columns = layers.window
+    zoom = (columns.stop - columns.start) / layers.keep.shape[1]
+    corner = np.array([columns.start, rows.start]) + 0.5 * zoom - 0.5
+    matrix = affine.compose(to_part, np.array([[zoom, 0, corner[0]], [0, zoom, corner[1]]]))
+    return PaintShare(1 - layers.keep.astype(np.float32) / 255, matrix)
 
 
 def _moving(to_frame: NDArray[np.float64], framing: Framing) -> Rectangle:

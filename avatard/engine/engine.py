@@ -34,7 +34,10 @@ from avatard.models.atom.model import Atom
 from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
+from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.model import Mcvdm
+from avatard.models.mcvdm.mouth_filler import Mouth
+from avatard.models.mcvdm.mouth_painter import MouthPainter
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
 
@@ -82,6 +85,11 @@ class Person:
     def pose(self, frame: int) -> Pose:
         """The head's pose in an absolute frame."""
         return self.head(self.identity.pose, frame)
+
+    def mouth(self, landmarks: NDArray[np.float32], pose: Pose) -> Mouth:
+        """Where a frame has its mouth, in pixels of the crop."""
+        points = pose.project(self.mean + landmarks)
+        return Mouth(points, float(pose.scale), float(np.radians(pose.yaw_pitch_roll[2])))
 
     def frame(self, pixels: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Pose, eyes: Eyes = REST) -> Frame:
         """Pixels and motion in the coordinates of the wire; `pose` is in pixels of the crop, which is upright."""
@@ -141,8 +149,10 @@ class NeuralStream:
             frames: list[Frame] = []
             for k, one in enumerate(layers):
                 faces = posed.faces[start + k * self._stride :][: self._stride]
+                shown = faces[0]
                 with self._timer("compositor"):
-                    pixels = self._person.compositor.frame(one, faces[0].eyes)
+                    mouth = self._person.mouth(shown.landmarks, shown.pose)
+                    pixels = self._person.compositor.frame(one, shown.eyes, mouth)
                 frames += (self._person.frame(pixels, *face) for face in faces)
             yield posed.first + start, frames
 
@@ -162,6 +172,7 @@ class NeuralEngine:
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
         self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
+        self._painter = _painter(config.video.mouth)
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._background = Background.of(config.picture.background)
@@ -177,7 +188,7 @@ class NeuralEngine:
         picture = self._config.picture
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)
-        compositor = Compositor(identity, framing, self._background)
+        compositor = Compositor(identity, framing, self._background, self._painter)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
@@ -239,6 +250,14 @@ class NeuralEngine:
 
 def _speech(config: Speech) -> SpeechEncoder:
     return HubertFeatures.load(config.weights) if config.encoder == "hubert" else WhisperFeatures.load(config.weights)
+
+
+def _painter(weights: str) -> MouthPainter | None:
+    if not weights:
+        return None
+    painter = MouthPainter.load(weights)
+    channels_last(painter)
+    return painter
 
 
 def make_engine(config: Config) -> NeuralEngine:

@@ -20,6 +20,10 @@ WINDOW_SCALE: Final = 2 * CROP_SCALE
 #: Height and width of the window in pixels: room for a jaw that drops and a smile.
 WINDOW_HEIGHT: Final = 96
 WINDOW_WIDTH: Final = 144
+#: Heights and widths, the smallest first: a smaller window is painted faster.
+WINDOW_SIZES: Final = ((48, 96), (64, 112), (WINDOW_HEIGHT, WINDOW_WIDTH))
+#: Pixels that the painter must see on each side of what it fills.
+MARGIN: Final = 10
 #: Which of the eight inner-lip points are the corners of the mouth.
 LIP_CORNERS: Final = (0, 4)
 #: Fractional bits of polygon coordinates in OpenCV's drawing.
@@ -68,10 +72,17 @@ class MouthWindow:
         moved: Floats = points[..., :2] @ self.matrix[:, :2].T + self.matrix[:, 2]
         return moved
 
-    def cut_map(self, values: Floats) -> Floats:
-        """The window `[height, width]` of numbers `[H, W]` float32 of the picture's size, interpolated."""
-        size = (self.width, self.height)
-        window: Floats = np.asarray(cv2.warpAffine(values, self.matrix, size, flags=cv2.INTER_LINEAR), np.float32)
+    def cut_map(self, values: Floats, matrix: Floats) -> Floats:
+        """The window `[height, width]` of numbers `[h, w]` float32, interpolated, 0 beyond them.
+
+        Args:
+            values: of a grid of their own.
+            matrix: `[2, 3]`, from its cells to pixels of the picture.
+        """
+        turn = self.matrix[:, :2] @ matrix[:, :2]
+        offset = self.matrix[:, :2] @ matrix[:, 2] + self.matrix[:, 2]
+        there, size = np.concatenate([turn, offset[:, None]], axis=1), (self.width, self.height)
+        window: Floats = np.asarray(cv2.warpAffine(values, there, size, flags=cv2.INTER_LINEAR), np.float32)
         return window
 
     def paste(self, picture: Picture, window: Floats, mask: Floats) -> None:
@@ -117,6 +128,16 @@ class MouthWindow:
             picture, matrix, (self.width, self.height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )
         return np.asarray(window, np.uint8)
+
+
+def window_size(lips: Floats) -> tuple[int, int]:
+    """Height and width of the smallest window that shows inner lips `[K, 2]` and `MARGIN` around them.
+
+    Lips that are too large for all of them get the largest.
+    """
+    width, height = np.ptp(lips[:, :2], axis=0) + 2 * MARGIN
+    fitting = (size for size in WINDOW_SIZES if height <= size[0] and width <= size[1])
+    return next(fitting, WINDOW_SIZES[-1])
 
 
 def inner_lips(points: Floats, between: int = 6) -> Floats:

@@ -37,14 +37,14 @@ async def test_a_live_session_is_measured_by_a_client():
 
 def test_what_is_heard_is_found_in_what_was_said():
     said = speech(40)
-    late = [20_000, 20_000, 16_800, None]  # samples; the third stretch was caught up with, the last one is silent
+    late = [10_000, 10_000, 6_800, None]  # samples; the third stretch was caught up with, the last one is silent
     heard = np.zeros(4 * ALIGN_SAMPLES, np.float32)
     for n, offset in enumerate(late):
         first = n * ALIGN_SAMPLES
         if offset is not None:
             from_, to = max(0, first - offset), first + ALIGN_SAMPLES - offset
             heard[first + ALIGN_SAMPLES - (to - from_) : first + ALIGN_SAMPLES] = 500 * said[from_:to]
-    assert _offsets(heard, said, began=0.3) == [20_000, 20_000, 16_800, 16_800]
+    assert _offsets(heard, said, began=0.3) == [10_000, 10_000, 6_800, 6_800]
     assert _offsets(heard[3 * ALIGN_SAMPLES :], said, began=0.3) == [None]
 
 

@@ -19,10 +19,24 @@ class PainterTraining:
     critic_rate: float  # learning rate of the discriminator
     critics: int  # steps of the discriminator to one of the painter, which costs ten times as much
     adversary_from: float = 0.12  # share of the time after which the discriminator joins
+    sizes: tuple[float, ...] = (0.3, 0.3, 0.4)  # shares of the steps with each of `mouth_window.WINDOW_SIZES`
     warmup: int = 100  # steps in which the rates rise linearly
     decay: float = 0.998  # of the averaged weights
     validate: int = 200  # steps between validations and states
     log: int = 20  # steps between rows of the log
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Of the painter's losses (`loss.py`)."""
+
+    # Squares ask what colour is where; pixels ask where each tooth ends, which nobody can know, and get a blur.
+    l1: float = 0.6  # absolute error of pixels
+    colour: float = 1.4  # the same of small squares
+    perceptual: float = 0.4
+    adversarial: float = 0.2
+    features: float = 2.0  # of the discriminator
+    steady: float = 0.6  # difference between a window and its twin
 
 
 @dataclass(frozen=True)
@@ -31,4 +45,5 @@ class MouthRecipe:
 
     training: PainterTraining
     painter: PainterConfig = field(default_factory=PainterConfig)
+    loss: LossWeights = field(default_factory=LossWeights)
     seed: int = 0

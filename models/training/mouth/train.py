@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
@@ -22,7 +20,8 @@ from avatard.models.training.loop import (
     sheet,
     warmup_cosine,
 )
-from avatard.models.training.mouth.dataset import Batch, Mouths
+from avatard.models.training.mouth.dataset import Mouths
+from avatard.models.training.mouth.examples import Batch, Chance, Examples
 from avatard.models.training.mouth.loss import Discriminator, Objective
 from avatard.models.training.mouth.recipe import MouthRecipe
 from avatard.models.training.mouth.validation import Validation
@@ -37,8 +36,9 @@ LOGGED = ("total", "l1", "colour", "perceptual", "steady", "critic", "fooled", "
 class Training:
     """Networks, optimisers and progress of a run; what its state says goes before the recipe's sizes."""
 
-    def __init__(self, run: Path, recipe: MouthRecipe):
+    def __init__(self, run: Path, recipe: MouthRecipe, device: torch.device | str = "cpu"):
         self.path, self.settings = run / "state.safetensors", recipe.training
+        self.device = torch.device(device)
         groups: dict[str, dict[str, Tensor]] = {}
         metadata: dict[str, str] = {}
         if self.path.exists():
@@ -50,6 +50,7 @@ class Training:
             self.painter.load_state_dict(groups["painter"])
             self.discriminator.load_state_dict(groups["discriminator"])
         for network in (self.painter, self.discriminator):
+            network.to(self.device)
             channels_last(network)
         self.averaged = averaged_model(self.painter, self.settings.decay)
         self.adam = torch.optim.AdamW(self.painter.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
@@ -77,9 +78,9 @@ class Training:
         """A painter with the averaged weights."""
         painter = MouthPainter(self.painter.config)
         painter.load_state_dict(self.averaged.module.state_dict())
-        return painter.eval().requires_grad_(False)
+        return painter.to(self.device).eval().requires_grad_(False)
 
-    def update(self, objective: Objective, batch: Batch) -> dict[str, float]:
+    def update(self, objective: Objective, batch: Batch) -> dict[str, Tensor]:
         """One step of the painter, after those of the discriminator; the losses."""
         settings, progress = self.settings, self.minutes / self.settings.minutes
         factor = min((self.step + 1) / settings.warmup, 1.0) * warmup_cosine(round(1000 * progress), 1000, 0, FLOOR)
@@ -87,24 +88,29 @@ class Training:
             for group in adam.param_groups:
                 group["lr"] = factor * rate
         adversarial = progress >= settings.adversary_from
-        painting, found = objective.paint(batch), dict[str, float]()
+        painting, found = objective.paint(batch), dict[str, Tensor]()
         for _ in range(settings.critics if adversarial else 0):
             critic = objective.critic(batch, painting)
             critic.backward()  # type: ignore[no-untyped-call]
             self.critic_adam.step()
             self.critic_adam.zero_grad(set_to_none=True)
-            found["critic"] = float(critic.detach())
+            found["critic"] = critic.detach()
         losses = objective(batch, painting, adversarial)
         losses["total"].backward()
-        torch.nn.utils.clip_grad_norm_(self.painter.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.painter.parameters(), 1.0)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         self.averaged.update_parameters(self.painter)
-        return found | {name: float(loss.detach()) for name, loss in losses.items()}
+        return found | {name: loss.detach() for name, loss in losses.items()}
 
 
 def train_mouth_painter(
-    data: Path, run: Path, recipe: MouthRecipe, trunk: Path | None, seconds: Callable[[], float]
+    data: Path,
+    run: Path,
+    recipe: MouthRecipe,
+    trunk: Path | None,
+    seconds: Callable[[], float],
+    device: torch.device | str = "cpu",
 ) -> None:
     """Train, or resume, until the recipe's minutes are over.
 
@@ -114,28 +120,31 @@ def train_mouth_painter(
         recipe: sizes and settings.
         trunk: of the perceptual loss; None for none.
         seconds: a clock that runs on.
+        device: to train on.
 
     Raises:
         DataError: there are no mouths.
     """
-    mouths, validation = Mouths(data, "train"), Validation(Mouths(data, "validation"))
+    examples = Examples(Mouths(data, "train"), device)
+    validation = Validation(Mouths(data, "validation"), device)
     run.mkdir(parents=True, exist_ok=True)
-    cv2.setNumThreads(1)
-    training = Training(run, recipe)
-    objective = Objective(training.painter, training.discriminator, None if trunk is None else Perceptual(trunk))
+    training = Training(run, recipe, device)
+    perceptual = None if trunk is None else Perceptual(trunk).to(training.device)
+    objective = Objective(training.painter, training.discriminator, perceptual, recipe.loss)
     log, figures = CsvLog(run / "log.csv"), CsvLog(run / "validation.csv")
-    before, began = training.minutes, seconds()
-    while training.minutes < recipe.training.minutes:
+    before, began, settings = training.minutes, seconds(), recipe.training
+    while training.minutes < settings.minutes:
         # Seeded by the step: a run that was cut off goes on with the examples it would have seen.
-        rng = np.random.default_rng((recipe.seed, training.step))
         torch.manual_seed(recipe.seed + training.step)
-        losses = training.update(objective, mouths.batch(recipe.training.batch, recipe.training.twins, rng))
+        chance = Chance(torch.Generator(training.device).manual_seed((recipe.seed << 32) + training.step))
+        size = int(torch.multinomial(torch.tensor(settings.sizes), 1))
+        losses = training.update(objective, examples.batch(settings.batch, settings.twins, size, chance))
         training.step += 1
         training.minutes = before + (seconds() - began) / 60
-        if training.step % recipe.training.log == 0:
+        if training.step % settings.log == 0:
             row = {"step": training.step, "minutes": training.minutes}
-            log.write(row | {name: losses.get(name, float("nan")) for name in LOGGED})
-        if training.step % recipe.training.validate == 0:
+            log.write(row | {name: float(losses.get(name, torch.nan)) for name in LOGGED})
+        if training.step % settings.validate == 0:
             training.save()
             _validate(training, validation, figures)
     training.save()

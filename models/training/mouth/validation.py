@@ -15,21 +15,8 @@ from torch.nn import functional as F
 from avatard.models.evaluation import image_metrics
 from avatard.models.mcvdm.mouth_painter import MouthPainter, blurred, fill, observe
 from avatard.models.pixels import to_bytes
-from avatard.models.training.mouth.dataset import (
-    MIDDLE,
-    Batch,
-    Example,
-    Light,
-    Lips,
-    Mouths,
-    Twin,
-    collate,
-    compose,
-    normalised,
-    small_motion,
-    view,
-    view_made,
-)
+from avatard.models.training.mouth.dataset import Mouths
+from avatard.models.training.mouth.examples import Batch, Chance, Examples
 
 #: Windows that go through the network together.
 TOGETHER = 8
@@ -49,25 +36,10 @@ class Group:
     inside: NDArray[np.bool_]  # [N, H, W] between the lips
 
     @classmethod
-    def of(cls, mouths: Mouths, numbers: Sequence[int]) -> Group:
+    def of(cls, examples: Examples, numbers: Sequence[int]) -> Group:
         """Windows as they are, with masks as far beyond the lips as is usual."""
-        rng = np.random.default_rng(0)
-        examples, inside = [], []
-        for number in numbers:
-            mouth = mouths.mouths[number]
-            window, mask = view(mouth, MIDDLE, Lips(), Light())
-            inside.append(view(mouth, MIDDLE, Lips(grow=0.0), Light())[1] > 0.5)
-            reference = np.zeros((*mask.shape, 4), np.float32)
-            found = mouths.reference(number, rng)
-            if found is not None and not found[1]:
-                picture, covered = view(found[0], MIDDLE, Lips(), Light())
-                reference = np.concatenate([picture, covered[..., None]], axis=-1)
-            nudge = small_motion(rng)
-            there = compose(nudge, MIDDLE)
-            moved, again = view(mouth, there, Lips(), Light())
-            twin = Twin(moved, view_made(mouth, there, Light()), again, normalised(nudge))
-            examples.append(Example(window, view_made(mouth, MIDDLE, Light()), mask, reference, twin))
-        return cls(collate(examples), np.stack(inside))
+        batch, inside = examples.middle(numbers, Chance(torch.Generator(examples.device).manual_seed(0)))
+        return cls(batch, (inside[:, 0] > 0.5).cpu().numpy())
 
     @torch.inference_mode()
     def paint(self, painter: MouthPainter, given: Given, twins: bool = False) -> Tensor:
@@ -84,7 +56,7 @@ class Group:
                 hint = torch.cat([blurred(colours[some], mask[some]), torch.ones_like(mask[some])], 1)
             reference = batch.reference[some] if given == "full" else None
             seen = observe(window[some], mask[some], hint, reference)
-            painted = painter(seen, torch.zeros(len(seen), painter.config.code))
+            painted = painter(seen, torch.zeros(len(seen), painter.config.code, device=seen.device))
             parts.append(fill(window[some], painted.clamp(-1, 1), mask[some]))
         return torch.cat(parts)
 
@@ -106,7 +78,8 @@ class Group:
         """How much the inside of pictures and of their twins differ once the motion between them is undone."""
         grid = F.affine_grid(self.batch.moved, list(pictures.shape), align_corners=False)
         back = F.grid_sample(twins, grid, mode="bicubic", align_corners=False)
-        return _mean((back - pictures).abs(), torch.from_numpy(self.inside)[:, None].float())
+        inside = torch.from_numpy(self.inside)[:, None].float().to(pictures.device)
+        return _mean((back - pictures).abs(), inside)
 
 
 def _mean(difference: Tensor, mask: Tensor) -> Tensor:
@@ -119,13 +92,15 @@ class Validation:
 
     Args:
         mouths: of one part of the data.
+        device: to paint on.
         portraits: most windows of portraits.
         speech: most windows of speech, spread over openings.
     """
 
-    def __init__(self, mouths: Mouths, portraits: int = 20, speech: int = 28):
+    def __init__(self, mouths: Mouths, device: torch.device | str = "cpu", *, portraits: int = 20, speech: int = 28):
+        examples = Examples(mouths, device)
         self.groups = {
-            name: Group.of(mouths, numbers)
+            name: Group.of(examples, numbers)
             for name, numbers in (
                 ("portraits", _spread(mouths, portraits, alone=True)),
                 ("speech", _spread(mouths, speech, alone=False)),

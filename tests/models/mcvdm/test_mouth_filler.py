@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from avatard.models.face.topology import INNER_LIP
-from avatard.models.mcvdm.mouth_filler import Mouth, MouthFiller
-from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
+from avatard.models.mcvdm.mouth_filler import Mouth, MouthFiller, PaintShare, _without_detail
+from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig, blurred
+from avatard.models.mcvdm.mouth_window import WINDOW_SIZES
+from avatard.models.pixels import to_tensor
 
 TINY = PainterConfig(widths=(8, 12), full=4, code=3)
 RING = np.array([[-40, 0], [-20, -14], [0, -16], [20, -14], [40, 0], [20, 14], [0, 16], [-20, 14]], float)
@@ -22,10 +24,10 @@ class White(MouthPainter):
         return torch.ones(len(seen), 3, *seen.shape[-2:])
 
 
-def mouth(opening=1.0, centre=(250.0, 300.0), roll=0.0):
+def mouth(opening=1.0, centre=(250.0, 300.0), roll=0.0, width=1.0):
     landmarks = np.zeros((68, 3))
     turn = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
-    landmarks[INNER_LIP, :2] = (RING * (1, opening)) @ turn + centre
+    landmarks[INNER_LIP, :2] = (RING * (width, opening)) @ turn + centre
     return Mouth(landmarks, 116.0, roll)
 
 
@@ -64,13 +66,39 @@ def test_painting_sets_in_softly():
 
 def test_only_what_the_decoder_painted_is_redone(frame):
     before = frame.copy()
-    share = np.zeros((512, 512), np.float32)
-    share[:, :250] = 1
-    MouthFiller(White()).fill(frame, mouth(), share)
+    values = np.zeros((100, 100), np.float32)
+    values[:, :50] = 1
+    # Cells of two pixels, from x = 150 on: the share ends at x = 250.
+    matrix = np.array([[2, 0, 150.5], [0, 2, 200.5]])
+    MouthFiller(White()).fill(frame, mouth(), PaintShare(values, matrix))
     assert (frame[298:303, 235:245] == 255).all()
-    assert (frame[:, 252:] == before[:, 252:]).all()
-    MouthFiller(White()).fill(frame, mouth(), np.zeros_like(share))
-    assert (frame[:, 252:] == before[:, 252:]).all()
+    assert (frame[:, 253:] == before[:, 253:]).all()
+    MouthFiller(White()).fill(frame, mouth(), PaintShare(np.zeros_like(values), matrix))
+    assert (frame[:, 253:] == before[:, 253:]).all()
+
+
+def test_small_mouths_are_painted_in_small_windows(frame):
+    painter = White()
+    for opening in (0.3, 1.2, 2.4):
+        MouthFiller(painter).fill(frame.copy(), mouth(opening, width=0.9))
+    assert [tuple(seen.shape[-2:]) for seen in painter.seen] == list(WINDOW_SIZES)
+
+
+def test_a_hint_is_what_the_painter_was_trained_with(frame):
+    window = frame[:96, :144]
+    mask = np.zeros((96, 144), np.float32)
+    mask[40:60, 30:110] = 1
+    trained = blurred(to_tensor(window[None]), torch.from_numpy(mask)[None, None])[0].permute(1, 2, 0).numpy()
+    given = _without_detail(window, mask) / 127.5 - 1
+    assert np.abs(trained - given)[mask > 0].max() < 0.01
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.4])
+def test_a_mouth_moves_with_its_picture(turn):
+    matrix = np.array([[2 * np.cos(turn), -2 * np.sin(turn), 7], [2 * np.sin(turn), 2 * np.cos(turn), -3]])
+    moved = mouth().after(matrix)
+    assert moved.interocular_px == pytest.approx(232) and moved.roll == pytest.approx(turn)
+    assert moved.opening == pytest.approx(mouth().opening)
 
 
 def test_a_mouth_beside_the_frame_is_no_error(frame):
