@@ -132,8 +132,6 @@ def test_what_serving_does_not_need_is_not_among_the_networks():
         for name, path in known.items()
         if under(name, "avatard.models") and path.name != "__init__.py" and name not in reached
         if not under(name, "avatard.models.training") and not under(name, "avatard.models.evaluation")
-        # The engine does not use the mouth painter yet.
-        if not name.startswith("avatard.models.mcvdm.mouth_")
     }
     assert not unused
 

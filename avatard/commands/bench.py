@@ -28,10 +28,11 @@ PAPER_SECONDS: Final = 125
 PAPER_VIDEO_SECONDS: Final = 5
 #: Frames at the start that are not counted: caches are cold.
 WARM_UP_FRAMES: Final = 32
-#: Parts of the two stages that an engine times, in their order.
+#: Parts of the stages that an engine times, in their order.
 PARTS: Final = {
     "motion": ("speech features", "AToM-Net"),
-    "video": ("landmark encoder", "diffusion UNet", "decoder trunk", "decoder", "compositor"),
+    "generate": ("landmark encoder", "diffusion UNet", "decoder trunk"),
+    "render": ("decoder", "compositor"),
 }
 
 Report = dict[str, Any]
@@ -49,7 +50,7 @@ def voice(seconds: float, seed: int = 0) -> Samples:
 
 
 def stages(engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
-    """Measure both stages on this thread, one hop at a time.
+    """Measure all stages on this thread, one hop at a time.
 
     Returns:
         CPU milliseconds per frame of each stage: of its parts, and of `the rest`; together they are the stage's.
@@ -73,9 +74,12 @@ def stages(engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
         began = thread_cpu()
         motions = list(stream.motion(chunk))
         moved = thread_cpu()
-        rendered = sum(len(made) for motion in motions for _, made in stream.render(motion))
+        clips = [clip for motion in motions for clip in stream.generate(motion)]
+        generated = thread_cpu()
+        rendered = sum(len(made) for clip in clips for _, made in stream.render(clip))
         spent["motion"] += moved - began
-        spent["video"] += thread_cpu() - moved
+        spent["generate"] += generated - moved
+        spent["render"] += thread_cpu() - generated
         frames, counted = frames + rendered, counted + rendered
     cost = {name: 1000 * value / max(counted, 1) for name, value in spent.items()}
     parts = {stage: {part: cost[part] for part in names if part in cost} for stage, names in PARTS.items()}
@@ -83,7 +87,7 @@ def stages(engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
 
 
 def throughput(engine: Engine, config: Config, seconds: float, size: tuple[int, int]) -> Report:
-    """Measure both stages in parallel, as they run live, together with the video encoder."""
+    """Measure all stages side by side, as they run live, together with the video encoder."""
     with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
         began, used = monotonic(), process_cpu()
         frames = 0

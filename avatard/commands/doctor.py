@@ -3,13 +3,13 @@
 import os
 import platform
 import socket
-import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from avatard.config import Config, Zmq
+from avatard.session.load import cores
 
 #: `missing`: `serve` needs it. `note`: only an option needs it, or only speed suffers.
 State = Literal["ok", "note", "missing"]
@@ -47,9 +47,9 @@ def _python() -> Check:
 
 
 def _cpu() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    few = cores < 2
-    yield Check("CPU cores", "note" if few else "ok", f"{cores}" + ("; real time needs 2" if few else ""))
+    count = cores()
+    few = count < 2
+    yield Check("CPU cores", "note" if few else "ok", f"{count}" + ("; real time needs 2" if few else ""))
     info = Path("/proc/cpuinfo")
     if not info.exists():
         yield Check("CPU features", "note", "unknown on this system")

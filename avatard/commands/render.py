@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -46,13 +47,15 @@ class RenderError(UserError):
 
 
 class _Stages:
-    """Both networks of a stream, each on a thread of its own, as in the inference process."""
+    """The stages of a stream, each on a thread of its own, as in the inference process."""
 
-    def __init__(self, stream: Stream[Any]) -> None:
+    def __init__(self, stream: Stream[Any, Any]) -> None:
         self._stream = stream
         # No bound is needed: the scheduler hands out work only shortly ahead of the play position.
         self._made: SimpleQueue[tuple[int, list[Frame]] | BaseException] = SimpleQueue()
-        self._motion, self._video = ThreadPoolExecutor(1, "motion"), ThreadPoolExecutor(1, "video")
+        self._motion, self._generate, self._render = (
+            ThreadPoolExecutor(1, name) for name in ("motion", "generate", "render")
+        )
         self._jobs: deque[Future[None]] = deque()
         self._closed = False
 
@@ -80,24 +83,30 @@ class _Stages:
     def close(self) -> None:
         """Drop queued jobs and wait for the running ones."""
         self._closed = True
-        for pool in (self._motion, self._video):
+        for pool in (self._motion, self._generate, self._render):
             pool.shutdown(cancel_futures=True)
 
     def _run_motion(self, samples: Samples) -> None:
+        self._run(self._stream.motion, samples, partial(self._submit, self._generate, self._run_generate))
+
+    def _run_generate(self, motion: Any) -> None:
+        self._run(self._stream.generate, motion, partial(self._submit, self._render, self._run_render))
+
+    def _run_render(self, clip: Any) -> None:
+        self._run(self._stream.render, clip, self._made.put)
+
+    def _run(self, stage: Callable[[Any], Iterable[Any]], given: Any, hand_on: Callable[[Any], None]) -> None:
+        """Hand on what a stage makes of what it is given, until all are closed."""
         try:
-            for motion in self._stream.motion(samples):
+            for made in stage(given):
                 if self._closed:
                     return
-                self._jobs.append(self._video.submit(self._render, motion))
+                hand_on(made)
         except BaseException as error:  # the waiting thread raises it
             self._made.put(error)
 
-    def _render(self, motion: Any) -> None:
-        try:
-            for made in self._stream.render(motion):
-                self._made.put(made)
-        except BaseException as error:
-            self._made.put(error)
+    def _submit(self, pool: ThreadPoolExecutor, job: Callable[[Any], None], given: Any) -> None:
+        self._jobs.append(pool.submit(job, given))
 
 
 def play_out(engine: Engine, chunks: Iterable[Samples], config: Config) -> Iterator[PlayoutFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,14 +29,13 @@ from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
 from avatard.engine.portrait_check import warnings_of
-from avatard.engine.video_stream import PreparedPortrait, VideoStream
+from avatard.engine.video_stream import Clip, PreparedPortrait, VideoStream
 from avatard.frame import Backdrop, Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
 from avatard.models.atom.model import Atom
 from avatard.models.face.arkit_solver import ArkitSolver
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.decoder import Layers
 from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.mcvdm.mouth_filler import Mouth
@@ -52,6 +52,22 @@ class PosedMotion(NamedTuple):
     first: int  # absolute frame number
     landmarks: NDArray[np.float32]  # [k, 68, 3], offsets from the mean face
     poses: list[Pose]
+
+
+class Face(NamedTuple):
+    """What is known of a frame before its picture."""
+
+    landmarks: NDArray[np.float32]  # [68, 3], offsets from the mean face
+    pose: Pose
+    eyes: Eyes
+
+
+class PosedClip(NamedTuple):
+    """A clip to render, with the faces of all its frames, also of those that get no picture of their own."""
+
+    clip: Clip
+    first: int  # absolute frame number; a clip numbers only what it renders
+    faces: list[Face]
 
 
 @dataclass
@@ -132,35 +148,40 @@ class NeuralStream:
         self._first = first
         self._stride = stride
         self._timer = timer
-        self._waiting: dict[int, tuple[NDArray[np.float32], Pose, Eyes]] = {}
+        self._waiting: deque[Face] = deque()  # of the frames that are in no clip yet
 
     def motion(self, samples: Samples) -> Iterator[PosedMotion]:
-        """Motion thread."""
+        """See `engine_api.Stream`."""
         for motion in self._motion.push(samples):
             poses = [self._person.pose(motion.first + k) for k in range(len(motion.landmarks))]
             yield PosedMotion(motion.first, motion.landmarks, poses)
 
-    def render(self, motion: PosedMotion) -> Iterator[tuple[int, list[Frame]]]:
-        """Video thread."""
+    def generate(self, motion: PosedMotion) -> Iterator[PosedClip]:
+        """See `engine_api.Stream`."""
         opened, closures = self._person.eye_motion.open_lids(motion.first, motion.landmarks)
         for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
-            eyes = self._person.eye_motion.eyes(motion.first + k, pose, closures[k])
-            self._waiting[motion.first + k] = landmarks, pose, eyes
-        chosen = slice(-(motion.first - self._first) % self._stride, None, self._stride)
-        for rendered, layers in self._video.layers(opened[chosen], motion.poses[chosen]):
-            first = self._first + (rendered - self._first) * self._stride
-            yield (
-                first,
-                [frame for k, one in enumerate(layers) for frame in self._frames(first + k * self._stride, one)],
+            self._waiting.append(
+                Face(landmarks, pose, self._person.eye_motion.eyes(motion.first + k, pose, closures[k]))
             )
+        chosen = slice(-(motion.first - self._first) % self._stride, None, self._stride)
+        for clip in self._video.generate(opened[chosen], motion.poses[chosen]):
+            first = self._first + (clip.first - self._first) * self._stride
+            faces = [self._waiting.popleft() for _ in range(len(clip.volumes) * self._stride)]
+            yield PosedClip(clip, first, faces)
 
-    def _frames(self, first: int, layers: Layers) -> Iterator[Frame]:
-        """The frames that one rendered frame stands for, from `first` on."""
-        waiting = [self._waiting.pop(first + k) for k in range(self._stride)]
-        with self._timer("compositor"):
-            landmarks, pose, eyes = waiting[0]
-            pixels = self._compositor.frame(layers, eyes, self._person.mouth(landmarks, pose))
-        return (self._person.frame(pixels, self._compositor.backdrop, *motion) for motion in waiting)
+    def render(self, posed: PosedClip) -> Iterator[tuple[int, list[Frame]]]:
+        """See `engine_api.Stream`."""
+        for rendered, layers in self._video.layers(posed.clip):
+            start = (rendered - posed.clip.first) * self._stride
+            frames: list[Frame] = []
+            for k, one in enumerate(layers):
+                faces = posed.faces[start + k * self._stride :][: self._stride]
+                shown = faces[0]
+                with self._timer("compositor"):
+                    mouth = self._person.mouth(shown.landmarks, shown.pose)
+                    pixels = self._compositor.frame(one, shown.eyes, mouth)
+                frames += (self._person.frame(pixels, self._compositor.backdrop, *face) for face in faces)
+            yield posed.first + start, frames
 
 
 class NeuralEngine:

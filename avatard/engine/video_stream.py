@@ -3,13 +3,16 @@
 Clip k denoises S frames at once: S - H - X that were shown before, X that are cross-faded, H new ones. The last X
 frames of a clip wait for the next one, so what is pushed comes out H + X frames later at most. Clips are blended as
 feature volumes, before the upsampler, so that every frame is rendered once.
+
+The work has two stages, which may run on two threads: `VideoStream.generate` denoises clips, and `pictures` or `layers`
+render them. All that changes from clip to clip belongs to the first one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from avatard.engine.crossfade import blend
 from avatard.inference.engine_api import EngineError, Timer, untimed
 from avatard.models.face import warp
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.decoder import CELLS, FRAME, Layers, Pictures
+from avatard.models.mcvdm.decoder import CELLS, FRAME, Layers, Pictures, PortraitFeatures
 from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
@@ -74,6 +77,14 @@ class PreparedPortrait:
             encoding = mcvdm.encode_identity(picture)
         source = torch.from_numpy(identity.pose.project(face)[None, :, :2]).float()
         return cls(mean, face, source, warp.enlarge(identity.portrait), encoding)
+
+
+class Clip(NamedTuple):
+    """Consecutive frames that are denoised and blended, and not rendered yet."""
+
+    first: int  # absolute frame number
+    volumes: Tensor  # [k, W, 32, 32]
+    flow: Tensor  # [k, 2, 32, 32], of the head; neither tensor is changed any more
 
 
 class VideoStream:
@@ -139,22 +150,13 @@ class VideoStream:
         Returns:
             Runs of consecutive frames: absolute number of the first, pictures `[h, 256, 256, 3]` RGB.
         """
-        return list(self.stream(landmarks, poses))
+        return [run for clip in self.generate(landmarks, poses) for run in self.pictures(clip)]
 
-    def stream(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[tuple[int, Pictures]]:
-        """As `push`, but pictures are given as soon as they are rendered, and do not wait for the last of their clip.
+    def generate(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[Clip]:
+        """As `push`, but the frames it completes are left to be rendered, on any thread.
 
         The iterator must be used up before anything else is pushed.
         """
-        return self._stream(landmarks, poses, self._render)
-
-    def layers(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> Iterator[tuple[int, list[Layers]]]:
-        """As `stream`, but what each picture is made of, for a compositor."""
-        return self._stream(landmarks, poses, self._layers)
-
-    def _stream(
-        self, landmarks: NDArray[np.floating], poses: Sequence[Pose], render: Callable[[Tensor, Tensor], Made]
-    ) -> Iterator[tuple[int, Made]]:
         if self._finished:
             raise RuntimeError("push after finish")
         if landmarks.ndim != 3 or landmarks.shape[1:] != (68, 3) or len(landmarks) != len(poses):
@@ -163,7 +165,7 @@ class VideoStream:
             self._points.append(self._place(offsets, pose))
             self._next += 1
             if len(self._points) == self._hop:
-                yield from self._make(self._next - self._fade, render)
+                yield self._clip_until(self._next - self._fade)
 
     def finish(self) -> list[tuple[int, Pictures]]:
         """The frames that were pushed and not given out, holding the last one still. The stream takes no more."""
@@ -172,9 +174,17 @@ class VideoStream:
             missing = self._hop - len(self._points)
             self._points += [self._last] * missing
             self._next += missing
-            made += self._make(min(last, self._next - self._fade), self._render)
+            made += self.pictures(self._clip_until(min(last, self._next - self._fade)))
         self._finished = True
         return made
+
+    def pictures(self, clip: Clip) -> Iterator[tuple[int, Pictures]]:
+        """Render a clip: runs of its frames as of `push`, as soon as they are there."""
+        return self._render(clip, self._mcvdm.autoencoder.render_uint8)
+
+    def layers(self, clip: Clip) -> Iterator[tuple[int, list[Layers]]]:
+        """As `pictures`, but what each picture is made of, for a compositor."""
+        return self._render(clip, self._mcvdm.autoencoder.layers)
 
     def _place(self, offsets: NDArray[np.floating], pose: Pose) -> tuple[Tensor, Tensor]:
         """Rigid and target points `[68, 2]` of a frame; those of the frame before where they cannot be a face."""
@@ -186,15 +196,15 @@ class VideoStream:
             self._last = (torch.from_numpy(both[0]).float(), torch.from_numpy(both[1]).float())
         return self._last
 
-    def _make(self, until: int, render: Callable[[Tensor, Tensor], Made]) -> Iterator[tuple[int, Made]]:
-        """Denoise the clip that ends with the last pushed frame, and render up to frame `until`."""
-        volume, flow = self._denoise()
-        first = self._next - len(volume)
-        # No context of torch may span a `yield`: leaving inference mode there would switch autocast off for good.
-        for n in range(self._shown, until, CHUNK):
-            chosen = slice(n - first, min(n + CHUNK, until) - first)
-            self._shown = min(n + CHUNK, until)
-            yield n, render(volume[chosen], flow[chosen])
+    def _clip_until(self, until: int) -> Clip:
+        """Denoise the clip that ends with the last pushed frame; what of it is new, up to frame `until`."""
+        volumes, flow = self._denoise()
+        until = max(until, self._shown)  # a fade longer than a hop leaves nothing of the first clips
+        first = self._next - len(volumes)
+        new = slice(self._shown - first, until - first)
+        clip = Clip(self._shown, volumes[new], flow[new])
+        self._shown = until
+        return clip
 
     @torch.inference_mode()
     def _denoise(self) -> tuple[Tensor, Tensor]:
@@ -227,21 +237,19 @@ class VideoStream:
             old = new[:, :1].expand(-1, self._clip, *new.shape[2:])
         return torch.cat([old, new], 1)[:, -self._clip :]
 
-    @torch.inference_mode()
-    def _render(self, volume: Tensor, flow: Tensor) -> Pictures:
-        """Volumes `[k, W, 32, 32]` and the head's flow `[k, 2, 32, 32]` → pictures `[k, 256, 256, 3]`."""
-        with inference_autocast(), self._timer("decoder"):
-            return self._mcvdm.autoencoder.render_uint8(
-                volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
-            )
-
-    @torch.inference_mode()
-    def _layers(self, volume: Tensor, flow: Tensor) -> list[Layers]:
-        """As `_render`."""
-        with inference_autocast(), self._timer("decoder"):
-            return self._mcvdm.autoencoder.layers(
-                volume[None], self._portrait.encoding.portrait, flow[None], self._portrait.photograph
-            )
+    def _render(
+        self, clip: Clip, render: Callable[[Tensor, PortraitFeatures, Tensor, Pictures], Made]
+    ) -> Iterator[tuple[int, Made]]:
+        """Render a clip, a few frames at a time."""
+        portrait = self._portrait
+        for start in range(0, len(clip.volumes), CHUNK):
+            chosen = slice(start, start + CHUNK)
+            # No context of torch may span a `yield`: leaving inference mode there would switch autocast off for good.
+            with torch.inference_mode(), inference_autocast(), self._timer("decoder"):
+                made = render(
+                    clip.volumes[None, chosen], portrait.encoding.portrait, clip.flow[None, chosen], portrait.photograph
+                )
+            yield clip.first + start, made
 
     def _noise(self, first: int) -> Planes:
         """Start noise: xy is the session's, rows of xt and yt belong to absolute frames."""

@@ -11,8 +11,9 @@ from avatard.errors import UserError
 from avatard.frame import Frame, Samples
 from avatard.portrait import Portrait
 
-#: What the motion network hands to the video network.
+#: What the motion network hands to the video network, and what that hands to the renderer.
 M = TypeVar("M")
+C = TypeVar("C")
 
 
 class EngineError(UserError):
@@ -30,17 +31,21 @@ def untimed(part: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class Stream(Protocol, Generic[M]):
-    """One unbroken run of both networks.
+class Stream(Protocol, Generic[M, C]):
+    """One unbroken run of both networks, in three stages that may run side by side.
 
-    The motion thread calls `motion`, the video thread `render`.
+    Each method is called by one thread only, which is its stage's, and is given in order all that the stage before
+    yields. An iterable is used up before the method is called again, or the stream is given up.
     """
 
     def motion(self, samples: Samples) -> Iterable[M]:
-        """Take the next samples; yield what `render` needs, as soon as it is known."""
+        """Take the next samples; yield what `generate` needs, as soon as it is known."""
 
-    def render(self, motion: M) -> Iterable[tuple[int, list[Frame]]]:
-        """Turn motion into frames; yield runs of them with the absolute number of their first frame."""
+    def generate(self, motion: M) -> Iterable[C]:
+        """Run the video network; yield the clips that this motion completes, for `render`."""
+
+    def render(self, clip: C) -> Iterable[tuple[int, list[Frame]]]:
+        """Turn a clip into frames; yield runs of them with the absolute number of their first frame."""
 
 
 class Engine(Protocol):
@@ -55,7 +60,7 @@ class Engine(Protocol):
             UserError: the portrait cannot be used.
         """
 
-    def begin(self, first_frame: int, warm_up: bool = False) -> Stream[Any]:
+    def begin(self, first_frame: int, warm_up: bool = False) -> Stream[Any, Any]:
         """Start a new stream at this frame.
 
         The frames of a warm-up are discarded: the next stream still starts from the portrait's own expression.

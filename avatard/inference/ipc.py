@@ -80,7 +80,7 @@ class Ready(Event, frozen=True):
     digest: str
     height: int
     width: int
-    hop_seconds: float  # median of a hop through motion and to its first frames, in the warm-up
+    hop_seconds: float  # median of a hop through all stages to its first frames, in the warm-up
 
 
 class Identified(Event, frozen=True):
@@ -107,13 +107,14 @@ class FramesReady(Event, frozen=True):
     count: int
     height: int
     width: int
-    motion_seconds: float
-    video_seconds: float
+    motion_seconds: float  # what each stage took for them, waiting for a core included
+    generate_seconds: float
+    render_seconds: float
     moving: Rectangle | None = None
 
 
 class Heartbeat(Event, frozen=True):
-    """Sent several times a second: the process is alive; how long the slower thread has been at its current job."""
+    """Sent several times a second: the process is alive; how long the slowest stage has been at its current job."""
 
     busy_seconds: float
     queued: int

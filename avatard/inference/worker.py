@@ -1,11 +1,12 @@
-"""The inference process: speech in, pictures out, on two threads that never touch the daemon's event loop.
+"""The inference process: speech in, pictures out, on three threads that never touch the daemon's event loop.
 
     python -m avatard.inference.worker COMMANDS EVENTS ENGINE
 
-Four threads: this one moves messages and says several times a second that it is alive, one runs the motion network,
-one the video network, and one looks at new portraits. The networks have one torch thread each: two OpenMP threads per
-stage were measured slower than one. The process leaves when its standard input closes, which happens however the daemon
-dies.
+Five threads: this one moves messages and says several times a second that it is alive, one for each stage of a stream
+(motion, generate, render; see `engine_api.Stream`), and one looks at new portraits. Rendering is about as much work as
+the other two stages together, so that the three keep two cores equally busy. Each has one torch thread: two OpenMP
+threads per stage were measured slower than one. The process leaves when its standard input closes, which happens
+however the daemon dies.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from avatard.timebase import SAMPLES_PER_FRAME
 
 BEAT_SECONDS = 0.25
 QUEUE_EPOCHS = 16  # jobs of the motion thread: one an epoch
-QUEUE_CLIPS = 4  # motion may not run further ahead of video than this
+QUEUE_HOPS = 4  # motion may not run further ahead of the video network than this
+QUEUE_CLIPS = 2  # nor that of rendering: volumes are large, and what an interrupt drops was made in vain
 QUEUE_PORTRAITS = 4  # more at once are refused
 NICENESS = 2  # the event loop, which must send every 40 ms, goes first
 WARM_UP_HOPS = 8
@@ -53,7 +55,7 @@ class _Epoch:
     """An epoch and its stream."""
 
     number: int
-    stream: Stream[Any]
+    stream: Stream[Any, Any]
     inbox: deque[Samples] = field(default_factory=deque)  # samples that the motion thread has not taken yet
 
 
@@ -84,7 +86,7 @@ class _Stage:
 
 
 class Worker:
-    """Moves commands to the two stages and their pictures to the daemon."""
+    """Moves commands to the stages and their pictures to the daemon."""
 
     def __init__(self, commands: str, events: str, make_engine: MakeEngine) -> None:
         self._commands: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
@@ -95,10 +97,11 @@ class Worker:
         self._epoch: _Epoch | None = None
         self._failure: BaseException | None = None
         self._motion = _Stage("motion", QUEUE_EPOCHS, self._fail)
-        self._video = _Stage("video", QUEUE_CLIPS, self._fail)
+        self._generate = _Stage("generate", QUEUE_HOPS, self._fail)
+        self._render = _Stage("render", QUEUE_CLIPS, self._fail)
         self._portraits = _Stage("portraits", QUEUE_PORTRAITS, self._fail)
         self._engine: Engine | None = None
-        self._backdrop: Backdrop | None = None  # that the daemon has; the video thread's
+        self._backdrop: Backdrop | None = None  # that the daemon has; the render thread's
 
     def serve(self) -> None:
         """Obey commands until `Stop`."""
@@ -108,10 +111,9 @@ class Worker:
             if self._failure is not None:
                 raise self._failure
             if monotonic() >= beat_due:
-                busy = max(self._motion.busy_seconds, self._video.busy_seconds)
-                self._send(
-                    ipc.Heartbeat(busy, self._motion.queue.qsize() + self._video.queue.qsize(), _resident_bytes())
-                )
+                stages = self._motion, self._generate, self._render
+                busy, queued = max(s.busy_seconds for s in stages), sum(s.queue.qsize() for s in stages)
+                self._send(ipc.Heartbeat(busy, queued, _resident_bytes()))
                 beat_due = monotonic() + BEAT_SECONDS
             if not self._commands.poll(int(BEAT_SECONDS * 1000)):
                 continue
@@ -163,25 +165,29 @@ class Worker:
         return identified, ipc.pack_faces([portrait]), portrait.pixels.tobytes()
 
     def _warm_up(self, engine: Engine, hop_samples: int) -> float:
-        """Run silence through both networks until it is known how long the first pictures of a hop take."""
+        """Run silence through all stages until it is known how long the first pictures of a hop take.
+
+        One stage after the other, on one thread: a hop of live speech finds the stages idle, or nearly so.
+        """
         stream = engine.begin(0, warm_up=True)
         seconds: list[float] = []
         done = threading.Event()
 
-        def run_both() -> None:
+        def run_all() -> None:
             # A hop at a time; a stream that makes nothing of a hundred is broken.
             for _ in range(100):
                 since = monotonic()
                 for motion in stream.motion(np.zeros(hop_samples, np.float32)):
-                    for n, _ in enumerate(stream.render(motion)):
-                        if n == 0:
-                            seconds.append(monotonic() - since)
+                    for clip in stream.generate(motion):
+                        for n, _ in enumerate(stream.render(clip)):
+                            if n == 0:
+                                seconds.append(monotonic() - since)
                     since = monotonic()
                 if len(seconds) >= WARM_UP_HOPS:
                     break
             done.set()
 
-        self._video.queue.put(run_both)
+        self._render.queue.put(run_all)
         while not done.wait(BEAT_SECONDS):
             if self._failure is not None:
                 raise self._failure
@@ -195,25 +201,34 @@ class Worker:
         while epoch.inbox:
             chunks.append(epoch.inbox.popleft())
         samples, since = np.concatenate(chunks), monotonic()
-        # Piece by piece, so that video can begin with the first hop of several.
+        # Piece by piece, so that the video network can begin with the first hop of several.
         for start in range(0, len(samples), PIECE_SAMPLES):
             if epoch is not self._epoch:
                 return
             for motion in epoch.stream.motion(samples[start : start + PIECE_SAMPLES]):
-                self._video.queue.put(partial(self._render, epoch, motion, monotonic() - since))
-                since = monotonic()
+                self._generate.queue.put(partial(self._run_generate, epoch, motion, monotonic() - since))
+                since = monotonic()  # the wait for a place in a queue is nobody's work
 
-    def _render(self, epoch: _Epoch, motion: object, motion_seconds: float) -> None:
-        """Video thread."""
+    def _run_generate(self, epoch: _Epoch, motion: object, motion_seconds: float) -> None:
+        """Generate thread."""
         if epoch is not self._epoch:
             return
         since = monotonic()
-        for first, frames in epoch.stream.render(motion):
+        for clip in epoch.stream.generate(motion):
+            self._render.queue.put(partial(self._run_render, epoch, clip, motion_seconds, monotonic() - since))
+            since, motion_seconds = monotonic(), 0.0
+
+    def _run_render(self, epoch: _Epoch, clip: object, motion_seconds: float, generate_seconds: float) -> None:
+        """Render thread."""
+        if epoch is not self._epoch:
+            return
+        since = monotonic()
+        for first, frames in epoch.stream.render(clip):
             height, width, _ = frames[0].pixels.shape
             backdrop, pixels = frames[0].backdrop, ipc.pack_pixels(frames)
-            spent = monotonic() - since
+            spent = motion_seconds, generate_seconds, monotonic() - since
             moving = backdrop.moving if backdrop is not None else None
-            ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, motion_seconds, spent, moving)
+            ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, *spent, moving)
             new = (
                 [np.ascontiguousarray(backdrop.pixels)]
                 if backdrop is not None and backdrop is not self._backdrop
@@ -221,8 +236,8 @@ class Worker:
             )
             self._send(ready, ipc.pack_faces(frames), pixels, *new)
             self._backdrop = backdrop
-            # The motion of a clip is accounted for once.
-            since, motion_seconds = monotonic(), 0.0
+            # What comes before rendering is accounted for once a clip.
+            since, motion_seconds, generate_seconds = monotonic(), 0.0, 0.0
 
     def _send(self, event: ipc.AnyEvent, *parts: Any) -> None:
         socket: zmq.Socket[bytes] | None = getattr(self._local, "socket", None)

@@ -9,12 +9,15 @@ import logging
 from collections import deque
 
 import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
 
 from avatard.clock import monotonic
 from avatard.config import Stream
 from avatard.inference.ipc import FramesReady, QualityLevel
 from avatard.playout.audio_timeline import MAX_COMPUTE_FRAMES
 from avatard.playout.scheduler import AudioChunk, Scheduler
+from avatard.session.load import StageLoad
 from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
@@ -22,11 +25,12 @@ logger = logging.getLogger(__name__)
 MEASURED_CLIPS = 60  # parts of clips that the time given to generation follows
 SPARE_FRAMES = 0.5  # a clip should be there this long before it is due
 BEHIND_GROWTH = 1.5  # of the time that generation is given
-CALM_LOAD, BUSY_LOAD = 0.4, 0.95  # half the work costs at least half as much: in between nothing changes
+CALM_LOAD, BUSY_LOAD = 0.8, 0.95  # of a stage, after and before a change of level: in between nothing changes
 LOAD_CLIPS = 12, 40  # parts of clips that the load is the mean of: at least, at most
 LEVEL_SECONDS = 5.0  # a level is kept for at least this long
 MAX_STRIDE = 4  # 6.25 pictures a second
 FAR_LOAD = 1.3  # half the size saves a quarter at most (measured: 9 % at 512 pixels, 21 % at 1,024): not enough alone
+WHOLE_SIZE_GROWTH = 1.3  # of the load of rendering, at most, when pictures get their whole size back
 LEAST_SIDE = 256  # pixels: smaller pictures are not composed at half of their size, which would save little
 
 
@@ -83,6 +87,13 @@ class LoadController:
     Fewer denoising steps come first; then pictures are composed at half their size and enlarged; then every second
     picture is left out, and at last three of four.
 
+    The stages run side by side on a few cores. The pipeline falls behind when one stage takes longer than its frames
+    last, or when all together need more than the cores have. The second is seen in the first: seconds of a stage
+    include its waiting for a core, and what is not done in time piles up before some stage, which then never rests. So
+    the level falls when the slowest stage does not keep up, and not for a sum that the cores are still equal to. It
+    rises when after that both would hold with time to spare: a step more may double the load of its network, twice as
+    many pictures that of the video network and of rendering.
+
     Args:
         stream: the configuration; its steps are what is wanted.
     """
@@ -92,51 +103,59 @@ class LoadController:
         self._hop_frames = stream.hop_frames
         self._side = 0  # the longer one of the pictures
         self._level_at = monotonic()
-        self._spent: deque[tuple[int, float, float]] = deque(maxlen=LOAD_CLIPS[1])  # frames; seconds: motion, video
+        self._load = StageLoad(LOAD_CLIPS[1])
 
     def frames_ready(self, ready: FramesReady) -> None:
         """Note what frames cost."""
-        self._spent.append((ready.count, ready.motion_seconds, ready.video_seconds))
+        self._load.add(ready)
         self._side = max(ready.width, ready.height)
 
     def decide(self) -> QualityLevel | None:
         """Return another level to use from now on, if the load asks for it or allows it."""
-        if monotonic() - self._level_at < LEVEL_SECONDS or len(self._spent) < LOAD_CLIPS[0]:
+        if monotonic() - self._level_at < LEVEL_SECONDS or len(self._load) < LOAD_CLIPS[0]:
             return None
         level = self._next_level()
         if level == self.level:
             return None
         self.level, self._level_at = level, monotonic()
-        self._spent.clear()
+        self._load.clear()
         figures = {"motion_steps": level.motion_steps, "video_steps": level.video_steps, "scale": level.picture_scale}
         logger.warning("quality level changed", extra={**figures, "pictures_per_second": FPS / level.frame_stride})
         return level
 
     def _next_level(self) -> QualityLevel:
-        frames, *seconds = np.sum(self._spent, axis=0)
-        loads = np.array(seconds) * FPS / frames  # seconds of each thread for a second of video
-        motion, video = self.level.motion_steps, self.level.video_steps
-        divisor, stride = self.level.size_divisor, self.level.frame_stride
-        motion_busy, video_busy = loads > BUSY_LOAD
-        if motion_busy or video_busy:
-            if motion_busy:
-                motion = max(1, motion // 2)
-            if video_busy and video == 1:
-                smaller = divisor == 1 and self._side >= 2 * LEAST_SIDE
-                divisor = 2 if smaller else divisor
-                wider = 2 * stride
-                if (not smaller or loads[1] > FAR_LOAD) and wider <= MAX_STRIDE and self._hop_frames % wider == 0:
-                    stride = wider
-            elif video_busy:
-                video //= 2
-        elif (loads < CALM_LOAD).all():
-            if stride > 1:
-                stride //= 2
-            elif divisor > 1:
-                divisor = 1
-            else:
-                motion, video = min(self._wanted.motion_steps, 2 * motion), min(self._wanted.video_steps, 2 * video)
+        loads, now = self._load.stages, self.level
+        if loads.max() <= BUSY_LOAD:
+            return self._higher(loads)
+        motion_busy, generate_busy, render_busy = loads > BUSY_LOAD
+        motion, video, divisor, stride = now.motion_steps, now.video_steps, now.size_divisor, now.frame_stride
+        if motion_busy:
+            motion = max(1, motion // 2)
+        # Fewer steps do not make rendering faster, but they leave it a core where there are too few.
+        if video > 1 and (generate_busy or (render_busy and self._load.short_of_cores)):
+            video //= 2
+        elif generate_busy or render_busy:
+            smaller = render_busy and divisor == 1 and self._side >= 2 * LEAST_SIDE
+            divisor = 2 if smaller else divisor
+            wider = 2 * stride
+            far = loads[1:].max() > FAR_LOAD
+            if (not smaller or far) and wider <= MAX_STRIDE and self._hop_frames % wider == 0:
+                stride = wider
         return QualityLevel(motion, video, stride, divisor)
+
+    def _higher(self, loads: NDArray[np.float64]) -> QualityLevel:
+        """The next higher level, or this one if that would not be calm."""
+        now, wanted = self.level, self._wanted
+        if now.frame_stride > 1:
+            level, growth = structs.replace(now, frame_stride=now.frame_stride // 2), (1.0, 2.0, 2.0)
+        elif now.size_divisor > 1:
+            level, growth = structs.replace(now, size_divisor=1), (1.0, 1.0, WHOLE_SIZE_GROWTH)
+        else:
+            motion = min(wanted.motion_steps, 2 * now.motion_steps)
+            video = min(wanted.video_steps, 2 * now.video_steps)
+            level = QualityLevel(motion, video)
+            growth = (motion / now.motion_steps, video / now.video_steps, 1.0)
+        return level if self._load.demand(loads * growth) < CALM_LOAD else now
 
 
 def first_estimate(hop_seconds: float) -> float:

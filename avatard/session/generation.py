@@ -124,7 +124,7 @@ class Generation:
     def frames_ready(self, ready: ipc.FramesReady, frames: list[Frame]) -> None:
         """Queue frames for the play-out."""
         self._scheduler.add(ready.epoch, ready.first, frames)
-        self._metrics.frames_ready(ready.count, ready.motion_seconds, ready.video_seconds)
+        self._metrics.frames_ready(ready)
         self._latency.frames_ready(ready, self._scheduler, self._playout.position)
         self._load.frames_ready(ready)
         if not self._speaking:

@@ -6,17 +6,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from avatard.inference.ipc import QualityLevel
+from avatard.inference.ipc import FramesReady, QualityLevel
+from avatard.session.load import STAGES, StageLoad, seconds_of
 from avatard.timebase import FPS
 
 LATENCY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 INTERRUPT_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 1.0)
+RTF_PARTS = 80  # parts of clips that the real-time factor is the mean of
 WINDOW = 250  # frames that the panel's medians look back
 
 #: Families whose values are counted elsewhere and read when they are scraped: by label.
@@ -57,7 +58,7 @@ class Metrics:
         self._watched = _Watched()
         self.rtf = Gauge(
             "avatard_rtf",
-            "Seconds that the slower of the two networks, side by side, takes for a second of video",
+            "Seconds that a second of video takes: those of the slowest stage, or of all of them shared by the cores",
             registry=registry,
         )
         self.first_frame = Histogram(
@@ -97,8 +98,8 @@ class Metrics:
         self.rtf_now = self.skew_now = 0.0
         self.recent_latency: deque[float] = deque(maxlen=WINDOW)
         self.recent_live_latency: deque[float] = deque(maxlen=WINDOW)  # pushed speech waits for its turn, too
-        self._spent = {"motion": 0.0, "video": 0.0}
-        self._recent: deque[tuple[int, float, float]] = deque(maxlen=80)  # frames, seconds of motion and of video
+        self._load = StageLoad(RTF_PARTS)
+        self._spent = dict.fromkeys(STAGES, 0.0)
         self.watch("stage_seconds", lambda: self._spent)
         registry.register(self._watched)
 
@@ -106,13 +107,12 @@ class Metrics:
         """Read values by label whenever the metrics are scraped; a family without a label has one under any name."""
         self._watched.readers[family].append(read)
 
-    def frames_ready(self, count: int, motion_seconds: float, video_seconds: float) -> None:
-        """Account for a clip of `count` frames."""
-        self._spent["motion"] += motion_seconds
-        self._spent["video"] += video_seconds
-        self._recent.append((count, motion_seconds, video_seconds))
-        frames, motion, video = np.sum(self._recent, axis=0)
-        self.rtf_now = float(max(motion, video) / (frames / FPS))
+    def frames_ready(self, ready: FramesReady) -> None:
+        """Account for a clip, or a part of one."""
+        self._load.add(ready)
+        for stage, seconds in zip(STAGES, seconds_of(ready), strict=True):
+            self._spent[stage] += seconds
+        self.rtf_now = self._load.rtf
         self.rtf.set(self.rtf_now)
 
     def quality(self, level: QualityLevel) -> None:

@@ -53,13 +53,17 @@ def speech(frames: int) -> np.ndarray:
     return (0.1 * rng.normal(size=frames * SAMPLES_PER_FRAME)).astype(np.float32)
 
 
+def clips_of(stream, sound):
+    return [clip for motion in stream.motion(sound) for clip in stream.generate(motion)]
+
+
 def run(engine, sound, cuts=(), first=0):
     stream = engine.begin(first)
     edges = [0, *cuts, len(sound)]
     made = []
     for start, end in zip(edges, edges[1:], strict=False):
-        for motion in stream.motion(sound[start:end]):
-            for at, pictures in stream.render(motion):
+        for clip in clips_of(stream, sound[start:end]):
+            for at, pictures in stream.render(clip):
                 made += [(at + k, picture) for k, picture in enumerate(pictures)]
     return made
 
@@ -72,6 +76,16 @@ def test_any_chunking_gives_the_same_pictures(engine):
         np.testing.assert_array_equal(one.pixels, other.pixels)
         np.testing.assert_array_equal(one.landmarks, other.landmarks)
         assert one.head == other.head
+
+
+def test_clips_are_rendered_later_as_if_at_once(engine):
+    sound = speech(20)
+    stream = engine.begin(0)
+    made = [pictures for clip in clips_of(stream, sound) for _, pictures in stream.render(clip)]
+    at_once = run(engine, sound)
+    assert sum(map(len, made)) == len(at_once)
+    for one, (_, other) in zip((picture for pictures in made for picture in pictures), at_once, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
 def test_only_the_first_take_of_a_face_begins_with_the_portrait(engine):
@@ -123,8 +137,8 @@ def live(engine, said, packet, frames):
         if pushed < len(said) and (now - 2) * SAMPLES_PER_FRAME >= pushed + packet:
             pushed += scheduler.push(Sound.of_speech(said[pushed : pushed + packet]), now, Utterance("1"))
         for command in scheduler.poll(now):
-            for motion in stream.motion(command.samples) if isinstance(command, AudioChunk) else ():
-                for first, pictures in stream.render(motion):
+            for clip in clips_of(stream, command.samples) if isinstance(command, AudioChunk) else ():
+                for first, pictures in stream.render(clip):
                     scheduler.add(0, first, pictures)
         while len(played) <= now:
             played.append(scheduler.play(now))

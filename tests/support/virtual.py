@@ -103,14 +103,15 @@ class InlineSupervisor(Supervisor):
         if self._stream is None or epoch != self._epoch:
             return
         for motion in self._stream.motion(samples):
-            for first, frames in self._stream.render(motion):
-                asyncio.get_running_loop().call_later(self.compute_seconds, self._deliver, epoch, first, frames)
+            for clip in self._stream.generate(motion):
+                for first, frames in self._stream.render(clip):
+                    asyncio.get_running_loop().call_later(self.compute_seconds, self._deliver, epoch, first, frames)
 
     def _deliver(self, epoch: int, first: int, frames: list[Frame]) -> None:
         if self._up:
-            seconds = self.compute_seconds / 2
+            seconds = self.compute_seconds / 3
             height, width, _ = frames[0].pixels.shape
-            ready = FramesReady(epoch, first, len(frames), height, width, seconds, seconds)
+            ready = FramesReady(epoch, first, len(frames), height, width, seconds, seconds, seconds)
             self.listener.frames_ready(ready, frames)
 
     def set_quality(self, level: QualityLevel) -> None:

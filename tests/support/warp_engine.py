@@ -47,6 +47,9 @@ class WarpStream:
             yield Motion(self.next, np.minimum(1, loud * 4).astype(np.float32))
             self.next += stream.hop_frames
 
+    def generate(self, motion: Motion) -> Iterable[Motion]:
+        yield motion
+
     def render(self, motion: Motion) -> Iterable[tuple[int, list[Frame]]]:
         if self.engine.trap == "hang":
             time.sleep(3600)
