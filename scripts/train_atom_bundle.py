@@ -37,7 +37,7 @@ def main(
     torch.backends.cuda.matmul.allow_tf32 = True
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     budget = Budget(minutes, batch=batch, most_steps=steps, log_steps=min(steps, 100))
-    train(read(bundle), variants(seed)[variant], budget, run, chosen, begun)
+    train(read(bundle), variants(seed)[variant], budget, run, chosen, lambda: time.monotonic() - begun)
 
 
 if __name__ == "__main__":

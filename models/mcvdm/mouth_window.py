@@ -26,6 +26,8 @@ WINDOW_SIZES: Final = ((48, 96), (64, 112), (WINDOW_HEIGHT, WINDOW_WIDTH))
 MARGIN: Final = 10
 #: Which of the eight inner-lip points are the corners of the mouth.
 LIP_CORNERS: Final = (0, 4)
+#: Pixels of a picture beyond a window's edge that its smallest details depend on.
+REACH: Final = 8
 #: Fractional bits of polygon coordinates in OpenCV's drawing.
 SHIFT: Final = 4
 
@@ -119,6 +121,7 @@ class MouthWindow:
         matrix = self.matrix
         factor = float(np.hypot(matrix[0, 0], matrix[0, 1]))
         if factor < 1:  # shrink by area first: sampling alone would alias
+            picture, matrix = self._near(picture)
             rows, columns = picture.shape[:2]
             h, w = max(1, round(rows * factor)), max(1, round(columns * factor))
             picture = np.asarray(cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
@@ -128,6 +131,18 @@ class MouthWindow:
             picture, matrix, (self.width, self.height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )
         return np.asarray(window, np.uint8)
+
+    def _near(self, picture: Picture) -> tuple[Picture, Floats]:
+        """The part of a picture that the window shows, and the window's matrix for it."""
+        turn = np.linalg.inv(self.matrix[:, :2])
+        corners = np.array([(x, y) for x in (0, self.width) for y in (0, self.height)]) - self.matrix[:, 2]
+        there = corners @ turn.T
+        most = np.array(picture.shape[1::-1]) - 1
+        left, top = np.clip(np.floor(there.min(0)) - REACH, 0, most).astype(int)
+        right, bottom = np.clip(np.ceil(there.max(0)) + REACH, 0, most).astype(int) + 1
+        matrix = self.matrix.copy()
+        matrix[:, 2] += matrix[:, :2] @ (left, top)
+        return picture[top:bottom, left:right], matrix
 
 
 def window_size(lips: Floats) -> tuple[int, int]:

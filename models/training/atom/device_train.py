@@ -10,7 +10,7 @@ import copy
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avatard.clock import monotonic
 from avatard.models import checkpoint
 from avatard.models.atom.model import Atom, AtomConfig, reference_of
 from avatard.models.evaluation.motion_metrics import correlation, jerk, lip_error
@@ -126,8 +125,10 @@ class Streams:
         }
 
 
-def train(bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: torch.device, begun: float) -> None:
-    """Train until `budget.minutes` after `begun` (`avatard.clock.monotonic`).
+def train(
+    bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: torch.device, seconds: Callable[[], float]
+) -> None:
+    """Train until the clock `seconds` shows `budget.minutes`.
 
     `run` receives `log.csv`, `validation.csv`, `best.safetensors` (averaged weights with the best score on validation
     people), `early.safetensors` at four fifths of the time and `last.safetensors`.
@@ -153,8 +154,8 @@ def train(bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: t
     )
     rng = torch.Generator(device).manual_seed(variant.seed)
     log, scores = CsvLog(run / "log.csv"), CsvLog(run / "validation.csv")
-    end = begun + 60 * budget.minutes
-    start = last_validation = monotonic()
+    end = 60 * budget.minutes
+    start = last_validation = seconds()
     best, step, early, losses = -math.inf, 0, False, torch.zeros((), device=device)
 
     def save(name: str, figures: dict[str, float]) -> None:
@@ -165,7 +166,7 @@ def train(bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: t
     def validate() -> dict[str, float]:
         nonlocal best
         figures = streams.figures(averaged)
-        scores.write({"step": step, "seconds": monotonic() - start, **figures})
+        scores.write({"step": step, "seconds": seconds() - start, **figures})
         print(run.name, step, {key: round(value, 3) for key, value in figures.items()}, flush=True)
         if figures["score"] > best:
             best = figures["score"]
@@ -174,7 +175,7 @@ def train(bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: t
 
     atom.train()
     while True:
-        now = monotonic()
+        now = seconds()
         progress = (now - start) / max(end - start, 1e-3)
         if progress >= 1 or step >= budget.most_steps:
             break
