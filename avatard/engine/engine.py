@@ -227,7 +227,7 @@ class NeuralEngine:
             self._driving or IdlePose(idle, self._config.idle.motion),
             ArkitSolver(mean, identity.neutral),
             mean,
-            partial(EnlargedCompositor, identity, framing, self._background, self._painter, divisor=2),
+            partial(EnlargedCompositor, identity, framing, self._background, divisor=2),
         )
         at_rest = person.frame(compositor.still, compositor.backdrop, identity.neutral, identity.pose)
         return identity.digest, at_rest

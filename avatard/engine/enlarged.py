@@ -15,7 +15,6 @@ from avatard.engine.framing import Framing
 from avatard.frame import Backdrop, Rectangle
 from avatard.models.mcvdm.decoder import Layers
 from avatard.models.mcvdm.mouth_filler import Mouth
-from avatard.models.mcvdm.mouth_painter import MouthPainter
 
 Pixels = NDArray[np.uint8]
 
@@ -23,13 +22,13 @@ Pixels = NDArray[np.uint8]
 class EnlargedCompositor:
     """A compositor whose frames have the size of the whole framing, and the detail of a part of it.
 
-    What stands still is enlarged too, so that no border between sharp and soft pixels is seen.
+    What stands still is enlarged too, so that no border between sharp and soft pixels is seen. The mouth is as the
+    decoder paints it: a painter's teeth would hardly be seen at this size, and cost as much as all the rest.
 
     Args:
         identity: as of `Compositor`.
         framing: the same; its sides are multiples of `divisor`.
         background: the same.
-        painter: the same.
         divisor: sides of the frames are composed this much smaller.
     """
 
@@ -38,13 +37,12 @@ class EnlargedCompositor:
         identity: Face,
         framing: Framing,
         background: Background | None = None,
-        painter: MouthPainter | None = None,
         *,
         divisor: int,
     ) -> None:
         size = framing.width // divisor, framing.height // divisor
         small = Framing(framing.left, framing.top, framing.scale / divisor, *size)
-        self._small = Compositor(identity, small, background, painter)
+        self._small = Compositor(identity, small, background)
         self._size = (framing.width, framing.height)
         self.backdrop: Final = Backdrop(self._enlarged(self._small.still), self._moving(divisor))
 

@@ -40,7 +40,7 @@ class AtomConfig:
     depth: int = 4  # blocks of the lip stream
     rest_depth: int = 2  # blocks of the other points' stream
     heads: int = 6
-    dropout: float = 0.2
+    dropout: float = 0.3
     reach: int = 12  # local attention: a frame attends to frames at most this far away
     variant: Variant = "C"
     timesteps: int = 1000

@@ -20,8 +20,11 @@ WINDOW_SCALE: Final = 2 * CROP_SCALE
 #: Height and width of the window in pixels: room for a jaw that drops and a smile.
 WINDOW_HEIGHT: Final = 96
 WINDOW_WIDTH: Final = 144
-#: Heights and widths, the smallest first: a smaller window is painted faster.
-WINDOW_SIZES: Final = ((48, 96), (64, 112), (WINDOW_HEIGHT, WINDOW_WIDTH))
+#: Least height and width: a smaller window is painted faster.
+LEAST_HEIGHT: Final = 48
+LEAST_WIDTH: Final = 80
+#: Heights and widths are multiples of this, as the painter's levels need it.
+STEP: Final = 16
 #: Pixels that the painter must see on each side of what it fills.
 MARGIN: Final = 10
 #: Which of the eight inner-lip points are the corners of the mouth.
@@ -150,9 +153,11 @@ def window_size(lips: Floats) -> tuple[int, int]:
 
     Lips that are too large for all of them get the largest.
     """
-    width, height = np.ptp(lips[:, :2], axis=0) + 2 * MARGIN
-    fitting = (size for size in WINDOW_SIZES if height <= size[0] and width <= size[1])
-    return next(fitting, WINDOW_SIZES[-1])
+    width, height = STEP * np.ceil((np.ptp(lips[:, :2], axis=0) + 2 * MARGIN) / STEP).astype(int)
+    return (
+        int(np.clip(height, LEAST_HEIGHT, WINDOW_HEIGHT)),
+        int(np.clip(width, LEAST_WIDTH, WINDOW_WIDTH)),
+    )
 
 
 def inner_lips(points: Floats, between: int = 6) -> Floats:

@@ -117,9 +117,9 @@ def test_overload_lowers_the_size_of_large_pictures_before_the_frame_rate(contro
     assert work(0.3, 0.3, 0.9) is None
     assert work(0.3, 0.3, 1.2) == QualityLevel(4, 1, frame_stride=2, size_divisor=2)
     assert work(0.2, 0.2, 0.3) == QualityLevel(4, 1, frame_stride=1, size_divisor=2)
-    assert work(0.2, 0.2, 0.7) is None, "the whole size would not be calm"
-    assert work(0.2, 0.2, 0.5) == QualityLevel(4, 1)
-    assert work(0.3, 0.3, 1.8) == QualityLevel(4, 1, frame_stride=2, size_divisor=2), "the size alone would not do"
+    assert work(0.2, 0.2, 0.5) is None, "the whole size would not be calm"
+    assert work(0.2, 0.2, 0.35) == QualityLevel(4, 1)
+    assert work(0.3, 0.3, 2.2) == QualityLevel(4, 1, frame_stride=2, size_divisor=2), "the size alone would not do"
 
 
 def test_an_odd_hop_keeps_its_frame_rate(controlled):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_SIZES, WINDOW_WIDTH, window_size
+from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH, window_size
 from avatard.models.training.mouth.dataset import Mouth, Mouths
 
 #: Share of the examples with a reference; of those of portraits, whose reference is their own mirrored picture.
@@ -28,6 +28,8 @@ SHARP = 0.55
 
 
 Size = tuple[int, int]
+#: Heights and widths of the windows that are trained on, the smallest first.
+SIZES: tuple[Size, ...] = ((48, 96), (64, 112), (WINDOW_HEIGHT, WINDOW_WIDTH))
 
 
 class Batch(NamedTuple):
@@ -71,7 +73,7 @@ class Views(NamedTuple):
         height, width = Mouth.STORED
         offset = [(WINDOW_WIDTH - width) / 2, (WINDOW_HEIGHT - height) / 2]
         matrix = torch.tensor([[1.0, 0.0, offset[0]], [0.0, 1.0, offset[1]]], device=device)
-        return cls(matrix.expand(count, 2, 3), WINDOW_SIZES[-1])
+        return cls(matrix.expand(count, 2, 3), SIZES[-1])
 
     @classmethod
     def random(cls, chance: Chance, size: Size, spread: Tensor, flip: Tensor) -> Views:
@@ -205,10 +207,9 @@ class Examples:
         sharp = np.array([mouth.sharpness >= SHARP for mouth in everyone])
         self._sharp = torch.from_numpy(sharp).float().to(self.device)
         shares = torch.from_numpy(mouths.shares()).float().to(self.device)
-        sizes = [WINDOW_SIZES.index(window_size(mouth.lips)) for mouth in everyone]
-        needed = torch.tensor(sizes, device=self.device)
+        needed = torch.tensor([window_size(mouth.lips) for mouth in everyone], device=self.device)
         # Of each size of window, how often to draw each mouth: those that fit, where some do.
-        fitting = [shares * (needed <= n) for n in range(len(WINDOW_SIZES))]
+        fitting = [shares * (needed <= torch.tensor(size, device=self.device)).all(1) for size in SIZES]
         self._shares = [few if few.any() else shares for few in fitting]
         self._find_references(mouths)
 
@@ -243,10 +244,10 @@ class Examples:
         return found, mirrored, there
 
     def batch(self, count: int, twins: int, size: int, chance: Chance) -> Batch:
-        """Random examples, the first of them with twins, in windows of one of `WINDOW_SIZES`."""
+        """Random examples, the first of them with twins, in windows of one of `SIZES`."""
         numbers = torch.multinomial(self._shares[size], count, replacement=True, generator=chance.generator)
         light = Light.random(chance, count)
-        shape, ones = WINDOW_SIZES[size], torch.ones(count, device=self.device)
+        shape, ones = SIZES[size], torch.ones(count, device=self.device)
         views = Views.random(chance, shape, ones, chance.uniform(count) < 0.5)
         as_made = chance.uniform(count) < AS_MADE
         other, mirrored, there = self.references(numbers, chance)

@@ -19,7 +19,7 @@ class PainterTraining:
     critic_rate: float  # learning rate of the discriminator
     critics: int  # steps of the discriminator to one of the painter, which costs ten times as much
     adversary_from: float = 0.12  # share of the time after which the discriminator joins
-    sizes: tuple[float, ...] = (0.3, 0.3, 0.4)  # shares of the steps with each of `mouth_window.WINDOW_SIZES`
+    sizes: tuple[float, ...] = (0.3, 0.3, 0.4)  # shares of the steps with each of `examples.SIZES`
     warmup: int = 100  # steps in which the rates rise linearly
     decay: float = 0.998  # of the averaged weights
     validate: int = 200  # steps between validations and states

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
-from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_SIZES, WINDOW_WIDTH, lip_mask, window_size
+from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH, lip_mask
 from avatard.models.training.clips import DataError
 from avatard.models.training.mouth.dataset import Mouths, part_of, read_mouths, write_mouths
-from avatard.models.training.mouth.examples import Chance, Examples, LipError, Views
+from avatard.models.training.mouth.examples import SIZES, Chance, Examples, LipError, Views
 from avatard.models.training.mouth.loss import PATCH, Discriminator, Doubt, Objective, hints, patches, soften
 from avatard.models.training.mouth.recipe import LossWeights
 from avatard.models.training.mouth.regenerate import regenerate
@@ -42,7 +42,7 @@ def examples(mouths):
     return Examples(mouths)
 
 
-LARGEST = len(WINDOW_SIZES) - 1
+LARGEST = len(SIZES) - 1
 
 
 def chance(seed=0):
@@ -162,14 +162,13 @@ def test_wide_mouths_are_drawn_more_often(mouths):
     assert shares.sum() == pytest.approx(1) and of[0.3] > 2 * of[0.05]
 
 
-@pytest.mark.parametrize("size", range(1, len(WINDOW_SIZES)))  # made-up mouths are too wide for the smallest
-def test_small_windows_show_small_mouths_whole(examples, mouths, size):
+@pytest.mark.parametrize("size", range(1, len(SIZES)))  # made-up mouths are too wide for the smallest
+def test_small_windows_show_small_mouths_whole(examples, size):
     batch = examples.batch(40, 2, size, chance())
-    assert batch.window.shape[2:] == batch.mask.shape[2:] == WINDOW_SIZES[size]
+    assert batch.window.shape[2:] == batch.mask.shape[2:] == SIZES[size]
     # What a mask has at the border is cut off there.
     edge = torch.cat([batch.mask[..., 0, :], batch.mask[..., -1, :]], -1).amax((1, 2))
     assert edge.mean() < 0.1
-    assert all(window_size(m.lips) in WINDOW_SIZES for m in mouths.mouths)
 
 
 def test_a_mask_on_the_device_is_the_one_that_is_drawn(mouths):
