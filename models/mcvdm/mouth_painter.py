@@ -33,8 +33,8 @@ class PainterConfig:
     """Configuration of the network, JSON in the checkpoint's metadata."""
 
     #: Channels at half the window's size, at a quarter and so on.
-    widths: tuple[int, ...] = (32, 64, 96, 128)
-    full: int = 16  # channels at the window's size
+    widths: tuple[int, ...] = (24, 48, 80, 112)
+    full: int = 12  # channels at the window's size
     code: int = 8  # numbers that choose among what may be behind the same lips
 
     @classmethod
