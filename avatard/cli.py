@@ -54,6 +54,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a configuration key; may be repeated."),
 ]
+MoreOption = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Another picture of the person, one that shows teeth; may be repeated."),
+]
 FaceOption = Annotated[int | None, typer.Option(min=1, help="Which face, if there are several: 1 is the leftmost.")]
 ProfileOption = Annotated[
     str | None, typer.Option(metavar="quality|balanced|low-latency", help="Trade smoothness for latency.")
@@ -144,6 +148,7 @@ def doctor(
 def serve(
     identity: Annotated[Path, typer.Option(help="The portrait: one upright face, seen from the front.")],
     face: FaceOption = None,
+    more: MoreOption = None,
     profile: ProfileOption = None,
     audio: Annotated[
         str | None, typer.Option(metavar="FILE|mic", help="Speak a sound file, or a local microphone.")
@@ -187,6 +192,7 @@ def serve(
     """
     flags = {
         "portrait.face": face,
+        "portrait.more": [str(path) for path in more] if more else None,
         "stream.profile": profile,
         "audio.source": audio,
         "idle.pose_video": pose_video,
@@ -238,6 +244,7 @@ def render(
     audio: Annotated[Path, typer.Option(help="The speech: any file with sound in it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .mp4, .webm or .mov.")],
     face: FaceOption = None,
+    more: MoreOption = None,
     size: Annotated[int | None, typer.Option(help="Longer side of the pictures; picture.size by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of the video network.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same inputs and seed give the same file.")] = None,
@@ -255,6 +262,7 @@ def render(
     """
     flags = {
         "portrait.face": face,
+        "portrait.more": [str(path) for path in more] if more else None,
         "stream.video_steps": steps,
         "stream.seed": seed,
         "log.level": log_level,

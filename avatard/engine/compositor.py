@@ -24,8 +24,7 @@ from avatard.frame import Backdrop, Rectangle
 from avatard.models.face.crop import Crop
 from avatard.models.face.topology import MESH_TO_68, OUTER_LIP, interocular
 from avatard.models.mcvdm.decoder import FINE_CELLS, Layers
-from avatard.models.mcvdm.mouth_filler import REFERENCE_OPENING, Mouth, MouthFiller, PaintShare
-from avatard.models.mcvdm.mouth_painter import MouthPainter
+from avatard.models.mcvdm.mouth_filler import Mouth, MouthFiller, PaintShare
 from avatard.timebase import CROP_SIDE
 
 Pixels = NDArray[np.uint8]
@@ -80,7 +79,7 @@ class Compositor:
         identity: whose photograph, what of it the networks see, and where its mouth and eyes are.
         framing: what of the photograph is shown.
         background: what is shown instead of the photograph's own.
-        painter: paints what shows between the lips; None leaves the decoder's paint.
+        filler: paints what shows between the lips; None leaves the decoder's paint.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Compositor:
         identity: Face,
         framing: Framing,
         background: Background | None = None,
-        painter: MouthPainter | None = None,
+        filler: MouthFiller | None = None,
     ) -> None:
         self.framing: Final = framing
         self.to_frame: Final = affine.compose(framing.matrix, affine.inverse(identity.crop.matrix))  # crop → frame
@@ -119,7 +118,7 @@ class Compositor:
         mouth = mesh[MESH_TO_68[OUTER_LIP]]
         self._field = _Field(identity.photograph.shape, framing, self.to_frame, self.rectangle, source.rest)
         self._brush = Brush(self.to_frame, self.rectangle.left, self.rectangle.top, shape, mouth, still[..., :3])
-        self._filler = None if painter is None else MouthFiller(painter, reference=_own_teeth(identity))
+        self._filler = filler
         # Fresh pages for each frame cost more than the work done on them.
         self._warped = np.empty((*shape, 4), np.uint8)
 
@@ -129,7 +128,7 @@ class Compositor:
         Args:
             layers: what the decoder made.
             eyes: where they look, and their lids.
-            mouth: in pixels of the crop, where the painter shall paint it.
+            mouth: in pixels of the crop, where it shall be filled.
         """
         self._eyes(eyes)
         positions = self._field(layers.flow)
@@ -155,15 +154,6 @@ class Compositor:
         rest = self._field.rest[0, 0]
         start: Floats = (self._field(flow) - rest) / OVERSAMPLING + np.array([left, top], np.float32)
         return start
-
-
-def _own_teeth(identity: Face) -> tuple[Pixels, Mouth] | None:
-    """The photograph and its mouth, if that shows teeth."""
-    points = identity.points[MESH_TO_68]
-    mouth = Mouth(points, float(interocular(points)), 0.0)  # a crop is upright
-    if mouth.opening < REFERENCE_OPENING:
-        return None
-    return identity.photograph, mouth.after(affine.inverse(identity.crop.matrix))
 
 
 def _share(layers: Layers, to_part: NDArray[np.float64]) -> PaintShare:

@@ -29,6 +29,7 @@ from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
 from avatard.engine.portrait_check import warnings_of
+from avatard.engine.teeth import teeth_of
 from avatard.engine.video_stream import Clip, PreparedPortrait, VideoStream
 from avatard.frame import Backdrop, Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
@@ -38,7 +39,7 @@ from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.model import Mcvdm
-from avatard.models.mcvdm.mouth_filler import Mouth
+from avatard.models.mcvdm.mouth_filler import Mouth, MouthFiller
 from avatard.models.mcvdm.mouth_painter import MouthPainter
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
@@ -197,6 +198,7 @@ class NeuralEngine:
         self.timer: Timer = untimed
         self._config = config
         self._background = Background.of(config.picture.background)  # before what takes longer to load
+        self._more = [(name, Identity.load(name)) for name in config.portrait.more]
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
         self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
@@ -215,7 +217,10 @@ class NeuralEngine:
         picture = self._config.picture
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)
-        compositor = Compositor(identity, framing, self._background, self._painter)
+        filler = None
+        if self._painter is not None:
+            filler = MouthFiller(self._painter, reference=teeth_of(identity, self._more))
+        compositor = Compositor(identity, framing, self._background, filler)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
