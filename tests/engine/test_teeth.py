@@ -73,7 +73,7 @@ def test_what_cannot_be_used_is_ignored_and_told(closed, smiling, fault, caplog)
     elif fault == "face":
         other, said_of = replace(smiling, neutral=smiling.neutral + np.float32(0.1)), "another face"
     else:
-        other, said_of = replace(smiling, portrait=smiling.portrait // 3), "colours"
+        other, said_of = replace(smiling, portrait=smiling.portrait // 3), "another light"
     assert teeth_of(closed, [("more.jpg", other)]) is None
     assert said(caplog) == ["portrait"]
     assert "more.jpg is ignored" in caplog.records[-1].note and said_of in caplog.records[-1].note
