@@ -31,13 +31,18 @@ def main(
     begun = time.monotonic()
     import torch  # takes seconds: not for --help
 
+    from avatard.models.evaluation.motion_streams import Streams
     from avatard.models.training.atom.bundle import read
     from avatard.models.training.atom.device_train import Budget, train, variants
 
     torch.backends.cuda.matmul.allow_tf32 = True
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     budget = Budget(minutes, batch=batch, most_steps=steps, log_steps=min(steps, 100))
-    train(read(bundle), variants(seed)[variant], budget, run, chosen, lambda: time.monotonic() - begun)
+    train(
+        *(read(bundle), variants(seed)[variant], budget, run, chosen),
+        validation=lambda data: Streams(data).figures,
+        seconds=lambda: time.monotonic() - begun,
+    )
 
 
 if __name__ == "__main__":

@@ -94,10 +94,12 @@ def test_evaluation_writes_every_key(folders, tmp_path):
     options += ["--weights", str(tmp_path / "run/best.safetensors"), "--steps", "1"]
     assert run_script("evaluate_motion", folders[0], *options) == 0
     report = json.loads((tmp_path / "out.json").read_text())
-    assert set(report) == {"overall", "lrw_ar/a04"}
+    assert set(report) == {"overall", "lrw_ar", "lrw_ar/a04"}
     keys = "mouth_r mouth_r_best_lag lag_frames lip_error_percent_iod lip_error_centred jerk_ratio bilabial_closure"
-    keys += " drift_percent_iod_per_min wrong_audio_mouth_r ms_per_hop"
-    for figures in report.values():
+    keys += " wrong_audio_mouth_r"
+    for name, figures in report.items():
         assert set(keys.split()) <= set(figures)
+        # One network makes a source's motions and a person's speech drifts; a source has neither of its own.
+        assert name == "lrw_ar" or {"drift_percent_iod_per_min", "ms_per_hop"} <= set(figures)
         assert set(figures["baselines"]) == {"hold_reference", "hold_neutral", "regressor", "loudness", "ridge"}
     assert (tmp_path / "out.png").stat().st_size > 10_000

@@ -9,27 +9,20 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avatard.models import checkpoint
-from avatard.models.atom.model import Atom, AtomConfig, reference_of
-from avatard.models.evaluation.motion_metrics import correlation, jerk, lip_error
-from avatard.models.evaluation.streamed import roll_out
-from avatard.models.face.topology import mouth_opening
-from avatard.models.speech import WhisperFeatures, power_spectrum
+from avatard.models.atom.model import Atom, AtomConfig
+from avatard.models.speech import WhisperFeatures
 from avatard.models.training.atom.bundle import Bundle
 from avatard.models.training.atom.dataset import set_statistics
 from avatard.models.training.atom.device_data import Augmentation, DeviceData
 from avatard.models.training.atom.loss import AtomObjective, Corruption, LossWeights
-from avatard.timebase import SAMPLES_PER_FRAME
 
 #: Share of the budget after which the weights so far are saved besides the best ones.
 EARLY = 0.8
@@ -62,71 +55,18 @@ class Variant:
     seed: int = 0
 
 
-class Streams:
-    """Clips of one split as serving streams them, side by side: silence, the clip, silence.
-
-    The sound is moved to the sample, so that frame n of the picture belongs to frame n of the motion.
-    """
-
-    def __init__(self, data: DeviceData, hop: int = 4, lookahead: int = 2) -> None:
-        self.data, self.hop, self.lookahead = data, hop, lookahead
-        hops = -(-max(clip.frames for clip in data.clips) // hop)
-        window = data.window_frames * SAMPLES_PER_FRAME
-        before = window - (hop + lookahead) * SAMPLES_PER_FRAME
-        count = before + (hops * hop + hop + lookahead) * SAMPLES_PER_FRAME
-        place = torch.arange(count, device=data.device) - before
-        shift = (data.offset * SAMPLES_PER_FRAME).round().long()
-        index = place + shift[:, None]
-        own = data.frames[:, None] * SAMPLES_PER_FRAME
-        there = (index >= 0) & (index < own) & (place >= 0)
-        start = data.start[:, None] * SAMPLES_PER_FRAME
-        sound = data.audio[torch.where(there, start + index, 0)].float() / 32768 * there
-        self.windows = [
-            sound[:, n * hop * SAMPLES_PER_FRAME : n * hop * SAMPLES_PER_FRAME + window] for n in range(hops)
-        ]
-        first = data.start
-        self.reference = reference_of(data.landmarks[first], data.neutrals[first])
-
-    @torch.no_grad()
-    def motions(self, atom: Atom, steps: int = 2) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Real and generated landmarks of each clip."""
-
-        def features() -> Iterator[Tensor]:
-            for window in self.windows:
-                yield self.data.speech.encode(power_spectrum(window, self.data.window)).float()
-
-        moved = roll_out(atom, features(), self.reference, steps=steps, lookahead=self.lookahead, hop=self.hop)
-        made = (moved + atom.resting(self.reference)[:, None]).float().cpu().numpy()
-        return [(face.landmarks, made[n, : len(face.landmarks)]) for n, face in enumerate(self.data.faces)]
-
-    def figures(self, atom: Atom) -> dict[str, float]:
-        """Of all clips, and r by clip of each source.
-
-        `score`, by which the best weights are kept, is r by clip less the lip error's share of a held portrait's, with
-        sources weighted by the square root of their clips.
-        """
-        pairs = self.motions(atom)
-        r = np.array([correlation(mouth_opening(real), mouth_opening(made)) for real, made in pairs])
-        ratio = np.array([lip_error(real, made) / lip_error(real, real[:1]) for real, made in pairs])
-        groups = defaultdict(list)
-        for n, clip in enumerate(self.data.clips):
-            groups[clip.source].append(n)
-        weights = np.sqrt([len(members) for members in groups.values()])
-        scores = [r[members].mean() - ratio[members].mean() for members in groups.values()]
-        real, made = (np.concatenate([mouth_opening(pair[side]) for pair in pairs]) for side in (0, 1))
-        jerks = [np.sqrt(np.mean(np.concatenate([jerk(pair[side]).ravel() for pair in pairs]) ** 2)) for side in (0, 1)]
-        return {
-            "score": float(scores @ weights / weights.sum()),
-            "mouth_r_clip": float(r.mean()),
-            "lip_error_to_hold": float(ratio.mean()),
-            "opening_ratio": float(made.std() / real.std()),
-            "jerk_ratio": float(jerks[1] / jerks[0]),
-            **{f"r_{source}": float(r[members].mean()) for source, members in groups.items()},
-        }
+#: Of validation data, a function that gives a network's figures; `score` is what the best weights have most of.
+Validation = Callable[[DeviceData], Callable[[Atom], dict[str, float]]]
 
 
 def train(
-    bundle: Bundle, variant: Variant, budget: Budget, run: Path, device: torch.device, seconds: Callable[[], float]
+    bundle: Bundle,
+    variant: Variant,
+    budget: Budget,
+    run: Path,
+    device: torch.device,
+    validation: Validation,
+    seconds: Callable[[], float],
 ) -> None:
     """Train until the clock `seconds` shows `budget.minutes`.
 
@@ -140,7 +80,7 @@ def train(
     on_gpu = device.type == "cuda"
     speech = WhisperFeatures.load().to(device)
     data = DeviceData(bundle, "train", device, speech, variant.network.audio_frames)
-    streams = Streams(DeviceData(bundle, "validation", device, speech, variant.network.audio_frames, tracks=1))
+    figures_of = validation(DeviceData(bundle, "validation", device, speech, variant.network.audio_frames, tracks=1))
     atom = Atom(variant.network)
     set_statistics(atom, data.faces)
     atom = atom.to(device)
@@ -165,7 +105,7 @@ def train(
 
     def validate() -> dict[str, float]:
         nonlocal best
-        figures = streams.figures(averaged)
+        figures = figures_of(averaged)
         scores.write({"step": step, "seconds": seconds() - start, **figures})
         print(run.name, step, {key: round(value, 3) for key, value in figures.items()}, flush=True)
         if figures["score"] > best:

@@ -6,6 +6,7 @@ import torch
 
 from avatard.models import checkpoint
 from avatard.models.atom.model import Atom, AtomConfig
+from avatard.models.evaluation.motion_streams import Streams
 from avatard.models.training.atom.bundle import Bundle, BundledClip
 from avatard.models.training.atom.device_train import Budget, Variant, train, variants
 
@@ -18,7 +19,15 @@ def test_a_training_of_two_steps_leaves_weights_that_load(tmp_path):
     landmarks = np.cumsum(rng.normal(0, 0.01, (60, 68, 3)), axis=0).astype(np.float32)
     bundle = Bundle(clips, landmarks, rng.normal(0, 3000, 60 * 640).astype(np.int16))
     budget = Budget(minutes=10, batch=4, most_steps=2, log_steps=1)
-    train(bundle, Variant(SMALL), budget, tmp_path / "run", torch.device("cpu"), lambda: 0.0)
+    train(
+        bundle,
+        Variant(SMALL),
+        budget,
+        tmp_path / "run",
+        torch.device("cpu"),
+        lambda data: Streams(data).figures,
+        lambda: 0.0,
+    )
     losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines())]
     assert len(losses) == 2 and all(np.isfinite(losses))
     for name in ("best", "last"):
