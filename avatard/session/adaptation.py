@@ -29,9 +29,7 @@ CALM_LOAD, BUSY_LOAD = 0.8, 0.95  # of a stage, after and before a change of lev
 LOAD_CLIPS = 12, 40  # parts of clips that the load is the mean of: at least, at most
 LEVEL_SECONDS = 5.0  # a level is kept for at least this long
 MAX_STRIDE = 4  # 6.25 pictures a second
-FAR_LOAD = (
-    1.8  # half the size, mouths unpainted, takes 21 instead of 42 core-ms of rendering at 512: beyond, not enough
-)
+FAR_LOAD = 1.8  # half the size, without painted teeth, about halves rendering at 512 pixels: beyond, that is not enough
 WHOLE_SIZE_GROWTH = 2.0  # of the load of rendering when pictures get their whole size back
 LEAST_SIDE = 256  # pixels: smaller pictures are not composed at half of their size, which would save little
 

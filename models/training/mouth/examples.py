@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from avatard.models.mcvdm.mouth_filler import REFERENCE_OPENING
 from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH, window_size
 from avatard.models.training.mouth.dataset import Mouth, Mouths
 
@@ -21,8 +22,6 @@ from avatard.models.training.mouth.dataset import Mouth, Mouths
 REFERENCE, MIRRORED_REFERENCE = 0.5, 0.35
 #: Share of the hints that are taken from what MC-VDM makes, where that is known.
 AS_MADE = 0.7
-#: A reference must be open this far (interocular distances) to show teeth.
-REFERENCE_OPENING = 0.06
 #: Sources with fewer pixels per pixel of the window teach where teeth and tongue are, not how they look from near.
 SHARP = 0.55
 
