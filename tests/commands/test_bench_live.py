@@ -51,7 +51,7 @@ async def test_a_live_session_is_measured_by_a_client():
 
 @pytest.mark.parametrize("late", [0.25, 0.7, 1.9])
 def test_latency_and_skew_are_those_of_the_arrivals(late):
-    """The sound of `late` seconds ago, in packets of one frame that come when they are due, each picture 12 ms before."""
+    """Packets of one frame, each when it is due, with the sound of `late` seconds before; pictures 12 ms earlier."""
     rate, seconds, offer_at, first_pts = 48_000, 8, 0.5, 777
     said = speech(20)
     heard = soxr.resample(np.concatenate([np.zeros(round((late - offer_at) * 16_000 + 16_000)), said]), 16_000, rate)
