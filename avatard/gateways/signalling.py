@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from avatard.gateways.webrtc import PeerRegistry, StackingError, UnavailableError
+from avatard.gateways.webrtc import Client, PeerRegistry, StackingError, UnavailableError
 from avatard.protocols.http_body import read_text
 from avatard.protocols.json_text import parse_object
 from avatard.protocols.offer import Candidate, OfferError, parse_candidate
@@ -32,14 +32,14 @@ class Signalling:
         SignallingEndpoint("/whip", self._registry.ice_servers, self._admit_speaker).add_routes(app)
 
     async def _admit_viewer(self, request: web.Request) -> Peer:
-        return await self._admit("whep", _wants_stacked(request))
+        return (await self._admit("whep", _wants_stacked(request))).peer
 
     async def _admit_speaker(self, request: web.Request) -> Peer:
-        return await self._admit("whip")
+        return (await self._admit("whip")).peer
 
-    async def _admit(self, kind: str, stacked: bool = False) -> Peer:
+    async def _admit(self, kind: str, stacked: bool = False) -> Client:
         try:
-            return (await self._registry.admit(kind, stacked)).peer
+            return await self._registry.admit(kind, stacked)
         except UnavailableError as error:
             raise unavailable(error) from error
         except StackingError as error:
@@ -50,14 +50,13 @@ class Signalling:
         offer = body.get("sdp")
         if not isinstance(offer, str) or body.get("type") != "offer":
             raise web.HTTPBadRequest(text='expected {"sdp": "...", "type": "offer"}')
+        stacked = _wants_stacked(request)
         before = self._registry.find(body.get("pc_id"))
         if before is not None:
             await before.peer.close()  # the client comes back: its old connection is of no use
+        client = await self._admit("page", stacked)
         try:
-            client = await self._registry.admit("page")
             answer = await client.peer.answer(offer)
-        except UnavailableError as error:
-            raise unavailable(error) from error
         except OfferError as error:
             raise refusal(error) from error
         return web.json_response({"sdp": answer, "type": "answer", "pc_id": client.name})
@@ -80,7 +79,7 @@ class Signalling:
 
 
 def _wants_stacked(request: web.Request) -> bool:
-    """Whether a viewer asks for colour over matte. Raises `web.HTTPBadRequest` where it asks for something else."""
+    """Whether a client asks for colour over matte. Raises `web.HTTPBadRequest` where it asks for something else."""
     alpha = request.query.get("alpha")
     if alpha not in (None, "stacked"):
         raise web.HTTPBadRequest(text=f"got alpha={alpha[:20]}, expected alpha=stacked or none")

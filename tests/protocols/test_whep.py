@@ -106,17 +106,27 @@ async def test_a_viewer_may_have_colour_over_matte():
             async with http.post(f"{url}/whep{query}", data=await viewer.offer(), headers=SDP) as response:
                 assert response.status == 201
                 await viewer.pc.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+        viewers["page"] = page = Viewer()
+        offer = {"type": "offer", "sdp": await page.offer()}
+        async with http.post(f"{url}/api/offer?alpha=stacked", json=offer) as response:
+            assert response.status == 200
+            await page.pc.setRemoteDescription(RTCSessionDescription((await response.json())["sdp"], "answer"))
         await until(lambda: all(viewer.frames["video"] > 5 for viewer in viewers.values()))
-        stacked, plain = (viewer.picture for viewer in viewers.values())
+        stacked, plain, seated = (viewer.picture for viewer in viewers.values())
         assert stacked is not None and stacked.shape == (512, 256, 3)
+        assert seated is not None and seated.shape == stacked.shape
         matte = stacked[256:, 32::64].mean(axis=(0, 2))
         np.testing.assert_allclose(matte, [0, 255, 255, 128], atol=8)
         np.testing.assert_allclose(stacked[100:156, 70:180].mean(), 128, atol=6)
         assert plain is not None and plain.shape == (256, 256, 3)
         assert plain[100:156, 4:60].min() > 180, "chequers"
-        async with http.post(f"{url}/whep?alpha=yes", data="v=0", headers=SDP) as response:
-            assert response.status == 400
-            assert (await response.json())["error"] == "got alpha=yes, expected alpha=stacked or none"
+        for refused in (
+            http.post(f"{url}/whep?alpha=yes", data="v=0", headers=SDP),
+            http.post(f"{url}/api/offer?alpha=yes", json=offer),
+        ):
+            async with refused as response:
+                assert response.status == 400
+                assert (await response.json())["error"] == "got alpha=yes, expected alpha=stacked or none"
         for viewer in viewers.values():
             await viewer.close()
 
