@@ -68,7 +68,7 @@ async def test_a_signal_ends_it_cleanly_with_clients_connected(portrait):
             message = await socket.receive(timeout=10)
         assert message.type is aiohttp.WSMsgType.CLOSE and message.data == 1001
     rest = (await process.stderr.read()).decode()
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), 60) == 0
     assert "Traceback" not in rest and "shutting down" in rest
 
 
@@ -76,7 +76,7 @@ async def test_ctrl_c_of_a_terminal_leaves_no_traceback(portrait):
     process, _, _ = await start(portrait)
     os.killpg(process.pid, signal.SIGINT)  # a terminal signals every process that was started in it
     rest = (await process.stderr.read()).decode()
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), 60) == 0
     assert "Traceback" not in rest and "shutting down" in rest
 
 
@@ -90,7 +90,7 @@ async def test_a_sound_file_is_spoken_from_the_start(portrait, tmp_path):
                 async with http.get(f"{url}/api/status") as response:
                     speaking = (await response.json())["speaking"]
     process.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
 @pytest.mark.parametrize(

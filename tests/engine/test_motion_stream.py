@@ -1,4 +1,5 @@
 import tracemalloc
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avatard.engine.motion_stream import LEAVING_FRAMES, MotionStream, start_noise
+from avatard.engine.motion_stream import LEAVING_FRAMES, MotionStream, start_noise, without_step
 from avatard.inference.engine_api import EngineError
 from avatard.models.atom.model import Atom, AtomConfig, reference_of
 from avatard.models.face.topology import mouth_opening
@@ -82,7 +83,19 @@ def test_streaming_is_the_network_on_the_same_windows(networks):
             emitted = torch.cat([emitted, new], dim=1)
     resting = atom.resting(reference)[0]
     assert (resting - 0.11).abs().max() < 1e-6
-    assert np.array_equal(streamed, (2 * emitted[0, 4:18] + resting).numpy())
+    hops = [*(2 * emitted[0, 4:] + resting).split(4)]
+    for before, after in pairwise(range(len(hops))):
+        hops[after] = without_step(hops[before], hops[after])
+    assert np.array_equal(streamed, torch.cat(hops)[:14].numpy())
+
+
+def test_a_hop_goes_on_from_the_one_before():
+    """A face that moves evenly and jumps between two hops: the jump is spread over three frames."""
+    steady = torch.arange(8.0)[:, None, None].expand(8, 68, 3)
+    assert torch.equal(without_step(steady[:4], steady[4:]), steady[4:])
+    moved = without_step(steady[:4], steady[4:] + 1)
+    assert (moved[:, 0, 0] - steady[4:, 0, 0]).tolist() == [0.5, 0.75, 1.0, 1.0]
+    assert torch.equal(without_step(steady[:1], steady[4:]), steady[4:]), "one frame has no speed"
 
 
 def test_a_stream_may_begin_with_the_portrait_and_soon_leaves_it(networks):
