@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from avatard.engine.idle_motion import Idle
 from avatard.frame import Samples, raised_cosine
@@ -18,6 +19,8 @@ from avatard.timebase import FRAME_MS, LANDMARKS, SAMPLES_PER_FRAME
 
 #: A stream that begins with the portrait as it is leaves it within so many frames.
 LEAVING_FRAMES = 6
+#: Shares of the step between two hops by which the first frames of the second one are moved.
+STEP_SHARES = (0.5, 0.25)
 
 
 class Face(Protocol):
@@ -105,6 +108,7 @@ class MotionStream:
         self._timer = timer
         self._idle = idle
         self._prefix = torch.zeros(1, config.frames - hop_frames, LANDMARKS, 3)
+        self._before: Tensor | None = None  # the last hop as it was given out, without `idle`
         self._received = 0  # samples
         self._first = self._next = first_frame
         # The window of the next hop begins here; silence stands for what was before the stream.
@@ -167,6 +171,9 @@ class MotionStream:
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * SAMPLES_PER_FRAME :]
         face = self._gain * new[0] + self._resting
+        if self._before is not None:
+            face = without_step(self._before, face)
+        self._before = face
         shown = self._next - self._first
         if self._start_from_portrait and shown < LEAVING_FRAMES:
             left = raised_cosine(np.arange(shown, shown + self._hop) / LEAVING_FRAMES)
@@ -176,6 +183,22 @@ class MotionStream:
             landmarks = landmarks + self._idle.face(self._next, self._hop)
         self._next += self._hop
         return Motion(self._next - self._hop, landmarks)
+
+
+def without_step(before: Tensor, after: Tensor) -> Tensor:
+    """The frames `after` a hop `[k, 68, 3]`, the first of them moved towards where `before` leads.
+
+    The network corrects at once what it did not know a hop ago: a small jump in every first frame, 1.75 times the mean
+    change. Where the hops meet, the face is expected to move at the mean of the speeds before and after.
+    """
+    if min(len(before), len(after)) < 2:
+        return after
+    speed = (before[-1] - before[-2] + after[1] - after[0]) / 2
+    step = before[-1] + speed - after[0]
+    moved = after.clone()
+    for frame, share in zip(moved, STEP_SHARES, strict=False):
+        frame += share * step
+    return moved
 
 
 def start_noise(seed: int, frames: range, scale: float) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_latency_and_skew_are_those_of_the_arrivals(late):
     said = speech(20)
     heard = soxr.resample(np.concatenate([np.zeros(round((late - offer_at) * 16_000 + 16_000)), said]), 16_000, rate)
     heard = heard[rate:]  # what arrives `offer_at` seconds after the speech began was captured `late` seconds before
-    client = SimpleNamespace(voice_started_at=100.0, sound={}, audio=Arrivals(), video=Arrivals())
+    client: Any = SimpleNamespace(voice_started_at=100.0, sound={}, audio=Arrivals(), video=Arrivals())
     for n in range(25 * seconds):
         at = AUDIO_TICKS * n
         client.sound[at] = to_pcm16(heard[at : at + AUDIO_TICKS])
