@@ -38,9 +38,12 @@ WHOLE_LINE: Final = 0.65  # of the eye's width: less is hair
 #: A lid that unrolls shows skin without lashes: within this above its edge it is smoothed along the eye by that much.
 UNROLLED: Final = 0.2
 SMOOTHED: Final = 0.05
-#: A lid in the light has that share of the brightness of the skin below the eye; it gains no more than the second.
-LIT: Final = 0.85
-MAX_LIGHT: Final = 1.8
+#: It comes out of the fold and out of the brow's shadow into the light. Its shades, wider than the first, become the
+#: colour of the skin below the eye times the second, by the third; no pixel gains more than the last.
+SHADES: Final = 0.06
+LIT: Final = 0.9
+EVENED: Final = 0.85
+MAX_LIGHT: Final = 2.5
 #: Thickness of the line of lashes on a lid that comes down, and how dark it is.
 LASH_LINE: Final = 0.035
 LASH_STRENGTH: Final = 0.75
@@ -191,20 +194,23 @@ class _Eye:
         columns = np.clip(np.rint(offsets * along[0]).astype(int) + reach, 0, 2 * reach)
         np.add.at(kernel, (rows, columns), weights / weights.sum())
         smooth = cv2.filter2D(self._photographed, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-        near = _smooth((self._t - self._upper + UNROLLED) / (0.5 * UNROLLED)) * (self._t < self._upper)
+        reach = np.maximum(self._above, UNROLLED)
+        near = _smooth((self._t - self._upper + reach) / (0.5 * reach)) * (self._t < self._upper)
         near = (near * self._side)[..., None]
-        lit = np.clip(smooth * self._light(), 0, 255)
+        lit = np.clip(smooth * self._light(width), 0, 255)
         return np.asarray(np.rint(self._photographed * (1 - near) + lit * near), np.uint8)
 
-    def _light(self) -> Floats:
-        """By how much the skin above the eye must be brighter, `[4]`, when it comes out of the shadow of the brow."""
-        fold = (self._t < self._upper - LASHES) & (self._t > self._upper - UNROLLED)
+    def _light(self, width: float) -> Floats:
+        """By how much each pixel of the skin above the eye must be brighter when it lies in the light, `[h, w, 4]`."""
+        gain = np.ones_like(self._photographed, np.float32)
         cheek = (self._t > self._lower + 0.1) & (self._t < self._lower + BELOW)
-        if not fold.any() or not cheek.any():
-            return np.ones(4, np.float32)
-        dark, light = (float(np.median(self._photographed[where][:, :3])) for where in (fold, cheek))
-        gain = np.full(4, np.clip(LIT * light / max(dark, 1.0), 1, MAX_LIGHT), np.float32)
-        gain[3] = 1
+        if cheek.any():
+            light = np.median(self._photographed[cheek][:, :3], axis=0)
+            above = (self._t < self._upper - 0.5 * LASHES).astype(np.float32)[..., None]
+            weighted = np.concatenate([self._photographed[..., :3] * above, above], axis=2)
+            shades = cv2.GaussianBlur(weighted, (0, 0), SHADES * width)
+            shade = shades[..., :3] / np.maximum(shades[..., 3:], 1e-3)
+            gain[..., :3] = np.clip(LIT * light / np.maximum(shade, 1), 1, MAX_LIGHT) ** EVENED
         return gain
 
     def _open(self) -> Floats:

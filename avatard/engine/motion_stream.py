@@ -19,8 +19,8 @@ from avatard.timebase import FRAME_MS, LANDMARKS, SAMPLES_PER_FRAME
 
 #: A stream that begins with the portrait as it is leaves it within so many frames.
 LEAVING_FRAMES = 6
-#: Shares of the step between two hops by which the first frames of the second one are moved.
-STEP_SHARES = (0.5, 0.25)
+#: How much of the step between two hops the first frame of the second one makes up for.
+STEP_SHARE = 0.5
 
 
 class Face(Protocol):
@@ -186,19 +186,16 @@ class MotionStream:
 
 
 def without_step(before: Tensor, after: Tensor) -> Tensor:
-    """The frames `after` a hop `[k, 68, 3]`, the first of them moved towards where `before` leads.
+    """The hop `after` `[k, 68, 3]`, its first frame moved towards where the hop `before` leads.
 
-    The network corrects at once what it did not know a hop ago: a small jump in every first frame, 1.75 times the mean
-    change. Where the hops meet, the face is expected to move at the mean of the speeds before and after.
+    The network corrects at once what it did not know a hop ago: a jump before every first frame, 1.75 times the mean
+    change of the lips. Where the hops meet, the face is expected to move at the mean of the speeds before and after.
     """
     if min(len(before), len(after)) < 2:
         return after
     speed = (before[-1] - before[-2] + after[1] - after[0]) / 2
-    step = before[-1] + speed - after[0]
-    moved = after.clone()
-    for frame, share in zip(moved, STEP_SHARES, strict=False):
-        frame += share * step
-    return moved
+    first = torch.lerp(after[0], before[-1] + speed, STEP_SHARE)
+    return torch.cat([first[None], after[1:]])
 
 
 def start_noise(seed: int, frames: range, scale: float) -> NDArray[np.float32]:

@@ -67,6 +67,22 @@ def test_lids_come_down_over_the_iris_and_do_not_squash_it():
     np.testing.assert_allclose(picture[iris_below].astype(int), before.astype(int), atol=6)
 
 
+def test_a_lid_comes_out_of_the_shadow_of_the_brow():
+    """Eyes lie deep: the skin above them is dark and reddish, a shut lid is nearly as bright as the skin below it."""
+    picture, points = drawn_face()
+    lids = [points[UPPER_LIDS[side]] for side in range(2)]
+    for lid in lids:
+        low = lid[:, 1].min()
+        left, right = round(lid[:, 0].min()) - 8, round(lid[:, 0].max()) + 8
+        picture[round(low - 22) : round(low), left:right, :3] = (110, 60, 45)
+    EyePainter(picture, points, SCALE)(Eyes((1.0, 1.0)))
+    for side, lid in enumerate(lids):
+        x = round(lid[:, 0].mean())
+        between = round((lid[:, 1].min() + points[LOWER_LIDS[side]][:, 1].max()) / 2)
+        shut = picture[between - 2 : between + 3, x - 8 : x + 9, :3].mean((0, 1))
+        assert (shut > 0.75 * np.array(SKIN)).all() and (shut < 1.05 * np.array(SKIN)).all()
+
+
 def test_nothing_but_the_surroundings_of_the_eyes_is_touched_and_it_comes_back():
     picture, points = drawn_face()
     before = picture.copy()
