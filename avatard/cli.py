@@ -56,7 +56,9 @@ SetOption = Annotated[
 ]
 MoreOption = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="Another picture of the person, one that shows teeth; may be repeated."),
+    typer.Option(
+        metavar="FILE", help="Another picture of the person, or a short video, that shows teeth; may be repeated."
+    ),
 ]
 FaceOption = Annotated[int | None, typer.Option(min=1, help="Which face, if there are several: 1 is the leftmost.")]
 ProfileOption = Annotated[

@@ -108,7 +108,8 @@ class Portrait(Section, frozen=True):
         int, Meta(ge=0, le=64, description="which face of the portrait, from the left; 0: there is only one")
     ] = 0
     more: Annotated[
-        tuple[str, ...], Meta(description="more pictures of the person: one that shows teeth lends them to the mouth")
+        tuple[str, ...],
+        Meta(description="more pictures or videos of the person: one that shows teeth lends them to the mouth"),
     ] = ()
 
 

@@ -26,7 +26,7 @@ from avatard.errors import UserError
 from avatard.frame import Frame, Samples, Sound
 from avatard.inference.engine_api import Engine, MakeEngine, Stream
 from avatard.media.audio_file import open_audio, read_speech
-from avatard.media.video_file import read_frames
+from avatard.media.video_file import VIDEOS, read_frames
 from avatard.media.video_writer import FORMATS, VideoWriter
 from avatard.playout.audio_timeline import Timing
 from avatard.playout.scheduler import PlayoutFrame, Scheduler, StartEpoch
@@ -34,7 +34,6 @@ from avatard.playout.utterance import Utterance
 from avatard.portrait import Portrait
 from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
-VIDEOS: Final = {".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"}
 SIZES: Final = (64, 2048)
 WAIT_SECONDS: Final = 1.0
 BADGE: Final = "AI-generated"

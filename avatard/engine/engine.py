@@ -29,7 +29,7 @@ from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
 from avatard.engine.portrait_check import warnings_of
-from avatard.engine.teeth import teeth_of
+from avatard.engine.teeth import other_picture, teeth_of
 from avatard.engine.video_stream import Clip, PreparedPortrait, VideoStream
 from avatard.frame import Backdrop, Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
@@ -198,7 +198,7 @@ class NeuralEngine:
         self.timer: Timer = untimed
         self._config = config
         self._background = Background.of(config.picture.background)  # before what takes longer to load
-        self._more = [(name, Identity.load(name)) for name in config.portrait.more]
+        self._more = [(name, other_picture(name)) for name in config.portrait.more]
         self._speech = _speech(config.speech)
         self._atom = Atom.load(config.motion.weights)
         self._mcvdm = Mcvdm.load(config.video.weights).for_inference()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Final
 
 import cv2
@@ -11,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.engine import affine
-from avatard.engine.identity import Identity
+from avatard.engine.identity import Identity, IdentityError
+from avatard.media.image_file import ImageError
+from avatard.media.video_file import VIDEOS, read_frames
+from avatard.models.face.mesh import FaceMesh
 from avatard.models.face.topology import MESH_TO_68, interocular
 from avatard.models.mcvdm.mouth_filler import REFERENCE_OPENING, Mouth
+from avatard.portrait import Portrait
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,35 @@ SAME: Final = 1.5
 MOST_YAW: Final = 30.0
 #: Rows and columns of a portrait that are cheeks and nose.
 CHEEKS: Final = (slice(140, 170), slice(80, 176))
+
+
+#: Of a video, one frame in so many is looked at, up to so many: 20 s.
+VIDEO_STEP: Final = 10
+VIDEO_FRAMES: Final = 50
+
+
+def other_picture(path: str | Path) -> Identity:
+    """A picture of the person; of a video the frame, seen from the front, with the widest open mouth.
+
+    Raises:
+        ImageError, IdentityError, MediaError: there is none.
+    """
+    if Path(path).suffix.lower() not in VIDEOS:
+        return Identity.load(path)
+    faces = list(_faces_of(Path(path)))
+    if not faces:
+        raise IdentityError(f"{path}: no frame of its first 20 s shows one face that can be used")
+    return max(faces, key=lambda one: (not _turned(one), _mouth(one).opening))
+
+
+def _faces_of(video: Path) -> Iterator[Identity]:
+    mesh = FaceMesh()
+    for pixels in islice(read_frames(video), 0, VIDEO_FRAMES * VIDEO_STEP, VIDEO_STEP):
+        data = cv2.imencode(".bmp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+        try:
+            yield Identity.find(Portrait(data, name=str(video)), mesh=mesh)
+        except (ImageError, IdentityError):
+            continue
 
 
 def teeth_of(identity: Identity, others: Sequence[tuple[str, Identity]]) -> tuple[Pixels, Mouth] | None:
@@ -53,7 +88,7 @@ def teeth_of(identity: Identity, others: Sequence[tuple[str, Identity]]) -> tupl
 
 def _unusable(identity: Identity, other: Identity) -> str | None:
     """Why a picture cannot show this person's teeth."""
-    if abs(float(other.pose.yaw_pitch_roll[0])) > MOST_YAW:
+    if _turned(other):
         return f"the head is turned by more than {MOST_YAW:.0f} degrees"
     if _mouth(other).opening < REFERENCE_OPENING:
         return "its mouth is closed; give a picture that shows teeth"
@@ -62,6 +97,10 @@ def _unusable(identity: Identity, other: Identity) -> str | None:
     if (face / FACE) ** 2 + (colour / COLOUR) ** 2 > SAME:
         return "it shows another face, or this one in another light"
     return None
+
+
+def _turned(identity: Identity) -> bool:
+    return abs(float(identity.pose.yaw_pitch_roll[0])) > MOST_YAW
 
 
 def _mouth(identity: Identity) -> Mouth:

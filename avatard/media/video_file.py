@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import av
 import numpy as np
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 
 from avatard.errors import UserError
 from avatard.timebase import FPS, SAMPLE_RATE_HZ
+
+
+#: Ends of the names of video files.
+VIDEOS: Final = frozenset({".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"})
 
 
 class MediaError(UserError):

@@ -6,8 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from avatard.engine.identity import Identity
-from avatard.engine.teeth import teeth_of
+from avatard.engine import affine
+from avatard.engine.identity import Identity, IdentityError
+from avatard.engine.teeth import VIDEO_STEP, other_picture, teeth_of
+from avatard.media.video_file import MediaError
+from avatard.media.video_writer import VideoWriter
 from avatard.models.face.topology import INNER_LIP, MESH_TO_68
 from avatard.models.mcvdm.mouth_filler import Mouth
 from tests.support.serving import said
@@ -77,3 +80,34 @@ def test_what_cannot_be_used_is_ignored_and_told(closed, smiling, fault, caplog)
     assert teeth_of(closed, [("more.jpg", other)]) is None
     assert said(caplog) == ["portrait"]
     assert "more.jpg is ignored" in caplog.records[-1].note and said_of in caplog.records[-1].note
+
+
+def written(path, pictures):
+    """A video of pictures that are shown for as long as one is skipped."""
+    height, width, _ = pictures[0].shape
+    with VideoWriter(path, (width, height)) as writer:
+        for pixels in pictures:
+            for _ in range(VIDEO_STEP):
+                writer.write(pixels)
+    return path
+
+
+def test_of_a_video_the_frame_with_the_widest_mouth_is_taken(smiling, closed, tmp_path):
+    """Nobody, the person with the mouth filled in, the person."""
+    photograph = smiling.photograph
+    lips = affine.apply(affine.inverse(smiling.crop.matrix), smiling.points[MESH_TO_68[INNER_LIP], :2])
+    filled = photograph.copy()
+    cv2.fillPoly(filled, [lips.round().astype(int)], (170, 90, 90))
+    video = written(tmp_path / "more.mp4", [np.full_like(photograph, 90), filled, photograph])
+    best = other_picture(video)
+    picture, mouth = found(closed, [(str(video), best)])
+    assert picture is best.photograph and mouth.opening > 0.06
+    there = picture[lips[:, 1].astype(int), lips[:, 0].astype(int)].astype(float)
+    assert np.abs(there - photograph[lips[:, 1].astype(int), lips[:, 0].astype(int)]).mean() < 15
+
+
+def test_a_video_that_cannot_be_used_is_one_line(smiling, tmp_path):
+    with pytest.raises(MediaError, match="cannot be read as a video"):
+        other_picture(tmp_path / "none.mp4")
+    with pytest.raises(IdentityError, match="no frame of its first 20 s shows one face"):
+        other_picture(written(tmp_path / "empty.mp4", [np.full_like(smiling.photograph, 90)]))
