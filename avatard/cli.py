@@ -57,7 +57,7 @@ SetOption = Annotated[
 MoreOption = Annotated[
     list[Path] | None,
     typer.Option(
-        metavar="FILE", help="Another picture of the person, or a short video, that shows teeth; may be repeated."
+        metavar="FILE", help="Another picture or short video of the person that shows teeth; may be repeated."
     ),
 ]
 FaceOption = Annotated[int | None, typer.Option(min=1, help="Which face, if there are several: 1 is the leftmost.")]

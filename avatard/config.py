@@ -109,7 +109,7 @@ class Portrait(Section, frozen=True):
     ] = 0
     more: Annotated[
         tuple[str, ...],
-        Meta(description="more pictures or videos of the person: one that shows teeth lends them to the mouth"),
+        Meta(description="more pictures or videos of the person: the mouth borrows their teeth"),
     ] = ()
 
 

@@ -210,7 +210,8 @@ class _Eye:
             weighted = np.concatenate([self._photographed[..., :3] * above, above], axis=2)
             shades = cv2.GaussianBlur(weighted, (0, 0), SHADES * width)
             shade = shades[..., :3] / np.maximum(shades[..., 3:], 1e-3)
-            gain[..., :3] = np.clip(LIT * light / np.maximum(shade, 1), 1, MAX_LIGHT) ** EVENED
+            brighter = np.clip(LIT * light / np.maximum(shade, 1), 1, MAX_LIGHT)
+            gain[..., :3] = np.power(brighter, EVENED)
         return gain
 
     def _open(self) -> Floats:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from avatard.errors import UserError
 from avatard.timebase import FPS, SAMPLE_RATE_HZ
 
-
 #: Ends of the names of video files.
 VIDEOS: Final = frozenset({".mp4", ".m4v", ".mkv", ".mov", ".webm", ".avi"})
 
