@@ -194,8 +194,8 @@ class _Eye:
         columns = np.clip(np.rint(offsets * along[0]).astype(int) + reach, 0, 2 * reach)
         np.add.at(kernel, (rows, columns), weights / weights.sum())
         smooth = cv2.filter2D(self._photographed, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-        reach = np.maximum(self._above, UNROLLED)
-        near = _smooth((self._t - self._upper + reach) / (0.5 * reach)) * (self._t < self._upper)
+        above = np.maximum(self._above, UNROLLED)
+        near = _smooth((self._t - self._upper + above) / (0.5 * above)) * (self._t < self._upper)
         near = (near * self._side)[..., None]
         lit = np.clip(smooth * self._light(width), 0, 255)
         return np.asarray(np.rint(self._photographed * (1 - near) + lit * near), np.uint8)
