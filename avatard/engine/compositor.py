@@ -8,6 +8,7 @@ a seam, and no pixel comes from outside the photograph.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import cv2
@@ -72,6 +73,14 @@ class Face(Protocol):
         ...
 
 
+class Drawn(NamedTuple):
+    """What a frame is drawn from."""
+
+    layers: Layers  # what the decoder made
+    eyes: Eyes = REST  # where they look, and their lids
+    mouth: Mouth | None = None  # in pixels of the crop, where it shall be filled
+
+
 class Compositor:
     """The frames of one photograph.
 
@@ -122,31 +131,40 @@ class Compositor:
         # Fresh pages for each frame cost more than the work done on them.
         self._warped = np.empty((*shape, 4), np.uint8)
 
-    def __call__(self, layers: Layers, eyes: Eyes = REST, mouth: Mouth | None = None) -> Pixels:
-        """The moving rectangle of a frame `[h, w, 3 or 4]`; the lids of `layers` are those of the photograph.
-
-        Args:
-            layers: what the decoder made.
-            eyes: where they look, and their lids.
-            mouth: in pixels of the crop, where it shall be filled.
-        """
-        self._eyes(eyes)
-        positions = self._field(layers.flow)
-        _sample(self._source, positions, self._warped)
-        pixels = np.asarray(cv2.cvtColor(self._warped, cv2.COLOR_RGBA2RGB), np.uint8)
-        self._brush(pixels, layers)
-        if self._filler is not None and mouth is not None:
-            to_part = self.to_frame - np.array([[0, 0, self.rectangle.left], [0, 0, self.rectangle.top]])
-            self._filler.fill(pixels, mouth.after(to_part), _share(layers, to_part))
-        if self._behind is not None:
-            pixels = over(pixels, cv2.extractChannel(self._warped, 3), self._behind)
-        if self._transparent:
-            pixels = np.dstack([pixels, self._warped[..., 3]])
-        return pixels
+    def frames(self, drawn: Sequence[Drawn]) -> list[Pixels]:
+        """Whole frames `[H, W, 3 or 4]`; the lids of the layers are those of the photograph."""
+        return [self.backdrop.with_moved(pixels) for pixels in self._moved(drawn)]
 
     def frame(self, layers: Layers, eyes: Eyes = REST, mouth: Mouth | None = None) -> Pixels:
-        """A whole frame `[H, W, 3 or 4]`, for the same arguments."""
-        return self.backdrop.with_moved(self(layers, eyes, mouth))
+        """One frame; see `Drawn`."""
+        return self.frames([Drawn(layers, eyes, mouth)])[0]
+
+    def _moved(self, drawn: Sequence[Drawn]) -> list[Pixels]:
+        """The moving rectangles of frames `[h, w, 3 or 4]`."""
+        made: list[Pixels] = []
+        mattes: list[Pixels] = []
+        for layers, eyes, _ in drawn:
+            self._eyes(eyes)
+            _sample(self._source, self._field(layers.flow), self._warped)
+            pixels = np.asarray(cv2.cvtColor(self._warped, cv2.COLOR_RGBA2RGB), np.uint8)
+            self._brush(pixels, layers)
+            made.append(pixels)
+            if self._transparent or self._behind is not None:
+                mattes.append(np.asarray(cv2.extractChannel(self._warped, 3), np.uint8))
+        if self._filler is not None:
+            to_part = self.to_frame - np.array([[0, 0, self.rectangle.left], [0, 0, self.rectangle.top]])
+            self._filler.fill_all(
+                [
+                    (pixels, one.mouth.after(to_part), _share(one.layers, to_part))
+                    for pixels, one in zip(made, drawn, strict=True)
+                    if one.mouth is not None
+                ]
+            )
+        if self._behind is not None:
+            return [over(pixels, matte, self._behind) for pixels, matte in zip(made, mattes, strict=True)]
+        if self._transparent:
+            return [np.dstack([pixels, matte]) for pixels, matte in zip(made, mattes, strict=True)]
+        return made
 
     def positions(self, flow: Floats) -> Floats:
         """Where each pixel of the rectangle comes from, `[h, w, 2]` in pixels of the unmoved frame."""

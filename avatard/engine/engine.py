@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from avatard.config import Config, Speech
 from avatard.engine import affine
 from avatard.engine.background import Background
-from avatard.engine.compositor import Compositor
+from avatard.engine.compositor import Compositor, Drawn
 from avatard.engine.enlarged import EnlargedCompositor
 from avatard.engine.eye_motion import EyeMotion, look
 from avatard.engine.eyes import REST, Eyes
@@ -174,14 +174,19 @@ class NeuralStream:
         """See `engine_api.Stream`."""
         for rendered, layers in self._video.layers(posed.clip):
             start = (rendered - posed.clip.first) * self._stride
-            frames: list[Frame] = []
-            for k, one in enumerate(layers):
-                faces = posed.faces[start + k * self._stride :][: self._stride]
-                shown = faces[0]
-                with self._timer("compositor"):
-                    mouth = self._person.mouth(shown.landmarks, shown.pose)
-                    pixels = self._compositor.frame(one, shown.eyes, mouth)
-                frames += (self._person.frame(pixels, self._compositor.backdrop, *face) for face in faces)
+            faces = [posed.faces[start + k * self._stride :][: self._stride] for k in range(len(layers))]
+            with self._timer("compositor"):
+                pictures = self._compositor.frames(
+                    [
+                        Drawn(one, shown.eyes, self._person.mouth(shown.landmarks, shown.pose))
+                        for one, (shown, *_) in zip(layers, faces, strict=True)
+                    ]
+                )
+            frames = [
+                self._person.frame(pixels, self._compositor.backdrop, *face)
+                for pixels, some in zip(pictures, faces, strict=True)
+                for face in some
+            ]
             yield posed.first + start, frames
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import cv2
@@ -9,12 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.engine.background import Background
-from avatard.engine.compositor import Compositor, Face
-from avatard.engine.eyes import REST, Eyes
+from avatard.engine.compositor import Compositor, Drawn, Face
 from avatard.engine.framing import Framing
 from avatard.frame import Backdrop, Rectangle
-from avatard.models.mcvdm.decoder import Layers
-from avatard.models.mcvdm.mouth_filler import Mouth
 
 Pixels = NDArray[np.uint8]
 
@@ -46,9 +44,9 @@ class EnlargedCompositor:
         self._size = (framing.width, framing.height)
         self.backdrop: Final = Backdrop(self._enlarged(self._small.still), self._moving(divisor))
 
-    def frame(self, layers: Layers, eyes: Eyes = REST, mouth: Mouth | None = None) -> Pixels:
-        """A whole frame `[H, W, 3 or 4]`, for the arguments of `Compositor`."""
-        return self._enlarged(self._small.frame(layers, eyes, mouth))
+    def frames(self, drawn: Sequence[Drawn]) -> list[Pixels]:
+        """As those of `Compositor`."""
+        return [self._enlarged(frame) for frame in self._small.frames(drawn)]
 
     def _moving(self, divisor: int) -> Rectangle:
         """What moves, and the two pixels around it that the interpolation reaches."""

@@ -6,6 +6,7 @@ is where this paints. All that could change by chance is fixed: one code and one
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,11 +50,20 @@ class Mouth:
         return Mouth(points, factor * self.interocular_px, self.roll + turn)
 
     @property
+    def inner_lips(self) -> Floats:
+        """A line once around them `[K, 2]`, pixels of the picture."""
+        return inner_lips(self.landmarks).astype(np.float32)
+
+    def window(self, *size: int) -> MouthWindow:
+        """The window around it, of this height and width or the usual one."""
+        return MouthWindow.around(self.inner_lips, self.interocular_px, self.roll, *size)
+
+    @property
     def opening(self) -> float:
         """Mean height between the inner lips, in interocular distances."""
-        ring = inner_lips(self.landmarks).astype(np.float32)
-        window = MouthWindow.around(ring, self.interocular_px, self.roll)
-        return _opening(window.points(ring))
+        lips = self.window().points(self.inner_lips)
+        area = cv2.contourArea(lips.astype(np.float32))
+        return float(area / max(float(np.ptp(lips[:, 0])), 1.0) / WINDOW_SCALE)
 
 
 class PaintShare(NamedTuple):
@@ -61,6 +71,16 @@ class PaintShare(NamedTuple):
 
     values: Floats  # [h, w], 0..1
     matrix: Floats  # [2, 3], from its pixels to those of the frame
+
+
+class _Gap(NamedTuple):
+    """What is to be painted in a frame."""
+
+    frame: Picture
+    window: MouthWindow
+    shown: Picture  # [h, w, 3], the window's part of the frame
+    inside: Floats  # [h, w], 1 where to paint
+    strength: float  # 0..1
 
 
 class MouthFiller:
@@ -78,7 +98,6 @@ class MouthFiller:
         self._reference = reference
         self._references: dict[tuple[int, int], Tensor] = {}  # by the window's size
 
-    @torch.inference_mode()
     def fill(self, frame: Picture, mouth: Mouth, share: PaintShare | None = None) -> None:
         """Paint what lies between the lips, in place.
 
@@ -87,37 +106,42 @@ class MouthFiller:
             mouth: of the frame.
             share: of the decoder's paint; without it all between the lips is painted.
         """
-        ring = inner_lips(mouth.landmarks)
-        size = window_size(MouthWindow.around(ring, mouth.interocular_px, mouth.roll).points(ring))
-        window = MouthWindow.around(ring, mouth.interocular_px, mouth.roll, *size)
-        lips = window.points(ring)
-        strength = float(_ramp(np.array(_opening(lips)), OPENINGS))
-        if strength == 0:
-            return
-        inside = lip_mask(lips, *size, BEYOND if share is not None else 2.0)
-        if share is not None:
-            inside = np.minimum(inside, _ramp(window.cut_map(share.values, share.matrix), SHARES))
-        if not inside.any():
-            return
-        shown = window.cut(frame)
-        picture, mask = to_tensor(shown[None]), torch.from_numpy(inside)[None, None]
-        hint = torch.cat([to_tensor(_without_detail(shown, inside)[None]), torch.ones_like(mask)], dim=1)
-        with inference_autocast():
-            painted = self._painter(observe(picture, mask, hint, self._reference_in(size)), self._code)
-        filled = fill(picture, painted.clamp(-1, 1), mask * strength)[0].permute(1, 2, 0)
-        window.paste(frame, ((filled + 1) * 127.5).numpy(), inside)
+        self.fill_all([(frame, mouth, share)])
 
-    def _reference_in(self, size: tuple[int, int]) -> Tensor | None:
-        """The reference in a window of this size, `[1, 4, h, w]`."""
+    @torch.inference_mode()
+    def fill_all(self, frames: Sequence[tuple[Picture, Mouth, PaintShare | None]]) -> None:
+        """`fill` of a few frames in one pass of the network: four take a quarter less time than one by one.
+
+        Their windows are as large as the largest of them.
+        """
+        open_ones = [one for one in frames if _strength(one[1]) > 0]
+        if not open_ones:
+            return
+        size = _largest(window_size(mouth.window().points(mouth.inner_lips)) for _, mouth, _ in open_ones)
+        gaps = [gap for gap in (_gap(*one, size) for one in open_ones) if gap.inside.any()]
+        if not gaps:
+            return
+        pictures, masks = to_tensor(np.stack([gap.shown for gap in gaps])), _maps([gap.inside for gap in gaps])
+        hints = to_tensor(np.stack([_without_detail(gap.shown, gap.inside) for gap in gaps]))
+        hint = torch.cat([hints, torch.ones_like(masks)], dim=1)
+        seen = observe(pictures, masks, hint, self._reference_in(size, len(gaps)))
+        with inference_autocast():
+            painted = self._painter(seen, self._code.expand(len(gaps), -1))
+        shares = masks * torch.tensor([gap.strength for gap in gaps])[:, None, None, None]
+        filled = ((fill(pictures, painted.clamp(-1, 1), shares) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+        for gap, window in zip(gaps, filled, strict=True):
+            gap.window.paste(gap.frame, window, gap.inside)
+
+    def _reference_in(self, size: tuple[int, int], count: int) -> Tensor | None:
+        """The reference in windows of this size, `[count, 4, h, w]`."""
         if self._reference is None:
             return None
         if size not in self._references:
             picture, mouth = self._reference
-            ring = inner_lips(mouth.landmarks)
-            window = MouthWindow.around(ring, mouth.interocular_px, mouth.roll, *size)
-            mask = torch.from_numpy(lip_mask(window.points(ring), *size))[None, None]
+            window = mouth.window(*size)
+            mask = _maps([lip_mask(window.points(mouth.inner_lips), *size)])
             self._references[size] = torch.cat([to_tensor(window.cut(picture)[None]), mask], dim=1)
-        return self._references[size]
+        return self._references[size].expand(count, -1, -1, -1)
 
 
 def _without_detail(window: Picture, mask: Floats) -> Picture:
@@ -130,10 +154,27 @@ def _without_detail(window: Picture, mask: Floats) -> Picture:
     return np.clip(colours + 0.5, 0, 255).astype(np.uint8)
 
 
-def _opening(lips: Floats) -> float:
-    """Mean height of a polygon `[K, 2]` over its width, in pixels of the window over its scale."""
-    area = cv2.contourArea(lips.astype(np.float32))
-    return float(area / max(float(np.ptp(lips[:, 0])), 1.0) / WINDOW_SCALE)
+def _gap(frame: Picture, mouth: Mouth, share: PaintShare | None, size: tuple[int, int]) -> _Gap:
+    window = mouth.window(*size)
+    inside = lip_mask(window.points(mouth.inner_lips), *size, BEYOND if share is not None else 2.0)
+    if share is not None:
+        inside = np.minimum(inside, _ramp(window.cut_map(share.values, share.matrix), SHARES))
+    return _Gap(frame, window, window.cut(frame), inside, _strength(mouth))
+
+
+def _strength(mouth: Mouth) -> float:
+    """How much of the paint shows."""
+    return float(_ramp(np.array(mouth.opening), OPENINGS))
+
+
+def _largest(sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    height, width = np.max(list(sizes), axis=0).tolist()
+    return height, width
+
+
+def _maps(maps: Sequence[Floats]) -> Tensor:
+    """`[h, w]` each → `[B, 1, h, w]`."""
+    return torch.from_numpy(np.stack(maps))[:, None]
 
 
 def _ramp(value: Floats, limits: tuple[float, float]) -> Floats:

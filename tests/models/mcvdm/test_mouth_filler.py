@@ -83,6 +83,24 @@ def test_small_mouths_are_painted_in_small_windows(frame):
     assert [tuple(seen.shape[-2:]) for seen in painter.seen] == [(48, 96), (64, 96), (96, 96)]
 
 
+def test_mouths_filled_together_are_those_filled_alone(frame):
+    """In windows of one size; closed ones are left out, and a frame keeps its own strength."""
+    torch.manual_seed(0)
+    painter = MouthPainter(TINY).eval()
+    torch.nn.init.normal_(painter.paint.weight)
+    mouths = [mouth(1.0), mouth(0.03), mouth(0.14), mouth(0.9, centre=(270.0, 290.0))]
+    alone, together = [frame.copy() for _ in mouths], [frame.copy() for _ in mouths]
+    for picture, one in zip(alone, mouths, strict=True):
+        MouthFiller(painter).fill(picture, one)
+    MouthFiller(painter).fill_all([(picture, one, None) for picture, one in zip(together, mouths, strict=True)])
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+    assert (together[1] == frame).all() and (together[3] != frame).any()
+    white = White()
+    MouthFiller(white).fill_all([(frame.copy(), mouth(opening, width=0.9), None) for opening in (0.3, 2.4)])
+    assert [tuple(seen.shape) for seen in white.seen] == [(2, 10, 96, 96)], "all windows are as large as the largest"
+
+
 def test_a_hint_is_what_the_painter_was_trained_with(frame):
     window = frame[:96, :144]
     mask = np.zeros((96, 144), np.float32)
