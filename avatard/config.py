@@ -27,7 +27,7 @@ class Stream(Section, frozen=True):
     hop_frames: Annotated[int, Meta(ge=1, le=128, description="H: new frames per clip")] = 8
     fade_frames: Annotated[int, Meta(ge=0, le=64, description="X: frames cross-faded with the previous clip")] = 2
     lookahead_ms: Annotated[int, Meta(ge=0, le=1000, description="audio heard beyond the last new frame")] = 80
-    motion_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of AToM-Net")] = 4
+    motion_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of AToM-Net")] = 1
     video_steps: Annotated[int, Meta(ge=1, le=1000, description="denoising steps of MC-VDM")] = 1
     seed: Annotated[
         int, Meta(ge=0, lt=2**32, description="the same audio and seed give the same landmarks and frames")
@@ -57,7 +57,7 @@ PROFILES: dict[Profile, dict[str, int]] = {
         "hop_frames": 8,
         "fade_frames": 2,
         "lookahead_ms": 80,
-        "motion_steps": 4,
+        "motion_steps": 1,
         "video_steps": 1,
     },
     "low-latency": {
@@ -65,7 +65,7 @@ PROFILES: dict[Profile, dict[str, int]] = {
         "hop_frames": 4,
         "fade_frames": 1,
         "lookahead_ms": 80,
-        "motion_steps": 2,
+        "motion_steps": 1,
         "video_steps": 1,
     },
 }

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatard.commands.script import run_script
-from avatard.config import Motion
+from avatard.config import Motion, Stream
 from avatard.engine.motion_stream import MotionStream
 from avatard.models.atom.model import Atom
 from avatard.models.evaluation.motion_evaluation import (
@@ -181,9 +181,9 @@ def main(
     pictures: Annotated[int, typer.Option(min=1, help="Speakers in the plot.")] = 6,
     weights: Annotated[str, typer.Option(help="A shipped network or a file.")] = SHIPPED,
     hubert: Annotated[str, typer.Option(help="The HuBERT model that the network was trained with.")] = "",
-    hop: Annotated[int, typer.Option(min=1, help="Frames.")] = 4,
-    lookahead_ms: Annotated[int, typer.Option(min=0)] = 80,
-    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 4,
+    hop: Annotated[int, typer.Option(min=1, help="Frames.")] = Stream().hop_frames,
+    lookahead_ms: Annotated[int, typer.Option(min=0)] = Stream().lookahead_ms,
+    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = Stream().motion_steps,
     noise: Annotated[float, typer.Option(help="Scale of the start noise.")] = Motion().noise,
     gain: Annotated[float, typer.Option(help="Of the motion.")] = Motion().gain,
     seed: int = 0,

@@ -447,7 +447,7 @@ def test_an_overload_is_answered_by_a_decision_that_is_told(play):
         studio.session.attach(studio.screen)
         await studio.until(lambda: len(studio.of(events.Quality)) >= 2)
         first, second = studio.of(events.Quality)[:2]
-        assert first == events.Quality(motion_steps=2, video_steps=1, pictures_per_second=12.5)
+        assert first == events.Quality(motion_steps=1, video_steps=1, pictures_per_second=12.5)
         assert second == events.Quality(motion_steps=1, video_steps=1, pictures_per_second=6.25)
         assert studio.session.figures()["pictures_per_second"] == 6.25
         assert b"avatard_picture_rate 6.25" in studio.session.metrics.text()
