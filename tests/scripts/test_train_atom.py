@@ -91,7 +91,7 @@ def test_mistakes_are_one_line(folders, tmp_path, capsys):
 def test_evaluation_writes_every_key(folders, tmp_path):
     train(folders, tmp_path / "run", 1)
     options = ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png"), "--drift-minutes", "0.05"]
-    options += ["--weights", str(tmp_path / "run/best.safetensors"), "--steps", "1"]
+    options += ["--weights", str(tmp_path / "run/best.safetensors"), "--hop", "4"]
     assert run_script("evaluate_motion", folders[0], *options) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     assert set(report) == {"overall", "lrw_ar", "lrw_ar/a04"}
