@@ -50,7 +50,7 @@ def voice(seconds: float, seed: int = 0) -> Samples:
 
 
 def stages(engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
-    """Measure all stages on this thread, one hop at a time.
+    """Measure all stages one after the other, one hop at a time.
 
     Returns:
         CPU milliseconds per frame of each stage: of its parts, and of `the rest`; together they are the stage's.
@@ -71,15 +71,15 @@ def stages(engine: Engine, seconds: float) -> dict[str, dict[str, float]]:
         if frames < WARM_UP_FRAMES:
             spent.clear()
             counted = 0
-        began = thread_cpu()
+        began = process_cpu()
         motions = list(stream.motion(chunk))
-        moved = thread_cpu()
+        moved = process_cpu()
         clips = [clip for motion in motions for clip in stream.generate(motion)]
-        generated = thread_cpu()
+        generated = process_cpu()
         rendered = sum(len(made) for clip in clips for _, made in stream.render(clip))
         spent["motion"] += moved - began
         spent["generate"] += generated - moved
-        spent["render"] += thread_cpu() - generated
+        spent["render"] += process_cpu() - generated
         frames, counted = frames + rendered, counted + rendered
     cost = {name: 1000 * value / max(counted, 1) for name, value in spent.items()}
     parts = {stage: {part: cost[part] for part in names if part in cost} for stage, names in PARTS.items()}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -45,6 +46,8 @@ from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class PosedMotion(NamedTuple):
@@ -129,6 +132,7 @@ class Person:
 class NeuralStream:
     """One unbroken run of both networks; see `engine_api.Stream`.
 
+    Frames are composed on the thread that renders, while another one decodes the next few: both are about as much work.
     With a frame stride of 2 the video network renders every second frame; the face in between is known all the same.
     """
 
@@ -140,6 +144,7 @@ class NeuralStream:
         compositor: Compositor | EnlargedCompositor,
         first: int,
         stride: int,
+        decoding: Executor,
         timer: Timer,
     ) -> None:
         self._motion = motion
@@ -148,6 +153,7 @@ class NeuralStream:
         self._compositor = compositor
         self._first = first
         self._stride = stride
+        self._decoding = decoding
         self._timer = timer
         self._waiting: deque[Face] = deque()  # of the frames that are in no clip yet
 
@@ -172,7 +178,7 @@ class NeuralStream:
 
     def render(self, posed: PosedClip) -> Iterator[tuple[int, list[Frame]]]:
         """See `engine_api.Stream`."""
-        for rendered, layers in self._video.layers(posed.clip):
+        for rendered, layers in ahead(self._video.layers(posed.clip), self._decoding):
             start = (rendered - posed.clip.first) * self._stride
             faces = [posed.faces[start + k * self._stride :][: self._stride] for k in range(len(layers))]
             with self._timer("compositor"):
@@ -212,6 +218,7 @@ class NeuralEngine:
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)
         self._person: Person | None = None
+        self._decoding = ThreadPoolExecutor(1, "decode")
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
@@ -278,7 +285,7 @@ class NeuralEngine:
         person.start_from_portrait = person.start_from_portrait and warm_up
         self._streams = (motion, video)
         compositor = person.compositor_of(size_divisor)
-        return NeuralStream(motion, video, person, compositor, first_frame, stride, self.timer)
+        return NeuralStream(motion, video, person, compositor, first_frame, stride, self._decoding, self.timer)
 
     def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int, size_divisor: int = 1) -> None:
         """See `engine_api.Engine`; a stride must divide the hop."""
@@ -286,6 +293,14 @@ class NeuralEngine:
         if self._streams is not None:
             motion, video = self._streams
             motion.steps, video.steps = motion_steps, video_steps
+
+
+def ahead(items: Iterator[T], executor: Executor) -> Iterator[T]:
+    """Items, none of which is None; while one is used the executor makes the next."""
+    following = executor.submit(next, items, None)
+    while (item := following.result()) is not None:
+        following = executor.submit(next, items, None)
+        yield item
 
 
 def _speech(config: Speech) -> SpeechEncoder:

@@ -1,5 +1,6 @@
 """The engine with tiny networks of random weights: what the scheduler counts on, whatever the networks draw."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 
 from avatard.commands.render import play_out
 from avatard.config import Config, Motion, Stream, Video
-from avatard.engine.engine import make_engine
+from avatard.engine.engine import ahead, make_engine
 from avatard.errors import UserError
 from avatard.frame import Sound
 from avatard.inference import ipc
@@ -249,3 +250,28 @@ def test_a_configuration_that_does_not_fit_the_networks_is_one_line(config):
     engine.identify(Portrait.read(PORTRAIT))
     with pytest.raises(EngineError, match="got a clip of 10 frames, expected a multiple of 4"):
         engine.begin(0)
+
+
+def test_the_next_item_is_made_while_one_is_used():
+    made: list[int] = []
+
+    def items():
+        for n in range(3):
+            made.append(n)
+            yield n
+
+    with ThreadPoolExecutor(1) as executor:
+        coming = ahead(items(), executor)
+        assert next(coming) == 0
+        executor.submit(int).result()  # what was asked for before is done
+        assert made == [0, 1]
+        assert list(coming) == [1, 2]
+
+        def broken():
+            yield 0
+            raise ValueError("broken")
+
+        coming = ahead(broken(), executor)
+        assert next(coming) == 0
+        with pytest.raises(ValueError, match="broken"):
+            next(coming)
