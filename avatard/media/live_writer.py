@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import cv2
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from avatard.errors import UserError
 from avatard.frame import over_chequers
+from avatard.media.relay import Relay, RelayError
 from avatard.media.synthetic import DIGITAL_SOURCE_TYPE, with_badge, xmp_box
 from avatard.timebase import FPS, PLAYBACK_RATE_HZ
 
@@ -161,33 +162,42 @@ class LiveWriter:
         self._badge = badge
         self._first: int | None = None  # frame number at time 0
         self._sounded = 0  # samples
+        self._relay: Relay | None = None
 
     def __enter__(self) -> LiveWriter:
+        from av.error import FFmpegError, ProtocolNotFoundError
+
+        try:
+            if self._target.live:
+                _resolve(self._target)  # FFmpeg says of a name that it does not know only "Input/output error"
+            try:
+                self._open(self._target.url)
+            except ProtocolNotFoundError:
+                self._relay = Relay(self._target.url, self._target.format.container, self._metadata)
+                self._open(self._relay.pipe)
+        except (FFmpegError, OSError) as error:
+            raise self._failure(error) from None
+        except RelayError as error:
+            raise LiveWriterError(f"{self._target.shown}: {error}") from None
+        return self
+
+    def _open(self, file: str | IO[bytes]) -> None:
         import av
         from av import AudioStream
-        from av.error import FFmpegError
 
         made = self._target.format
-        if self._target.live:
-            _resolve(self._target)  # FFmpeg says of a name that it does not know only "Input/output error"
         with ExitStack() as undo:
-            try:
-                options = {**made.options, "flush_packets": "1"}
-                self._output = undo.enter_context(
-                    av.open(self._target.url, "w", format=made.container, container_options=options)
-                )
-                self._output.metadata.update(self._metadata)
-                if made.container in ("matroska", "webm"):
-                    self._output.metadata["DIGITAL_SOURCE_TYPE"] = DIGITAL_SOURCE_TYPE
-                self._video = self._add_video()
-                audio = self._output.add_stream(made.audio, rate=PLAYBACK_RATE_HZ, layout="mono", bit_rate=AUDIO_BPS)
-                assert isinstance(audio, AudioStream)
-                self._audio = audio
-                self._output.start_encoding()
-            except (FFmpegError, OSError) as error:
-                raise self._failure(error) from None
+            options = {**made.options, "flush_packets": "1"}
+            self._output = undo.enter_context(av.open(file, "w", format=made.container, container_options=options))
+            self._output.metadata.update(self._metadata)
+            if made.container in ("matroska", "webm"):
+                self._output.metadata["DIGITAL_SOURCE_TYPE"] = DIGITAL_SOURCE_TYPE
+            self._video = self._add_video()
+            audio = self._output.add_stream(made.audio, rate=PLAYBACK_RATE_HZ, layout="mono", bit_rate=AUDIO_BPS)
+            assert isinstance(audio, AudioStream)
+            self._audio = audio
+            self._output.start_encoding()
             undo.pop_all()
-        return self
 
     def _add_video(self) -> Any:
         from av.codec.codec import UnknownCodecError
@@ -253,6 +263,8 @@ class LiveWriter:
                 self._output.mux(self._video.encode(None))
                 self._output.mux(self._audio.encode(None))
             self._output.close()
+            if self._relay is not None and (reason := self._relay.end()):
+                raise OSError(0, reason)
             if kind is None and self._target.format.boxes:
                 with open(self._target.url, "ab") as file:
                     file.write(xmp_box())
@@ -269,6 +281,8 @@ class LiveWriter:
 
     def _failure(self, error: Exception) -> LiveWriterError:
         reason = getattr(error, "strerror", None) or type(error).__name__
+        if self._relay is not None:
+            reason = self._relay.end() or reason
         return LiveWriterError(f"{self._target.shown}: {reason}")
 
 
