@@ -1,4 +1,4 @@
-"""Live files: whole when they are ended, playable when they are not; picture and sound in step, whatever is left out."""
+"""Live files: whole when they are ended, playable when they are not, and picture and sound in step."""
 
 import random
 
@@ -47,7 +47,7 @@ def test_a_file_says_what_it_is_and_can_be_entered_every_second(tmp_path, suffix
 
 
 def outside_moof(data: bytes, cut: int) -> int:
-    """The cut, or the start of the `moof` it is in: a process that is killed has written all of such a box or nothing."""
+    """The cut, or the start of the `moof` that it is in: a killed process has written all of such a box, or nothing."""
     start = data.rfind(b"moof", 0, cut) - 4
     return start if start >= 0 and cut < start + int.from_bytes(data[start : start + 4]) else cut
 

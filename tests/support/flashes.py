@@ -44,7 +44,7 @@ def decoded(path: Path | str, kind: str) -> list[tuple[float, np.ndarray]]:
     with av.open(str(path)) as file:
         try:
             for frame in file.decode(**{kind: 0}):
-                assert frame.time is not None
+                assert isinstance(frame, av.VideoFrame | av.AudioFrame) and frame.time is not None
                 array = frame.to_ndarray(format="rgb24") if isinstance(frame, av.VideoFrame) else frame.to_ndarray()
                 found.append((frame.time, array))
         except av.error.FFmpegError:
