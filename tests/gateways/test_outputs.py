@@ -248,7 +248,7 @@ async def play_until(output: Output, first: int, end: Callable[[int], bool]) -> 
     while not end(first):
         output.play(entry(first))
         first += 1
-        await until(lambda: output.queued < 10 or end(first), 60)
+        await until(partial(lambda at: output.queued < 10 or end(at), first), 60)
     return first
 
 
