@@ -1,5 +1,7 @@
 """`/api/outputs`: what may be begun is begun, listed and ended; what may not is one line."""
 
+import json
+
 import pytest
 from aiohttp import web
 
@@ -69,3 +71,14 @@ async def test_what_cannot_be_begun_is_one_line(serving, body, status, code):
         assert response.status == 404
     async with client.post("/api/outputs", data=b"{}", headers={"Content-Type": "text/plain"}) as response:
         assert response.status == 415
+
+
+async def test_the_output_of_the_documentation_is_one_of_these(serving, tmp_path):
+    _, client = serving
+    text = (ROOT / "protocols" / "README.md").read_text(encoding="utf-8").split("### Outputs")[1]
+    documented = json.loads(text.split("```json\n")[1].split("\n```")[0])
+    async with client.post("/api/outputs", json={"url": "rtmp://live.example/app/secret"}) as response:
+        made = await response.json()
+    assert made.keys() == documented.keys() and made["target"] == documented["target"]
+    for key in made:
+        assert f"| `{key}` |" in text
