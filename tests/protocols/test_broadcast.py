@@ -187,7 +187,7 @@ def test_what_obs_decodes_each_key_frame_has_its_parameter_sets_and_nothing_need
     rendition = Rendition("h264")
     encoder = Encoder(Encoding("h264"))
     rng = np.random.default_rng(0)
-    noise = rng.integers(0, 255, (512, 512, 3)).astype(np.uint8)
+    noise = rng.integers(0, 255, (128, 128, 3)).astype(np.uint8)
     keys, silence = (0, 7, broadcast.KEY_FRAME_INTERVAL + 7), np.zeros(1920, np.int16)
     for index in range(max(keys) + 1):
         asked = {rendition} if index == 7 else set()
@@ -198,10 +198,9 @@ def test_what_obs_decodes_each_key_frame_has_its_parameter_sets_and_nothing_need
             assert kinds[:2] == [7, 8] and kinds[-1] == 5, "SPS, PPS, and a picture that needs none before it"
             profile, constraints, level = nal_units(made.data)[0][1:4]
             assert (profile, constraints & 0xC0, level) == (66, 0xC0, 31), "constrained baseline, level 3.1"
+            assert len(decoded("h264", made.data)) == 1
         else:
             assert set(kinds) <= {1, 6}
-        (picture,) = decoded("h264", made.data) if made.key else (None,)
-        assert picture is None or picture.pict_type.name == "I"
 
 
 def test_a_codec_without_an_encoder_is_not_offered(monkeypatch):
