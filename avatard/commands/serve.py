@@ -106,7 +106,7 @@ def _check_devices(config: Config) -> None:
     elif source:
         open_audio(Path(source)).close()
     if config.output.camera:
-        check_camera()
+        check_camera(config.output.camera)
     if config.output.sound:
         check_loudspeaker(config.output.sound)
 

@@ -37,12 +37,12 @@ class CameraError(UserError):
     CODE = "camera"
 
 
-def check_camera() -> None:
+def check_camera(device: str) -> None:
     """Refuse a virtual camera that cannot be had, before the networks are loaded. Raises `CameraError`."""
     try:
         import pyvirtualcam  # noqa: F401 - whether it is there
     except ImportError:
-        raise CameraError("a virtual camera needs pyvirtualcam: pip install 'avatard[camera]'") from None
+        raise CameraError(f"the virtual camera {device} needs pyvirtualcam: pip install 'avatard[camera]'") from None
 
 
 class VirtualCamera:
@@ -58,7 +58,7 @@ class VirtualCamera:
     """
 
     def __init__(self, session: Session, device: str, badge: bool = False) -> None:
-        check_camera()
+        check_camera(device)
         import pyvirtualcam
 
         at_rest = session.generation.at_rest
@@ -76,6 +76,7 @@ class VirtualCamera:
         self._waiting: deque[Frame] = deque(maxlen=1)
         self._wake = threading.Event()
         self._stopped = False
+        self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self._thread.start()
         session.attach(self)
@@ -97,12 +98,14 @@ class VirtualCamera:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        with self._camera:
-            while True:
-                self._wake.wait()
-                self._wake.clear()
-                if self._stopped:
-                    return
-                while self._waiting:
-                    pixels = fitted(self._waiting.popleft().rgb, self._size)
-                    self._camera.send(with_badge(pixels) if self._badge else pixels)
+        try:
+            with self._camera:
+                while not self._stopped:
+                    self._wake.wait()
+                    self._wake.clear()
+                    while self._waiting:
+                        pixels = fitted(self._waiting.popleft().rgb, self._size)
+                        self._camera.send(with_badge(pixels) if self._badge else pixels)
+        except (RuntimeError, OSError) as error:
+            logger.warning("camera lost", extra={"device": self._camera.device, "reason": str(error)})
+            self._loop.call_soon_threadsafe(self._session.detach, self)

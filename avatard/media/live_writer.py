@@ -37,10 +37,12 @@ PCM_SAMPLES: Final = PLAYBACK_RATE_HZ // FPS  # of a frame
 STREAM_KEY_FRAMES: Final = 2 * FPS
 FILE_KEY_FRAMES: Final = FPS
 AUDIO_BPS: Final = 128_000
+#: What FFmpeg makes of RGB; where a stream does not say so, players guess by its size.
+COLOURS: Final = {"colorspace": "smpte170m", "color_range": "tv"}
 #: x264 without a look-ahead: what was encoded is written at once.
-X264: Final = {"preset": "veryfast", "tune": "zerolatency", "forced-idr": "1", "sc_threshold": "0"}
+X264: Final = {"preset": "veryfast", "tune": "zerolatency", "forced-idr": "1", "sc_threshold": "0", **COLOURS}
 X264_QUALITY: Final = "20"  # of recordings: a constant rate factor
-VP9: Final = {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}
+VP9: Final = {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", **COLOURS}
 
 
 class LiveWriterError(UserError):

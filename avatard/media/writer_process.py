@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -185,4 +186,7 @@ def run(frames: IO[bytes], reports: IO[bytes]) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)
+    # A service manager ends all processes at once: the file is ended when the daemon has ended.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(run(sys.stdin.buffer, sys.stdout.buffer))

@@ -11,7 +11,7 @@ from avatard.gateways.loudspeaker import MOST_SAMPLES, START_SAMPLES, Loudspeake
 from avatard.gateways.loudspeaker import check_loudspeaker as check
 from avatard.gateways.virtual_camera import CameraError, VirtualCamera, check_camera
 from tests.support.flashes import TONE, entry
-from tests.support.serving import until
+from tests.support.serving import said, until
 from tests.support.still import StillSession
 
 
@@ -34,7 +34,8 @@ class Camera:
         self.open = False
 
     def send(self, pixels: np.ndarray) -> None:
-        assert pixels.shape == self.shape
+        if pixels.shape != self.shape:
+            raise OSError("No such device")
         self.sent.append(pixels)
 
 
@@ -59,13 +60,23 @@ async def test_the_camera_shows_the_newest_picture_at_its_own_size(cameras):
     assert not camera.open and session.sinks == []
 
 
+async def test_a_camera_that_is_lost_takes_nothing_any_more(cameras, caplog):
+    session = StillSession()
+    sink = VirtualCamera(session, "auto")  # type: ignore[arg-type]
+    cameras[0].shape = (0, 0, 3)
+    sink.play(entry(0))
+    await until(lambda: not session.sinks)
+    assert said(caplog) == ["camera lost"]
+    await sink.stop()
+
+
 async def test_a_camera_that_is_missing_is_one_line_with_its_cure(cameras, monkeypatch):
     with pytest.raises(CameraError, match="^no virtual camera: 'v4l2loopback' backend: .* To have one, ") as refused:
         VirtualCamera(StillSession(), "/dev/video9")  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
     monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
-    with pytest.raises(CameraError, match=r"^a virtual camera needs pyvirtualcam: pip install 'avatard\[camera\]'$"):
-        check_camera()
+    with pytest.raises(CameraError, match=r"needs pyvirtualcam: pip install 'avatard\[camera\]'$"):
+        check_camera("auto")
 
 
 class PortAudioError(Exception):
