@@ -160,6 +160,8 @@ class Output:
                 self._write_until_stopped()
             except LiveWriterError as error:
                 if self._stopped.is_set():
+                    # One that was stopped while it connected has not failed.
+                    self.error = str(error) if self.state == "connected" else ""
                     break
                 if self.written - before >= STEADY_FRAMES:
                     pauses = iter(self._retry_seconds)
@@ -203,10 +205,12 @@ class Output:
         at_rest = self._session.generation.at_rest
         assert at_rest is not None, "the session has started"
         height, width, channels = at_rest.pixels.shape
-        writer = self._writer = WriterProcess(
-            Setup(target.url, (height, width), self._config.push_kbps * 1000, channels == 4, badge=self._config.badge)
+        setup = Setup(
+            target.url, (height, width), self._config.push_kbps * 1000, channels == 4, badge=self._config.badge
         )
+        self._writer = None
         try:
+            writer = self._writer = WriterProcess(setup)
             if self._stopped.is_set():  # `stop` has not seen this writer and this queue
                 return
             writer.connect()
@@ -223,7 +227,8 @@ class Output:
             writer.finish()
         finally:
             self._on_loop(self._session.detach)
-            writer.close()
+            if self._writer is not None:
+                self._writer.close()
             if not target.live and self.written == before:
                 self._path.unlink(missing_ok=True)
 

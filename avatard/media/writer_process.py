@@ -62,16 +62,22 @@ class WriterProcess:
 
     Args:
         setup: what is written, and where to.
+
+    Raises:
+        VanishedError: this machine cannot start another process now.
     """
 
     def __init__(self, setup: Setup) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "avatard.media.writer_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is the daemon's
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "avatard.media.writer_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is the daemon's
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        except OSError as error:
+            raise VanishedError(f"{target_of(setup.target).shown}: no process for it: {error.strerror}") from None
         assert self._process.stdin is not None and self._process.stdout is not None
         self._frames, self._reports = self._process.stdin, self._process.stdout
         self._setup = setup

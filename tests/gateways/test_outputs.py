@@ -209,6 +209,18 @@ async def test_a_recording_that_cannot_be_written_ends_and_one_whose_process_die
     assert second.setup.target == str(tmp_path / "talk-2.mp4") and killed.describe()["target"] == "talk-2.mp4"
 
 
+async def test_a_file_that_cannot_be_ended_is_told(writers, begin, monkeypatch, tmp_path):
+    def fail(writer: FakeWriter) -> None:
+        raise LiveWriterError("talk.mp4: No space left on device")
+
+    monkeypatch.setattr(FakeWriter, "finish", fail)
+    session, output = begin(str(tmp_path / "talk.mp4"))
+    (await next_of(writers)).run()
+    await until(lambda: session.sinks)
+    await output.stop()
+    assert (output.state, output.error) == ("ended", "talk.mp4: No space left on device")
+
+
 async def test_a_recording_through_the_session_is_in_step(begin, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     session, output = begin(str(tmp_path / "talk.mkv"))

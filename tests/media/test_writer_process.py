@@ -128,6 +128,15 @@ def test_a_receiver_that_never_answers_is_given_up(monkeypatch, begin):
             writer.connect()
 
 
+def test_a_machine_without_room_for_a_process_says_so(monkeypatch):
+    def refuse(*command, **options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(VanishedError, match="^talk.mp4: no process for it: Cannot allocate memory$"):
+        WriterProcess(Setup("talk.mp4", (SIDE, SIDE)))
+
+
 def test_a_disk_that_is_full_says_so(tmp_path, begin):
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
