@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import cv2
@@ -32,6 +32,9 @@ from avatard.frame import over_chequers
 from avatard.media.relay import Relay, RelayError
 from avatard.media.synthetic import DIGITAL_SOURCE_TYPE, with_badge, xmp_box
 from avatard.timebase import FPS, PLAYBACK_RATE_HZ
+
+if TYPE_CHECKING:
+    from av.video.reformatter import VideoReformatter
 
 PCM_SAMPLES: Final = PLAYBACK_RATE_HZ // FPS  # of a frame
 STREAM_KEY_FRAMES: Final = 2 * FPS
@@ -165,6 +168,7 @@ class LiveWriter:
         self._first: int | None = None  # frame number at time 0
         self._sounded = 0  # samples
         self._relay: Relay | None = None
+        self._converter: VideoReformatter | None = None
 
     def __enter__(self) -> LiveWriter:
         from av.error import FFmpegError, ProtocolNotFoundError
@@ -235,12 +239,17 @@ class LiveWriter:
         """
         from av import AudioFrame, VideoFrame
         from av.error import FFmpegError
+        from av.video.reformatter import VideoReformatter
 
         if self._first is None:
             self._first = index
         number = index - self._first
         layout = "rgba" if self._transparent else "rgb24"
-        picture = VideoFrame.from_ndarray(self._fitted(pixels), format=layout)
+        # Once for all pictures: the encoder would set up a new converter for each.
+        self._converter = self._converter or VideoReformatter()
+        picture = self._converter.reformat(
+            VideoFrame.from_ndarray(self._fitted(pixels), format=layout), format=self._video.pix_fmt
+        )
         picture.pts, picture.time_base = number, Fraction(1, FPS)
         missing = number * PCM_SAMPLES - self._sounded
         if missing:  # frames were left out: the encoder takes no gap
