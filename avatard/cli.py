@@ -180,6 +180,19 @@ def serve(
     zmq_single_part: Annotated[
         bool | None, typer.Option("--zmq-single-part", help="Send topic and payload in one part, for ZMQ_CONFLATE.")
     ] = None,
+    push: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Stream to rtmp://HOST/APP/KEY, srt:// or rtsp://; may be repeated."),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record to .mp4, .mkv or .webm; playable if avatard is killed.")
+    ] = None,
+    virtual_camera: Annotated[
+        str | None, typer.Option(metavar="auto|DEVICE", help="Be a camera of this machine; needs avatard[camera].")
+    ] = None,
+    play_sound: Annotated[
+        str | None, typer.Option(metavar="default|DEVICE", help="Play the voice on a sound output of this machine.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same audio and seed give the same frames.")] = None,
     print_url: Annotated[bool, typer.Option("--print-url", help="Print the page's URL on standard output.")] = False,
     config: ConfigOption = "nano",
@@ -190,7 +203,9 @@ def serve(
     """Serve a live avatar: a page for people, WebRTC for viewers, ZeroMQ for engines.
 
     Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio), ZeroMQ, or --audio. Video goes to
-    the page (/), WHEP viewers (/whep) and ZeroMQ. By default, only this machine can connect.
+    the page (/), WHEP viewers (/whep, OBS among them), /mjpeg and ZeroMQ; with --push to a live platform, with --record
+    to a file, with --virtual-camera to the camera menu of other programs. By default, only this machine can connect.
+    A stream key is better set as AVATARD_OUTPUT__PUSH: other users of the machine can read a command line.
     """
     flags = {
         "portrait.face": face,
@@ -210,6 +225,10 @@ def serve(
         "zmq.publish": zmq,
         "zmq.audio": zmq_audio,
         "zmq.single_part": zmq_single_part,
+        "output.push": push or None,
+        "output.record": str(record) if record else None,
+        "output.camera": virtual_camera,
+        "output.sound": play_sound,
         "stream.seed": seed,
         "log.level": log_level,
         "log.format": log_format,

@@ -239,6 +239,33 @@ class Zmq(Section, frozen=True):
     allowed_clients_file: Annotated[str, Meta(description="CURVE public keys, one per line; not set: any client")] = ""
 
 
+class Output(Section, frozen=True):
+    """Where else the avatar goes: live platforms, files, a virtual camera, a sound device, MJPEG."""
+
+    push: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="rtmp://, srt:// and rtsp:// addresses, each with its stream key; H.264 and AAC",
+            extra={"secret": True, "allowed": "a list of addresses"},
+        ),
+    ] = ()
+    push_kbps: Annotated[int, Meta(ge=100, le=50_000, description="video bit rate of a push")] = 2500
+    push_hosts: Annotated[
+        tuple[str, ...], Meta(description="hosts that POST /api/outputs may push to; *: any; not set: none")
+    ] = ()
+    record: Annotated[
+        str, Meta(description="a file: .mp4, .mkv or .webm; one that exists is kept, NAME-2 is written instead")
+    ] = ""
+    record_directory: Annotated[
+        str, Meta(description="the folder in which POST /api/outputs may record; not set: none")
+    ] = ""
+    badge: Annotated[bool, Meta(description='write "AI-generated" into every picture of this section')] = False
+    camera: Annotated[str, Meta(description="virtual camera: auto, or its device; needs avatard[camera]")] = ""
+    sound: Annotated[str, Meta(description="sound output: default, or the name of a device of this machine")] = ""
+    mjpeg_viewers: Annotated[int, Meta(ge=0, le=64, description="viewers of /mjpeg; more are answered 503")] = 4
+    mjpeg_fps: Annotated[int, Meta(ge=1, le=25, description="most pictures a second of /mjpeg")] = 12
+
+
 class Log(Section, frozen=True):
     """Logging, to standard error."""
 
@@ -260,4 +287,5 @@ class Config(Section, frozen=True):
     server: Server = Server()
     webrtc: Webrtc = Webrtc()
     zmq: Zmq = Zmq()
+    output: Output = Output()
     log: Log = Log()

@@ -55,9 +55,8 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must not be printed or logged."""
-        return tuple(
-            self.settings[path].value for path, key in keys().items() if key.secret and self.settings[path].value
-        )
+        values = [self.settings[path].value for path, key in keys().items() if key.secret]
+        return tuple(text for value in values for text in (value if isinstance(value, tuple) else (value,)) if text)
 
     def toml(self) -> Iterator[str]:
         """The lines of a file that gives the same configuration again, each value with its source.

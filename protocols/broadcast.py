@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import av
@@ -25,6 +26,7 @@ import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av.audio.codeccontext import AudioCodecContext
+from av.codec.codec import UnknownCodecError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from numpy.typing import NDArray
@@ -45,7 +47,8 @@ RETRY_SECONDS = 1.0  # after an encoder that failed, before there is another
 REFERENCE_PIXELS = 512 * 512  # up to here pictures have the configured bit rate
 LEVEL_31_PIXELS = 3600 * 256  # H.264, table A-1: macroblocks of a frame
 
-CODECS: tuple[Codec, ...] = ("vp8", "h264")
+#: By codec, the favourite first: the encoder in FFmpeg.
+ENCODERS: Mapping[Codec, str] = MappingProxyType({"vp8": "libvpx", "h264": "libx264"})
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ class Encoding:
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
-        """All video codecs, the preferred one first."""
-        return (self.codec, *(codec for codec in CODECS if codec != self.codec))
+        """The video codecs that this build of PyAV can encode, the preferred one first."""
+        preferred = (self.codec, *(codec for codec in ENCODERS if codec != self.codec))
+        return tuple(codec for codec in preferred if _is_known(ENCODERS[codec]))
 
     def video_bitrate_bps(self, width: int, height: int) -> int:
         """The bit rate for pictures of this size: it grows with their sides, as detail does, not with their area."""
@@ -186,8 +190,16 @@ def _shown(pixels: NDArray[np.uint8], stacked: bool) -> NDArray[np.uint8]:
     return np.concatenate([pixels[..., :3], np.repeat(matte, 3, axis=2)])
 
 
+def _is_known(encoder: str) -> bool:
+    try:
+        av.Codec(encoder, "w")
+    except UnknownCodecError:
+        return False
+    return True
+
+
 def _video_context(codec: Codec, bitrate_bps: int, width: int, height: int) -> VideoCodecContext:
-    context = av.CodecContext.create({"vp8": "libvpx", "h264": "libx264"}[codec], "w")
+    context = av.CodecContext.create(ENCODERS[codec], "w")
     assert isinstance(context, VideoCodecContext)
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
     context.bit_rate = bitrate_bps

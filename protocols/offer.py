@@ -362,9 +362,9 @@ def _choose_video(section: Section, send: Sequence[Codec]) -> tuple[Codec, Forma
         if fitting:
             return codec, min(fitting, key=_is_another_profile)  # the first where several are equal
     names = " or ".join(NAMES[codec] for codec in send)
+    mode = " (H.264 with packetization-mode=1)" if "h264" in send else ""
     raise NotAcceptableError(
-        f"no video codec of the offer can be sent: got {_names(offered)}; expected {names} (H.264 with "
-        "packetization-mode=1)",
+        f"no video codec of the offer can be sent: got {_names(offered)}; expected {names}{mode}",
         kind="video",
         offered=_unique(offered),
         supported=list(send),

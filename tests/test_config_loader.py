@@ -152,10 +152,11 @@ def test_what_config_prints_gives_the_same_configuration(file, in_file, profile)
 
 
 def test_secrets_are_not_printed():
-    settings = load(overrides=["server.token=hunter2", "webrtc.ice_credential=sesame"])
-    assert settings.secrets == ("hunter2", "sesame")
+    pushes = "rtmp://a/b/one, rtmp://a/b/two"
+    settings = load(overrides=["server.token=hunter2", "webrtc.ice_credential=sesame", f"output.push={pushes}"])
+    assert settings.secrets == ("hunter2", "sesame", "rtmp://a/b/one", "rtmp://a/b/two")
     printed = "\n".join(settings.toml())
-    assert "hunter2" not in printed and "sesame" not in printed
+    assert "hunter2" not in printed and "sesame" not in printed and "rtmp:" not in printed
     assert "# token is set, and not shown  # command line" in printed
 
 

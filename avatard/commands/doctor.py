@@ -3,12 +3,13 @@
 import os
 import platform
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from avatard.config import Config, Zmq
+from avatard.config import Config, Output, Zmq
+from avatard.errors import UserError
 from avatard.session.load import cores
 
 #: `missing`: `serve` needs it. `note`: only an option needs it, or only speed suffers.
@@ -28,10 +29,12 @@ def examine(config: Config) -> Iterator[Check]:
     yield _python()
     yield from _cpu()
     yield _torch()
-    yield from _codecs(config.webrtc.codec)
+    live = bool(config.output.push or config.output.record)
+    yield from _codecs("h264" if live else config.webrtc.codec)
     yield _portaudio(needed=config.audio.source == "mic")
     yield _port("HTTP port", config.server.host, config.server.port)
     yield from _zeromq(config.zmq)
+    yield from _outputs(config.output)
     yield from _weights(config)
 
 
@@ -144,6 +147,27 @@ def _zeromq(config: Zmq) -> Iterator[Check]:
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         if endpoint.startswith("tcp://") and port.isdecimal():
             yield _port(name, host.strip("[]"), int(port))
+
+
+def _outputs(config: Output) -> Iterator[Check]:
+    """What the section `output` asks for; the receivers of pushes are not asked."""
+    from avatard.gateways.loudspeaker import check_loudspeaker
+    from avatard.gateways.virtual_camera import check_camera
+    from avatard.media.live_writer import target_of
+
+    for text in filter(None, (*config.push, config.record)):
+        yield _asked("output", lambda text: target_of(text).shown, text)
+    if config.camera:
+        yield _asked("virtual camera", check_camera, config.camera)
+    if config.sound:
+        yield _asked("sound output", check_loudspeaker, config.sound)
+
+
+def _asked(what: str, check: Callable[[str], str | None], setting: str) -> Check:
+    try:
+        return Check(what, "ok", check(setting) or setting)
+    except UserError as error:
+        return Check(what, "missing", str(error))
 
 
 def _weights(config: Config) -> Iterator[Check]:

@@ -20,12 +20,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard import __version__
 from avatard.config import PICTURE_SIZES, Config
 from avatard.errors import UserError
 from avatard.frame import Frame, Samples, Sound
 from avatard.inference.engine_api import Engine, MakeEngine, Stream
 from avatard.media.audio_file import open_audio, read_speech
+from avatard.media.synthetic import metadata, with_badge
 from avatard.media.video_file import VIDEOS, read_frames
 from avatard.media.video_writer import FORMATS, VideoWriter
 from avatard.playout.audio_timeline import Timing
@@ -36,9 +36,6 @@ from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
 SIZES: Final = (64, 2048)
 WAIT_SECONDS: Final = 1.0
-BADGE: Final = "AI-generated"
-#: For people and programs; the XMP data is for programs.
-COMMENT: Final = "Synthetic media: a still portrait animated by trained networks from a recorded voice."
 
 
 class RenderError(UserError):
@@ -191,12 +188,11 @@ def render(
         engine = make_engine(config)
         _, portrait = engine.identify(Portrait.read(identity, config.portrait.face))
     height, width = _scaled(portrait.pixels.shape, size)
-    metadata = {"title": f"{BADGE} video", "comment": f"{COMMENT} Made with avatard {__version__}."}
     from tqdm import tqdm
 
     frames = 0
     with (
-        VideoWriter(output, (height, width), audio, metadata, transparent=transparent) as writer,
+        VideoWriter(output, (height, width), audio, metadata("recorded"), transparent=transparent) as writer,
         tqdm(total=total, unit="frame", disable=None if progress else True) as bar,
     ):
         for played in play_out(engine, read_speech(audio), config):
@@ -262,11 +258,4 @@ def _finish(pixels: NDArray[np.uint8], size: tuple[int, int], badge: bool) -> ND
     if size != pixels.shape[:2]:
         method = cv2.INTER_AREA if height < pixels.shape[0] else cv2.INTER_LANCZOS4
         pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=method), np.uint8)
-    if badge:
-        pixels = pixels.copy()
-        longest = max(size)
-        scale, at = longest / 640, (longest // 40, height - longest // 32)
-        for colour, thick in (((0, 0, 0, 255), 3), ((255, 255, 255, 255), 1)):
-            thickness = max(1, round(thick * scale * 1.5))
-            cv2.putText(pixels, BADGE, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
-    return pixels
+    return with_badge(pixels) if badge else pixels

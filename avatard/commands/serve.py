@@ -1,4 +1,4 @@
-"""`avatard serve`: the session, the server and the local sources of speech, from start to a clean end."""
+"""`avatard serve`: the session, the server, the outputs and the local sources of speech, from start to a clean end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from avatard.config import Config
+from avatard.config import Config, Output
 from avatard.gateways.http import Server
 from avatard.gateways.local import check_microphone, speak_file, speak_microphone
+from avatard.gateways.loudspeaker import Loudspeaker, check_loudspeaker
+from avatard.gateways.outputs import Outputs
+from avatard.gateways.virtual_camera import VirtualCamera, check_camera
 from avatard.gateways.zeromq import ZmqGateway
 from avatard.media.audio_file import open_audio
 from avatard.portrait import Portrait
@@ -60,8 +63,9 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
             loop.add_signal_handler(number, stopped.set)
     gateway = ZmqGateway(config.zmq) if config.zmq.publish or config.zmq.audio else None
     session = Session(config, portrait, engine)
-    server = Server(config, session)
-    _check_source(config.audio.source)
+    outputs = Outputs(config.output, session)
+    server = Server(config, session, outputs)
+    _check_devices(config)
     await server.check_address()
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     async with contextlib.AsyncExitStack() as stack:
@@ -72,11 +76,14 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
             starting.cancel()
             return
         await starting
+        stack.push_async_callback(outputs.stop)
+        _open_devices(config.output, session, stack)
         stack.push_async_callback(server.stop)
         url = await server.start()
         if gateway is not None:
             stack.push_async_callback(gateway.stop)
             await gateway.start(session)
+        outputs.start()
         if print_url:
             print(url, flush=True)
         print(f"avatard: open {url}{'?token=...' if config.server.token else ''}", file=sys.stderr, flush=True)
@@ -91,12 +98,25 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
         logger.info("shutting down")
 
 
-def _check_source(source: str) -> None:
-    """Refuse a missing file or microphone before the networks are loaded. Raises `UserError`."""
+def _check_devices(config: Config) -> None:
+    """Refuse a missing file, microphone, camera or sound output before the networks load. Raises `UserError`."""
+    source = config.audio.source
     if source == MICROPHONE:
         check_microphone()
     elif source:
         open_audio(Path(source)).close()
+    if config.output.camera:
+        check_camera(config.output.camera)
+    if config.output.sound:
+        check_loudspeaker(config.output.sound)
+
+
+def _open_devices(config: Output, session: Session, stack: contextlib.AsyncExitStack) -> None:
+    """Show and play the avatar on this machine, if the configuration says so. Raises `UserError`."""
+    if config.camera:
+        stack.push_async_callback(VirtualCamera(session, config.camera, config.badge).stop)
+    if config.sound:
+        stack.push_async_callback(Loudspeaker(session, config.sound).stop)
 
 
 async def _speak(source: str, session: Session) -> None:

@@ -26,6 +26,9 @@ from avatard.gateways.middleware import (
     same_origin,
     trusted_host,
 )
+from avatard.gateways.mjpeg import Mjpeg
+from avatard.gateways.output_routes import add_outputs
+from avatard.gateways.outputs import Outputs
 from avatard.gateways.signalling import Signalling
 from avatard.gateways.webrtc import PeerRegistry
 from avatard.gateways.websocket import serve_agent
@@ -55,11 +58,14 @@ class Server:
     Args:
         config: the effective configuration.
         session: the avatar, started.
+        outputs: what `/api/outputs` controls; by default those of the configuration.
     """
 
-    def __init__(self, config: Config, session: Session) -> None:
+    def __init__(self, config: Config, session: Session, outputs: Outputs | None = None) -> None:
         self.session = session
         self._config = config
+        self._outputs = outputs or Outputs(config.output, session)
+        self._mjpeg = Mjpeg(session, config.output)
         self._peers = PeerRegistry(session, config.webrtc, config.server.max_sessions)
         self._sockets: set[web.WebSocketResponse] = set()
         self._limiter = ConnectionLimiter(config.server.max_connections)
@@ -120,6 +126,7 @@ class Server:
     async def stop(self) -> None:
         """Close every connection and stop listening."""
         await self._peers.close()
+        await self._mjpeg.close()
         await asyncio.gather(
             *(socket.close(code=WSCloseCode.GOING_AWAY, message=b"shutting down") for socket in list(self._sockets))
         )
@@ -147,6 +154,8 @@ class Server:
         app.router.add_post("/api/interrupt", self._interrupt)
         app.router.add_post("/api/identity", self._identity)
         add_first_portrait(app, self.session)
+        add_outputs(app, self._outputs)
+        app.router.add_get("/mjpeg", self._mjpeg.serve)
         app.router.add_get("/api/status", self._status)
         app.router.add_get("/api/portrait", self._portrait)
         app.router.add_get("/ws/audio", self._audio)

@@ -6,8 +6,6 @@ MP4 has H.264 and AAC. WebM has VP9 and Opus, QuickTime ProRes 4444 and PCM; bot
 from __future__ import annotations
 
 import os
-import struct
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from avatard.errors import UserError
 from avatard.media.audio_file import open_audio, unreadable
+from avatard.media.synthetic import DIGITAL_SOURCE_TYPE, xmp_box
 from avatard.timebase import FPS
 
 if TYPE_CHECKING:
@@ -57,17 +56,6 @@ FORMATS: Final = MappingProxyType(
         ),
         ".mov": Format("mov", "prores_ks", "pcm_s16le", "yuv444p10le", "yuva444p10le", {"profile": "4444"}, True),
     }
-)
-
-#: IPTC Digital Source Type of a real picture that a trained network animates.
-DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-#: The box that carries XMP in ISO base media files (XMP specification, part 3).
-XMP_BOX: Final = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
-XMP: Final = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    f'Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
 )
 
 
@@ -177,7 +165,7 @@ class VideoWriter:
                 self._output.close()
                 if self._format.boxes:
                     with self._temporary.open("ab") as file:
-                        file.write(_xmp_box())
+                        file.write(xmp_box())
                 self._temporary.replace(self._path)
             except (FFmpegError, OSError) as failure:
                 raise VideoWriterError(f"{self._path} cannot be written: {failure.strerror}") from None
@@ -196,9 +184,3 @@ def _decode(path: Path, source: InputContainer) -> Iterator[AudioFrame]:
             yield frame
     except FFmpegError as error:
         raise unreadable(path, error) from None
-
-
-def _xmp_box() -> bytes:
-    """The XMP data as a box at the end of the file: FFmpeg writes none, and readers skip boxes they do not know."""
-    content = b"uuid" + XMP_BOX.bytes + XMP.encode()
-    return struct.pack(">I", len(content) + 4) + content

@@ -21,7 +21,9 @@ RTF_PARTS = 80  # parts of clips that the real-time factor is the mean of
 WINDOW = 250  # frames that the panel's medians look back
 
 #: Families whose values are counted elsewhere and read when they are scraped: by label.
-Family: TypeAlias = Literal["frames", "stage_seconds", "queue_depth", "underruns", "worker_resident_bytes"]
+Family: TypeAlias = Literal[
+    "frames", "stage_seconds", "queue_depth", "underruns", "worker_resident_bytes", "outputs", "output_losses"
+]
 Reader: TypeAlias = Callable[[], Mapping[str, float]]
 _DESCRIPTIONS: Mapping[Family, tuple[str, str]] = {
     "frames": ("fate", "Frames by what became of them"),
@@ -29,8 +31,10 @@ _DESCRIPTIONS: Mapping[Family, tuple[str, str]] = {
     "queue_depth": ("queue", "What waits"),
     "underruns": ("", "Gaps because speech came too late"),
     "worker_resident_bytes": ("", "Memory of the inference process"),
+    "outputs": ("state", "Pushes and recordings"),
+    "output_losses": ("kind", "Connections of pushes, and files of recordings, that ended in an error"),
 }
-_GAUGES: frozenset[Family] = frozenset({"queue_depth", "worker_resident_bytes"})
+_GAUGES: frozenset[Family] = frozenset({"queue_depth", "worker_resident_bytes", "outputs"})
 
 
 class _Watched(Collector):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from avatard.commands.doctor import Check, examine, table
-from avatard.config import Audio, Config, Motion, Server, Speech, Video, Webrtc, Zmq
+from avatard.config import Audio, Config, Motion, Output, Server, Speech, Video, Webrtc, Zmq
 from avatard.models import checkpoint
 
 
@@ -106,3 +106,13 @@ def test_the_exit_code_says_whether_something_is_missing():
     assert ran.returncode == 1
     assert ran.stderr == ""
     assert "missing  motion.weights" in ran.stdout
+
+
+def test_what_the_outputs_need_is_checked(weights):
+    push = ("rtmp://live.example/app/secret",)
+    settings = Output(push=push, record="talk.avi", camera="auto", sound="no such device")
+    checks = [check for check in examine(configured(output=settings)) if check.what.endswith(("output", "camera"))]
+    found = [check.found for check in checks]
+    assert [check.what for check in checks] == ["output", "output", "virtual camera", "sound output"]
+    assert checks[0] == Check("output", "ok", "rtmp://live.example/app/***")
+    assert checks[1].state == checks[3].state == "missing" and not any("secret" in text for text in found)

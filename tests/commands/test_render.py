@@ -18,7 +18,7 @@ from avatard.commands.render import RenderError, play_out, render
 from avatard.config import Config, Picture, Stream
 from avatard.errors import UserError
 from avatard.media.audio_file import AudioFileError
-from avatard.media.video_writer import DIGITAL_SOURCE_TYPE, XMP_BOX
+from avatard.media.synthetic import DIGITAL_SOURCE_TYPE, XMP_BOX
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.timebase import SAMPLES_PER_FRAME
 from tests.support.sounds import write_wav

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from avatard.media.pcm import to_pcm16
+from tests.support.flashes import decoded
 from tests.support.paths import ROOT
 from tests.support.serving import beeps
 from tests.support.sounds import write_wav
@@ -93,6 +94,23 @@ async def test_a_sound_file_is_spoken_from_the_start(portrait, tmp_path):
     assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
+async def test_what_is_recorded_is_whole_when_it_is_stopped(portrait, tmp_path):
+    write_wav(tmp_path / "voice.wav", beeps(2))
+    process, url, _ = await start(
+        portrait, f"audio.source={tmp_path / 'voice.wav'}", f"output.record={tmp_path / 'talk.mp4'}"
+    )
+    async with aiohttp.ClientSession() as http, asyncio.timeout(60):
+        seconds = 0.0
+        while seconds < 1:
+            async with http.get(f"{url}/api/outputs") as response:
+                seconds = (await response.json())["outputs"][0]["seconds"]
+    process.send_signal(signal.SIGTERM)
+    rest = (await process.stderr.read()).decode()
+    assert await asyncio.wait_for(process.wait(), 20) == 0 and "Traceback" not in rest
+    assert len(decoded(tmp_path / "talk.mp4", "video")) >= 25
+    assert b"uuid" in (tmp_path / "talk.mp4").read_bytes(), "it was ended in good order"
+
+
 @pytest.mark.parametrize(
     ("settings", "engine", "said"),
     [
@@ -102,6 +120,16 @@ async def test_a_sound_file_is_spoken_from_the_start(portrait, tmp_path):
             "none.wav cannot be read as sound: No such file or directory",
         ),
         ([], "tests.support.warp_engine:make_broken", "weights are missing: run the trainer"),
+        (
+            ["output.record=talk.avi"],
+            "tests.support.warp_engine:make_broken",
+            "talk.avi: expected a name that ends in .mp4, .mkv, .webm",
+        ),
+        (
+            ["output.push=http://live.example/secret"],
+            "tests.support.warp_engine:make_broken",
+            "cannot push to http://: expected rtmp://",
+        ),
         (
             ["server.host=a..b"],
             "tests.support.warp_engine:make_broken",

@@ -357,7 +357,7 @@ async def test_the_page_comes_whole_from_this_server(serving):
 async def test_with_a_token_only_health_is_open():
     settings = config(server=Server(port=0, token="s3cret"))
     async with running_server(settings) as (_, url), aiohttp.ClientSession() as http:
-        for path in ("/", "/metrics", "/web/app.js", "/ws/audio"):
+        for path in ("/", "/metrics", "/web/app.js", "/ws/audio", "/mjpeg", "/api/outputs"):
             async with http.get(f"{url}{path}") as response:
                 assert response.status == 401 and response.headers["WWW-Authenticate"] == "Bearer"
         for path in ("/healthz", "/readyz"):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from av.video.codeccontext import VideoCodecContext
 
-from avatard.media.video_writer import DIGITAL_SOURCE_TYPE, XMP_BOX, VideoWriter
+from avatard.media.synthetic import DIGITAL_SOURCE_TYPE, XMP_BOX
+from avatard.media.video_writer import VideoWriter
 from tests.support.sounds import write_wav
 
 HEIGHT, WIDTH, FRAMES = 96, 128, 10

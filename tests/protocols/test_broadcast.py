@@ -1,6 +1,7 @@
 """Frames are encoded once for each codec in use and given to the viewers, whatever happens to the encoder."""
 
 import asyncio
+import re
 from typing import Any
 
 import av
@@ -174,3 +175,35 @@ def test_opus_keeps_the_treble():
     loss = 10 * np.log10(np.convolve(after / before, np.ones(9) / 9, "same"))
     loss -= np.median(loss[(hz > 200) & (hz < 4000)])
     assert loss[(hz > 200) & (hz < 16_000)].min() > -1
+
+
+def nal_units(data: bytes) -> list[bytes]:
+    """The units of an H.264 picture in byte stream format (ITU-T H.264, annex B)."""
+    return [unit for unit in re.split(rb"\x00\x00\x00?\x01", data) if unit]
+
+
+def test_what_obs_decodes_each_key_frame_has_its_parameter_sets_and_nothing_needs_more_than_baseline():
+    """A player may join at any key frame: nothing is told out of band (RFC 6184, section 8.2.2)."""
+    rendition = Rendition("h264")
+    encoder = Encoder(Encoding("h264"))
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (128, 128, 3)).astype(np.uint8)
+    keys, silence = (0, 7, broadcast.KEY_FRAME_INTERVAL + 7), np.zeros(1920, np.int16)
+    for index in range(max(keys) + 1):
+        asked = {rendition} if index == 7 else set()
+        made = encoder.encode(index, np.roll(noise, index, 1), silence, {rendition}, asked).video[rendition]
+        kinds = [unit[0] & 31 for unit in nal_units(made.data)]
+        assert made.key == (index in keys)
+        if made.key:
+            assert kinds[:2] == [7, 8] and kinds[-1] == 5, "SPS, PPS, and a picture that needs none before it"
+            profile, constraints, level = nal_units(made.data)[0][1:4]
+            assert (profile, constraints & 0xC0, level) == (66, 0xC0, 31), "constrained baseline, level 3.1"
+            assert len(decoded("h264", made.data)) == 1
+        else:
+            assert set(kinds) <= {1, 6}
+
+
+def test_a_codec_without_an_encoder_is_not_offered(monkeypatch):
+    assert Encoding("h264").codecs == ("h264", "vp8")
+    monkeypatch.setattr(broadcast, "ENCODERS", {"vp8": "libvpx", "h264": "libnosuch"})
+    assert Encoding("h264").codecs == Encoding("vp8").codecs == ("vp8",)

@@ -61,6 +61,9 @@ async def test_the_offers_of_real_clients_are_answered(name, send, receive, code
         assert re.search(r"a=mid:\w+", section)[0] in asked  # type: ignore[index]
         if not codec and "m=application" not in section:
             assert section.startswith("m=video 0 ") and "a=inactive" in section
+    if name == "obs_whep":
+        (parameters,) = re.findall(r"a=fmtp:96 (.*)\r", answer)
+        assert {"packetization-mode=1", "profile-level-id=42e01f"} <= set(parameters.split(";"))
     if name == "safari_high_only":
         assert "profile-level-id=640c34" in answer, "the profile of an answer is the offered one"
     await peer.close()
@@ -88,6 +91,12 @@ def test_only_packetization_mode_1_is_sent():
     mode_0 = offer("obs_whep").replace("packetization-mode=1;", "")
     with pytest.raises(NotAcceptableError, match=r"got H\.264; expected VP8 or H\.264 \(H\.264 with packetization"):
         negotiate(mode_0, BOTH, False)
+
+
+def test_obs_is_told_what_is_needed_where_there_is_no_h264():
+    with pytest.raises(NotAcceptableError, match=r"^no video codec .* got H\.264; expected VP8$") as caught:
+        negotiate(offer("obs_whep"), ("vp8",), False)
+    assert caught.value.fields["supported"] == ["vp8"]
 
 
 @pytest.mark.parametrize(
