@@ -3,10 +3,10 @@
     python -m avatard.inference.worker COMMANDS EVENTS ENGINE
 
 Five threads: this one moves messages and says several times a second that it is alive, one for each stage of a stream
-(motion, generate, render; see `engine_api.Stream`), and one looks at new portraits. Rendering is more work than the other
-two stages together: the engine decodes the next frames on another thread while it composes these. Each thread has one
-torch thread: two OpenMP threads per stage were measured slower than one. The process leaves when its standard input
-closes, which happens however the daemon dies.
+(motion, generate, render; see `engine_api.Stream`), and one looks at new portraits. Rendering is more work than the
+other two stages together: the engine decodes the next frames on another thread while it composes these. Each thread
+has one torch thread: two OpenMP threads per stage were measured slower than one. The process leaves when its standard
+input closes, which happens however the daemon dies.
 """
 
 from __future__ import annotations
