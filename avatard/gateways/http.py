@@ -18,6 +18,7 @@ from avatard.config import Server as ServerConfig
 from avatard.errors import UserError
 from avatard.gateways.connections import HEAD_SECONDS, IDLE_SECONDS, ConnectionLimiter
 from avatard.gateways.first_portrait import add_first_portrait
+from avatard.gateways.livekit import LiveKitRoute
 from avatard.gateways.middleware import (
     TOKEN_COOKIE,
     authentication,
@@ -61,6 +62,7 @@ class Server:
         self.session = session
         self._config = config
         self._peers = PeerRegistry(session, config.webrtc, config.server.max_sessions)
+        self._livekit = LiveKitRoute(session)
         self._sockets: set[web.WebSocketResponse] = set()
         self._limiter = ConnectionLimiter(config.server.max_connections)
         self._runner: web.AppRunner | None = None
@@ -120,6 +122,7 @@ class Server:
     async def stop(self) -> None:
         """Close every connection and stop listening."""
         await self._peers.close()
+        await self._livekit.close()
         await asyncio.gather(
             *(socket.close(code=WSCloseCode.GOING_AWAY, message=b"shutting down") for socket in list(self._sockets))
         )
@@ -154,6 +157,7 @@ class Server:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         Signalling(self._peers).add_routes(app)
+        self._livekit.add_routes(app)
         return app
 
     async def _interrupt(self, request: web.Request) -> web.Response:
