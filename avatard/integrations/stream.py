@@ -104,8 +104,8 @@ class Stream(ABC):
         """Drop what was not heard yet, also of frames that wait; all segments end."""
 
     async def __aiter__(self) -> AsyncIterator[AvatarFrame]:
-        """The frames, as they are due."""
-        while not self._closed:
+        """The frames, as they are due, to the end of the stream."""
+        while self._waiting or not self._closed:
             if self._waiting:
                 yield self._waiting.popleft()
             else:
@@ -131,7 +131,10 @@ class Stream(ABC):
         """Take all sound from the frames that wait."""
         self._waiting = deque(frame.silenced() for frame in self._waiting)
 
-    def _close(self) -> None:
+    def _close(self, now: bool = False) -> None:
+        """End the iteration: after what waits, or now."""
+        if now:
+            self._waiting.clear()
         self._closed = True
         self._filled.set()
 
@@ -222,7 +225,7 @@ class SessionStream(Stream):
 
     async def stop(self) -> None:
         """See `Stream`."""
-        self._close()
+        self._close(now=True)
         speaker, self._speaker = self._speaker, None
         if speaker is not None:
             self._session.detach(self)
