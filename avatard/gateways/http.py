@@ -186,8 +186,13 @@ class Server:
 
     async def _status(self, request: web.Request) -> web.Response:
         session = self.session
-        body = {"ready": session.ready, "identity": session.generation.digest, "speaking": session.speaking}
-        return web.json_response(body | {"figures": session.figures(), "clients": len(self._peers)})
+        body: dict[str, object] = {
+            "ready": session.ready,
+            "identity": session.generation.digest,
+            "speaking": session.speaking,
+        }
+        body |= {"figures": session.figures(), "clients": len(self._peers), "livekit": self._livekit.room}
+        return web.json_response(body)
 
     async def _audio(self, request: web.Request) -> web.StreamResponse:
         return await serve_agent(request, self.session, self._sockets)

@@ -46,6 +46,11 @@ class LiveKitRoute:
         self._joined: JoinedRoom | None = None
         self._joining = asyncio.Lock()
 
+    @property
+    def room(self) -> str | None:
+        """The name of the room that the avatar is in."""
+        return self._joined.name if self._joined is not None and not self._joined.left else None
+
     def add_routes(self, app: web.Application) -> None:
         """Add them."""
         app.router.add_post("/api/livekit", self._join)

@@ -108,12 +108,12 @@ class DaemonStream(Stream):
             async with asyncio.timeout(CONNECT_SECONDS):
                 self._socket = socket = await self._http.ws_connect(self._url)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise DaemonError(f"no avatard answers at {self._url}: {error or 'timeout'}") from None
+            raise DaemonError(f"no avatard answers at {self._url}: {str(error) or 'timeout'}") from None
         self._context = zmq.asyncio.Context()
         frames = self._context.socket(zmq.SUB)
         frames.linger, frames.rcvhwm = 0, QUEUE_MESSAGES
         if self._keys[0]:
-            set_client_keys(frames, *self._keys)
+            set_client_keys(zmq.Socket.shadow(frames.underlying), *self._keys)
         try:
             frames.connect(self._endpoint)
         except zmq.ZMQError as error:

@@ -150,6 +150,8 @@ class AvatarSession(livekit_avatar.AvatarSession):
         UserError: the picture or a key cannot be used.
     """
 
+    _room: Any  # of the base class
+
     def __init__(self, portrait: str | Path | Session, settings: Sequence[str] = ()) -> None:
         super().__init__()
         if isinstance(portrait, Session):
@@ -289,7 +291,7 @@ class RemoteAvatarSession(livekit_avatar.AvatarSession):
                 answer = await response.json(content_type=None)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise LiveKitError(f"no avatard answers at {self._url}: {error or 'timeout'}") from None
+            raise LiveKitError(f"no avatard answers at {self._url}: {str(error) or 'timeout'}") from None
         if status >= 400:
             raise LiveKitError(f"{self._url}: {answer.get('error', status)}")
         return answer

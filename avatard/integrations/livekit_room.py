@@ -1,4 +1,4 @@
-"""A LiveKit room that a daemon's avatar has joined: there from `join` until its agent leaves, or it is told to leave."""
+"""A LiveKit room that a daemon's avatar has joined, from `join` until its agent leaves or it is told to."""
 
 from __future__ import annotations
 
@@ -97,9 +97,7 @@ class JoinedRoom:
             await stream.stop()
 
 
-async def join(
-    session: Session, url: str, token: str, make_room: Callable[[], rtc.Room] | None = None
-) -> JoinedRoom:
+async def join(session: Session, url: str, token: str, make_room: Callable[[], rtc.Room] | None = None) -> JoinedRoom:
     """Join a room as the avatar of the agent that the token's `lk.publish_on_behalf` names, or of the first one there.
 
     Args:

@@ -25,11 +25,19 @@ async def test_invitations_that_cannot_be_accepted():
                 answer = await response.json()
                 return response.status, answer["code"], answer["error"]
 
-        good = {"url": "wss://livekit.example", "token": "a.b.c"}
+        good: dict[str, object] = {"url": "wss://livekit.example", "token": "a.b.c"}
         status, code, text = await invite(good)
         assert (status, code) == (501, "not-installed")
         assert text == "livekit is not installed: pip install 'avatard[livekit]'"
-        for body in ([], {}, good | {"url": "ftp://x"}, good | {"token": ""}, good | {"token": 5}, good | {"room": "x"}):
+        bodies: tuple[object, ...] = (
+            [],
+            {},
+            good | {"url": "ftp://x"},
+            good | {"token": ""},
+            good | {"token": 5},
+            good | {"room": "x"},
+        )
+        for body in bodies:
             status, code, text = await invite(body)
             assert (status, code) == (400, "bad-request")
             assert text.endswith('expected {"url": "wss://...", "token": "..."}') and "\n" not in text

@@ -13,6 +13,7 @@ from avatard.gateways.zeromq import ZmqGateway
 from avatard.integrations import daemon as module
 from avatard.integrations.daemon import DaemonError, DaemonStream
 from avatard.integrations.stream import AvatarFrame
+from avatard.protocols.curve import create_keys
 from tests.support.paths import ROOT
 from tests.support.serving import beeps, config, running_server, until
 
@@ -23,7 +24,7 @@ def engine(monkeypatch):
 
 
 @asynccontextmanager
-async def watched(**keys):
+async def watched(server_key="", **keys):
     """A running daemon's stream, and its frames."""
     zmq = Zmq(publish="tcp://127.0.0.1:*", send_queue_messages=1000, **keys)
     settings = config(zmq=zmq, server=ServerConfig(port=0, token="secret"))
@@ -31,7 +32,10 @@ async def watched(**keys):
         gateway = ZmqGateway(zmq)
         await gateway.start(session)
         assert gateway.publisher is not None
-        stream, frames = DaemonStream(url, gateway.publisher.endpoint, token="secret"), list[AvatarFrame]()
+        stream, frames = (
+            DaemonStream(url, gateway.publisher.endpoint, token="secret", server_key=server_key),
+            list[AvatarFrame](),
+        )
         await stream.start()
 
         async def watch() -> None:
@@ -48,6 +52,12 @@ async def watched(**keys):
 
 def ends(frames):
     return [end for frame in frames for end in frame.ended]
+
+
+async def test_encrypted(tmp_path):
+    _, secret, public = create_keys(tmp_path, "server")
+    async with watched(secret_key_file=str(secret), server_key=public) as (_, frames, _):
+        assert frames[-1].rate_hz == 16_000
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "rgb24"])
@@ -75,7 +85,9 @@ async def test_segments_and_interrupts_end_once_each():
         names, cut = [], set()
         for number in range(8):
             seconds = random.uniform(0.15, 0.4)
-            names.append(stream.push(beeps(seconds, 24_000 if number % 2 else 16_000), 24_000 if number % 2 else 16_000))
+            names.append(
+                stream.push(beeps(seconds, 24_000 if number % 2 else 16_000), 24_000 if number % 2 else 16_000)
+            )
             if number in (2, 5):
                 await asyncio.sleep(random.uniform(0, 0.5))
                 cut |= set(stream._segments)
@@ -96,6 +108,7 @@ async def test_a_daemon_that_goes_away_ends_everything(monkeypatch):
     async with running_server(config(zmq=zmq)) as (session, url):
         gateway = ZmqGateway(zmq)
         await gateway.start(session)
+        assert gateway.publisher is not None
         stream = DaemonStream(url, gateway.publisher.endpoint)
         await stream.start()
         stream.push(beeps(20), 16_000)

@@ -9,6 +9,8 @@ import asyncio
 import itertools
 import os
 import random
+import runpy
+import sys
 import warnings
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -19,7 +21,10 @@ import numpy as np
 import pytest
 
 from avatard.media.pcm import to_pcm16
+from tests.support import memory
+from tests.support.paths import SCRIPTS
 from tests.support.serving import beeps, running_server, running_session, until
+from tests.support.sounds import write_wav
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -38,7 +43,7 @@ RATE = 24_000
 
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(os.sys.path))  # type: ignore[attr-defined]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
 def sound(samples: np.ndarray, rate_hz: int = RATE) -> Any:
@@ -177,6 +182,21 @@ async def test_twenty_segments_and_five_interrupts(ear):
         assert ear.seconds == still and len(agent.finished) == 20
 
 
+@memory.long
+async def test_memory_does_not_grow():
+    async with in_process(Server()) as agent:
+
+        async def once(number: int) -> None:
+            await agent.say(0.3, end=number % 10 != 0)
+            if number % 10 == 0:
+                await agent.interrupt()
+            async with asyncio.timeout(30):
+                await agent.output.wait_for_playout()
+
+        assert await memory.growth(once) < memory.MOST_BYTES
+        assert len(agent.finished) == memory.REPEATS
+
+
 async def test_nothing_is_said_before_a_listener_has_subscribed(ear):
     server = Server()
     server.subscribed.clear()
@@ -192,14 +212,18 @@ async def test_nothing_is_said_before_a_listener_has_subscribed(ear):
         assert server.published == ["KIND_AUDIO", "KIND_VIDEO"]
 
 
+async def read(generator: Any) -> None:
+    async for _ in generator:
+        pass
+
+
 async def test_an_interrupt_while_the_end_is_awaited_frees_the_next_segment(ear):
     async with running_session() as session:
         stream = SessionStream(session)
         await stream.start()
         generator = livekit.AvatarGenerator(stream)
-        frames = generator.__aiter__()
-        await anext(frames)
-        reading = asyncio.create_task(anext(frames))
+        reading = asyncio.create_task(read(generator))
+        await until(generator._published.is_set)
         await generator.push_audio(AudioSegmentEnd())  # of nothing: returns at once
         await generator.push_audio(sound(beeps(5, RATE)))
         waiting = asyncio.create_task(generator.push_audio(AudioSegmentEnd()))
@@ -260,6 +284,52 @@ async def test_an_avatar_in_the_agents_process(ear):
         await avatar.aclose()
 
 
+async def test_a_real_agent_session_says_a_file_and_is_interrupted(ear, tmp_path, monkeypatch):
+    from livekit.agents import Agent as RealAgent
+    from livekit.agents import AgentSession
+
+    example = runpy.run_path(str(SCRIPTS / "examples" / "livekit_agent.py"))
+    server = Server()
+    room = server.room("agent")
+    await room.connect("", "")
+    async with running_session() as session:
+        avatar, agent_session = livekit.AvatarSession(session), AgentSession()
+        await avatar.start(agent_session, room)
+        await agent_session.start(RealAgent(instructions="Be kind."))
+        hello = write_wav(tmp_path / "hello.wav", beeps(0.3, RATE), RATE)
+        async with asyncio.timeout(30):
+            await agent_session.say("Hello!", audio=example["sound_of"](str(hello)))
+        assert abs(ear.seconds - 0.3) <= 0.001
+        long = write_wav(tmp_path / "long.wav", beeps(20, RATE), RATE)
+        saying = agent_session.say("Once upon a time", audio=example["sound_of"](str(long)))
+        await until(lambda: ear.seconds > 0.5)
+        async with asyncio.timeout(30):
+            await agent_session.interrupt()
+            await saying
+        assert saying.interrupted
+        heard, seen = ear.seconds, len(ear.pictures)
+        await until(lambda: len(ear.pictures) > seen + 25)
+        assert ear.seconds == heard
+        await agent_session.aclose()
+        await avatar.aclose()
+
+
+async def test_the_example_worker_knows_which_daemons_are_free(monkeypatch):
+    example = runpy.run_path(str(SCRIPTS / "examples" / "livekit_agent.py"))
+    server = Server()
+    async with daemon(server, monkeypatch) as (url, http, _):
+        address = url.removesuffix("/api/livekit")
+        monkeypatch.setenv("AVATARD", f"{address} http://127.0.0.1:9")
+        assert await asyncio.to_thread(example["load"], None) == 0.5
+        avatar = await asyncio.to_thread(example["make_avatar"])
+        assert avatar._url == url
+        async with http.post(url, json=INVITATION):
+            assert await asyncio.to_thread(example["load"], None) == 1
+    monkeypatch.delenv("AVATARD")
+    assert example["load"](SimpleNamespace(active_jobs=[])) == 0
+    assert example["load"](SimpleNamespace(active_jobs=["one"])) == 1
+
+
 def test_an_avatar_needs_a_portrait_that_can_be_read(tmp_path):
     with pytest.raises(Exception, match="cannot be read"):
         livekit.AvatarSession(tmp_path / "nobody.png")
@@ -269,7 +339,6 @@ def test_an_avatar_needs_a_portrait_that_can_be_read(tmp_path):
 async def daemon(server: Server, monkeypatch: Any):
     """A daemon whose LiveKit server is `server`; tokens are what the test says."""
     room = server.room("avatard", {"lk.publish_on_behalf": "agent"})
-    monkeypatch.setattr(route.LiveKitRoute, "_make_room", lambda self: room, raising=False)
     original = route.LiveKitRoute.__init__
 
     def made(self: Any, session: Any, make_room: Any = None) -> None:
@@ -342,7 +411,7 @@ async def test_a_daemon_leaves_with_its_agent(ear, monkeypatch):
                 return (await response.json())["id"] is None
 
         async with asyncio.timeout(20):
-            while not await left():
+            while not await left():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.02)
 
 
@@ -416,7 +485,7 @@ async def test_a_room_of_a_real_server():
 
     def grant(identity: str, kind: str) -> str:
         token = api.AccessToken(key, secret).with_identity(identity).with_kind(kind)
-        return token.with_grants(api.VideoGrants(room_join=True, room=name)).to_jwt()
+        return str(token.with_grants(api.VideoGrants(room_join=True, room=name)).to_jwt())
 
     viewer, room = rtc.Room(), rtc.Room()
     await viewer.connect(url, grant("viewer", "standard"))
@@ -439,5 +508,3 @@ async def test_a_room_of_a_real_server():
         await until(lambda: "avatard" not in viewer.remote_participants)
     await room.disconnect()
     await viewer.disconnect()
-
-

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+import runpy
 import sys
 import warnings
 from contextlib import asynccontextmanager
@@ -16,7 +17,10 @@ import pytest
 
 from avatard.integrations.stream import SegmentEnd, SessionStream, Stream
 from avatard.media.pcm import to_pcm16
+from tests.support import memory
+from tests.support.paths import SCRIPTS
 from tests.support.serving import beeps, running_session, until
+from tests.support.sounds import write_wav
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -24,9 +28,9 @@ with warnings.catch_warnings():
     from pipecat.frames import frames as pipecat
     from pipecat.pipeline.pipeline import Pipeline
     from pipecat.pipeline.worker import PipelineParams, PipelineWorker
-    from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+    from pipecat.processors.frame_processor import FrameProcessor
     from pipecat.transports.base_output import BaseOutputTransport
-    from pipecat.transports.base_transport import TransportParams
+    from pipecat.transports.base_transport import BaseTransport, TransportParams
     from pipecat.workers.runner import WorkerRunner
 
     from avatard.integrations.pipecat import AvatarVideoService
@@ -40,7 +44,7 @@ def engine(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
-class Output(BaseOutputTransport):  # type: ignore[misc]  # Any, where pipecat is not installed
+class Output(BaseOutputTransport):
     """A transport that plays in real time, and keeps what it played."""
 
     def __init__(self, ready: bool) -> None:
@@ -84,7 +88,7 @@ class Output(BaseOutputTransport):  # type: ignore[misc]  # Any, where pipecat i
         return sum(int(np.count_nonzero(np.abs(part) > 100)) for part in self.sound)
 
 
-class Tap(FrameProcessor):  # type: ignore[misc]  # Any, where pipecat is not installed
+class Tap(FrameProcessor):
     """Keeps the frames that pass by, without pictures and sound."""
 
     def __init__(self) -> None:
@@ -237,6 +241,63 @@ async def test_twenty_utterances_and_five_interrupts():
         await asyncio.sleep(0.5)
         assert len(found.ends) == 20 and not found.avatar._open
         assert len(found.after.of(pipecat.TTSStoppedFrame)) == 15
+
+
+@memory.long
+async def test_memory_does_not_grow():
+    async with bot() as found:
+
+        async def once(number: int) -> None:
+            await found.say(0.3, end=number % 10 != 0)
+            if number % 10 == 0:
+                await until(lambda: found.avatar._open)
+                await found.interrupt()
+            await until(lambda: len(found.ends) == number + 1)
+            found.before.seen.clear()
+            found.after.seen.clear()
+            found.output.sound.clear()
+            found.output.pictures.clear()
+
+        assert await memory.growth(once) < memory.MOST_BYTES
+
+
+async def test_the_example_bot_greets_and_ends_with_its_client(monkeypatch, tmp_path):
+    example = runpy.run_path(str(SCRIPTS / "examples" / "pipecat_agent.py"))
+    params = example["transport_params"]((256, 256))
+    assert params.video_out_is_live and params.video_out_framerate == 25
+    monkeypatch.setenv("GREETING", str(write_wav(tmp_path / "hello.wav", beeps(0.3, RATE), RATE)))
+    async with running_session() as session:
+        avatar = AvatarVideoService(SessionStream(session))
+        monkeypatch.setitem(example["run"].__globals__, "make_avatar", lambda: avatar)
+        output = Output(ready=True)
+
+        class Transport(BaseTransport):
+            def __init__(self) -> None:
+                super().__init__()
+                self._register_event_handler("on_client_disconnected")
+
+            def input(self) -> Any:
+                return Tap()
+
+            def output(self) -> Any:
+                return output
+
+        transport = Transport()
+        running = asyncio.create_task(example["run"](transport))
+        await until(lambda: output.loud > 0.2 * 0.3 * RATE)
+        await transport._call_event_handler("on_client_disconnected")
+        await asyncio.wait_for(running, 30)
+    assert output.pictures
+
+
+async def test_an_avatar_that_is_gone_is_an_error():
+    async with bot() as found:
+        found.avatar._stream._close()
+        await until(lambda: found.before.of(pipecat.ErrorFrame))
+        assert "the avatar is gone" in found.before.of(pipecat.ErrorFrame)[0].error
+        await found.say(0.1)
+        await found.worker.queue_frame(pipecat.EndFrame())
+        await asyncio.wait_for(asyncio.shield(found.running), 30)
 
 
 def test_stereo_is_averaged_and_half_a_sample_dropped():

@@ -30,7 +30,7 @@ class Server:
         return FakeRoom(self, identity, attributes or {})
 
 
-class FakeRoom(rtc.EventEmitter[str]):  # type: ignore[misc]  # Any, where livekit is not installed
+class FakeRoom(rtc.EventEmitter[str]):
     """One participant's view of the room."""
 
     def __init__(self, server: Server, identity: str, attributes: dict[str, str]) -> None:
