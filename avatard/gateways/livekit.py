@@ -45,6 +45,7 @@ class LiveKitRoute:
         self._make_room = make_room
         self._joined: JoinedRoom | None = None
         self._joining = asyncio.Lock()
+        self._closing = False
 
     @property
     def room(self) -> str | None:
@@ -58,15 +59,20 @@ class LiveKitRoute:
         app.router.add_delete("/api/livekit", self._leave)
 
     async def close(self) -> None:
-        """Leave the room, if any."""
+        """Leave the room, if any, and join no other."""
+        self._closing = True
+        async with self._joining:
+            await self._leave_room()
+
+    async def _leave_room(self) -> None:
         joined, self._joined = self._joined, None
         if joined is not None:
             await joined.leave()
 
     async def _join(self, request: web.Request) -> web.Response:
         invitation = _parse(await read_body(request, ("application/json",), MAX_BODY_BYTES))
-        if not self._session.ready:
-            raise web.HTTPServiceUnavailable(text="the avatar is starting", headers={hdrs.RETRY_AFTER: "2"})
+        if self._closing or not self._session.ready:
+            raise web.HTTPServiceUnavailable(text="the avatar is starting, or leaving", headers={hdrs.RETRY_AFTER: "2"})
         if self._joining.locked():
             raise _conflict("another room")
         async with self._joining:
@@ -93,7 +99,7 @@ class LiveKitRoute:
         joined = self._joined
         if joined is None or joined.left or wanted not in (None, joined.id):
             raise web.HTTPNotFound(text="the avatar is in no such room")
-        await self.close()
+        await self._leave_room()
         return web.json_response(self._state())
 
     def _state(self) -> dict[str, str | None]:

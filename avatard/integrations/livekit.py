@@ -190,10 +190,10 @@ class AvatarSession(livekit_avatar.AvatarSession):
         if room is not None:
             room.off("connection_state_changed", self._on_connection_state_changed)
         await super().aclose()
-        await self._stream.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.aclose()
+        await self._stream.stop()
 
 
 class RemoteAvatarSession(livekit_avatar.AvatarSession):

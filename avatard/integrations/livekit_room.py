@@ -89,9 +89,13 @@ class JoinedRoom:
         try:
             runner = make_runner(self._room, stream, receiver)
             await runner.start()
+            watched = [asyncio.create_task(self._over.wait()), asyncio.create_task(runner.wait_for_complete())]
             try:
-                await self._over.wait()
+                done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # a runner that fails would stand still in the room
             finally:
+                await cancel_and_wait(watched)
                 await runner.aclose()
         finally:
             await stream.stop()

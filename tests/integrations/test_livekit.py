@@ -415,6 +415,21 @@ async def test_a_daemon_leaves_with_its_agent(ear, monkeypatch):
                 await asyncio.sleep(0.02)
 
 
+async def test_a_daemon_whose_runner_fails_leaves_the_room(monkeypatch, caplog):
+    def fail(_: Any) -> Any:
+        raise RuntimeError("no such picture")
+
+    monkeypatch.setattr(livekit, "_video", fail)
+    server = Server()
+    async with daemon(server, monkeypatch) as (url, http, room):
+        agent_room = server.room("agent")
+        await agent_room.connect("", "")
+        async with http.post(url, json=INVITATION) as response:
+            assert response.status == 201
+        await until(lambda: not room.isconnected())
+        assert "LiveKit room failed" in caplog.text
+
+
 async def test_a_daemon_waits_for_an_agent_only_so_long(monkeypatch, caplog):
     monkeypatch.setattr(livekit_room, "AGENT_SECONDS", 0.05)
     server = Server()
