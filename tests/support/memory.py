@@ -17,7 +17,7 @@ long = pytest.mark.skipif("AVATARD_LONG_TESTS" not in os.environ, reason="takes 
 
 async def growth(once: Callable[[int], Awaitable[None]]) -> int:
     """Bytes that this process gains from the 40th to the 200th time, which it prints."""
-    sizes = []
+    sizes: list[int] = []
     for number in range(REPEATS):
         await once(number)
         if number + 1 in (SETTLED, REPEATS):
