@@ -190,7 +190,8 @@ def serve(
     """Serve a live avatar: a page for people, WebRTC for viewers, ZeroMQ for engines.
 
     Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio), ZeroMQ, or --audio. Video goes to
-    the page (/), WHEP viewers (/whep) and ZeroMQ. By default, only this machine can connect.
+    the page (/), WHEP viewers (/whep), ZeroMQ, and a LiveKit room (/api/livekit). By default, only this machine can
+    connect.
     """
     flags = {
         "portrait.face": face,

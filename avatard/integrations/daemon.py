@@ -151,6 +151,8 @@ class DaemonStream(Stream):
         """See `Stream`."""
         if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
             raise ValueError(f"sample rate is {rate_hz} Hz, expected 8,000 to 192,000")
+        if self._closed:
+            return ""
         if rate_hz != self._rate_hz:
             self._rate_hz = rate_hz
             self._put_out({"sample_rate": rate_hz})
@@ -188,9 +190,8 @@ class DaemonStream(Stream):
             self._put_out({"type": "interrupt"})
 
     def _put_out(self, message: bytes | dict[str, object]) -> None:
-        if not self._closed:
-            self._outbox.append(message)
-            self._wake.set()
+        self._outbox.append(message)
+        self._wake.set()
 
     async def _send(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         with contextlib.suppress(ConnectionError, aiohttp.ClientError):  # `_listen` hears of it, too

@@ -50,7 +50,8 @@ class AvatarVideoService(AIService):
     It takes `TTSAudioRawFrame` and `TTSStoppedFrame` out of the pipeline, and puts in `OutputImageRawFrame`, 25 a
     second, `SpeechOutputAudioRawFrame` of 40 ms while there is speech, and each `TTSStoppedFrame` where its utterance
     was heard to its end. Nothing is put in before the transport is ready; what is said before waits. At an
-    `InterruptionFrame` nothing is heard any more. At an `EndFrame` it says everything first.
+    `InterruptionFrame` nothing is heard any more, also of speech that is marked as uninterruptible. At an `EndFrame`
+    it says everything first.
 
     The event `on_utterance_ended` has what became of each: `SegmentEnd(id, played_ms, dropped_ms, interrupted)`.
 

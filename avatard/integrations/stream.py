@@ -89,7 +89,11 @@ class Stream(ABC):
 
     @abstractmethod
     def push(self, samples: Samples, rate_hz: int) -> str:
-        """Say samples, mono float32 [T]; return the id of their segment. Raises `ValueError` for an impossible rate."""
+        """Say samples, mono float32 [T]; return the id of their segment, "" where the stream is over.
+
+        Raises:
+            ValueError: the rate is not in 8,000-192,000 Hz.
+        """
 
     @abstractmethod
     def end(self) -> str:
@@ -217,6 +221,7 @@ class SessionStream(Stream):
             try:
                 await self._session.start()
             except BaseException:
+                self._close()
                 await self._session.stop()
                 raise
         self._speaker = self._session.open_speaker()
@@ -238,7 +243,8 @@ class SessionStream(Stream):
 
     def push(self, samples: Samples, rate_hz: int) -> str:
         """See `Stream`."""
-        assert self._speaker is not None
+        if self._speaker is None:  # it did not start, or was stopped
+            return ""
         begins = not self._segments or self._segments[-1].complete
         self._calling = True
         try:

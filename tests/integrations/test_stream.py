@@ -11,6 +11,7 @@ from avatard.integrations import stream as module
 from avatard.integrations.stream import AvatarFrame, SegmentEnd, SessionStream
 from avatard.media.pcm import to_pcm16
 from avatard.session.session import Session
+from tests.support.paths import ROOT
 from tests.support.serving import beeps, config, portrait
 from tests.support.virtual import InlineSupervisor, run_virtually
 
@@ -226,6 +227,17 @@ def test_frames_that_nobody_takes_are_bounded(play, monkeypatch):
         await idle.stop()
 
     play(scene)
+
+
+async def test_a_session_that_does_not_start_ends_the_stream(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    session = Session(config(), portrait(), "tests.support.warp_engine:make_broken")
+    stream = SessionStream(session, owned=True)
+    with pytest.raises(UserError, match="weights are missing"):
+        await stream.start()
+    assert [frame async for frame in stream] == []
+    assert stream.push(beeps(1), 16_000) == stream.end() == ""
+    await stream.stop()
 
 
 def test_a_missing_portrait_is_a_user_error(tmp_path):
