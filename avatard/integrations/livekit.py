@@ -119,6 +119,31 @@ class AvatarGenerator(livekit_avatar.VideoGenerator):
                 self._taken.set()
 
 
+class AgentAudioOutput(livekit_avatar.QueueAudioOutput):
+    """The agent's sound output in its own process.
+
+    At an interrupt LiveKit's runner tells one end: of the segment that it has read. Segments that still wait in the
+    queue are gone with it, and the agent would wait for their ends for ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(wait_playback_start=True)
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def clear_buffer(self) -> None:
+        """Stop speaking; every segment that was captured ends."""
+        captured = self.captured_playout_segments
+        super().clear_buffer()
+        task = asyncio.create_task(self._end_until(captured), name="livekit-ends")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end_until(self, captured: int) -> None:
+        """End the first so many segments. The runner's own task was made before this one, and tells its end first."""
+        while self.captured_playout_segments - self._pending_playback_count < captured:
+            self.on_playback_finished(playback_position=0.0, interrupted=True)
+
+
 def make_runner(room: rtc.Room, stream: Stream, audio: livekit_avatar.AudioReceiver) -> AvatarRunner:
     """LiveKit's runner for a started stream; `start` it.
 
@@ -178,7 +203,7 @@ class AvatarSession(livekit_avatar.AvatarSession):
         """
         await super().start(agent_session, room)
         await self._stream.start()
-        audio = livekit_avatar.QueueAudioOutput(wait_playback_start=True)
+        audio = AgentAudioOutput()
         self._runner = make_runner(room, self._stream, audio)
         await self._runner.start()
         agent_session.output.replace_audio_tail(audio)

@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("livekit.agents", reason="needs pip install 'avatard[livekit]'")
     from livekit import rtc
-    from livekit.agents.voice.avatar import AudioSegmentEnd, DataStreamAudioOutput, QueueAudioOutput
+    from livekit.agents.voice.avatar import AudioSegmentEnd, DataStreamAudioOutput
 
     from avatard.gateways import livekit as route
     from avatard.integrations import livekit, livekit_room
@@ -107,14 +107,14 @@ def ear(monkeypatch):
 
 
 @asynccontextmanager
-async def in_process(server: Server, output: Any = None):
+async def in_process(server: Server):
     """An agent whose avatar is in its own process."""
     async with running_session() as session:
         room = server.room("agent")
         await room.connect("", "")
         stream = SessionStream(session)
         await stream.start()
-        output = output or QueueAudioOutput(wait_playback_start=True)
+        output = livekit.AgentAudioOutput()
         runner = livekit.make_runner(room, stream, output)
         await runner.start()
         try:
@@ -157,6 +157,28 @@ async def test_an_interrupt_lets_nothing_old_be_heard_and_reports_once(ear):
             event = await agent.output.wait_for_playout()
         assert not event.interrupted and abs(event.playback_position - 0.3) <= 0.04
         assert len(agent.finished) == 2
+
+
+async def test_an_interrupt_ends_what_the_runner_has_not_read(ear):
+    async with in_process(Server()) as agent:
+        await agent.say(5, end=False)
+        async with asyncio.timeout(30):
+            await agent.interrupt()  # before the runner had its turn
+        assert [(event.playback_position, event.interrupted) for event in agent.finished] == [(0.0, True)]
+        before = ear.seconds
+        await agent.say(5)
+        await agent.say(5)  # waits behind the end of the first
+        await until(lambda: ear.seconds > before + 0.2)
+        async with asyncio.timeout(30):
+            await agent.interrupt()
+        first, second = agent.finished[1:]
+        assert first.interrupted and abs(first.playback_position - (ear.seconds - before)) <= 0.04
+        assert second.interrupted and second.playback_position == 0
+        await agent.say(0.2)
+        async with asyncio.timeout(30):
+            event = await agent.output.wait_for_playout()
+        assert not event.interrupted and abs(event.playback_position - 0.2) <= 0.04
+        assert len(agent.finished) == 4
 
 
 async def test_twenty_segments_and_five_interrupts(ear):
