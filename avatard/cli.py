@@ -203,9 +203,10 @@ def serve(
     """Serve a live avatar: a page for people, WebRTC for viewers, ZeroMQ for engines.
 
     Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio), ZeroMQ, or --audio. Video goes to
-    the page (/), WHEP viewers (/whep, OBS among them), /mjpeg and ZeroMQ; with --push to a live platform, with --record
-    to a file, with --virtual-camera to the camera menu of other programs. By default, only this machine can connect.
-    A stream key is better set as AVATARD_OUTPUT__PUSH: other users of the machine can read a command line.
+    the page (/), WHEP viewers (/whep, OBS among them), /mjpeg, ZeroMQ and a LiveKit room (/api/livekit); with --push to
+    a live platform, with --record to a file, with --virtual-camera to the camera menu of other programs. By default,
+    only this machine can connect. A stream key is better set as AVATARD_OUTPUT__PUSH: other users of the machine can
+    read a command line.
     """
     flags = {
         "portrait.face": face,

@@ -75,6 +75,7 @@ FLOORS = [
     ("inference",),
     ("engine",),
     ("session",),
+    ("integrations",),
     ("gateways",),
     ("commands",),
     ("cli", "__main__"),

@@ -18,6 +18,7 @@ from avatard.config import Server as ServerConfig
 from avatard.errors import UserError
 from avatard.gateways.connections import HEAD_SECONDS, IDLE_SECONDS, ConnectionLimiter
 from avatard.gateways.first_portrait import add_first_portrait
+from avatard.gateways.livekit import LiveKitRoute
 from avatard.gateways.middleware import (
     TOKEN_COOKIE,
     authentication,
@@ -67,6 +68,7 @@ class Server:
         self._outputs = outputs or Outputs(config.output, session)
         self._mjpeg = Mjpeg(session, config.output)
         self._peers = PeerRegistry(session, config.webrtc, config.server.max_sessions)
+        self._livekit = LiveKitRoute(session)
         self._sockets: set[web.WebSocketResponse] = set()
         self._limiter = ConnectionLimiter(config.server.max_connections)
         self._runner: web.AppRunner | None = None
@@ -127,6 +129,7 @@ class Server:
         """Close every connection and stop listening."""
         await self._peers.close()
         await self._mjpeg.close()
+        await self._livekit.close()
         await asyncio.gather(
             *(socket.close(code=WSCloseCode.GOING_AWAY, message=b"shutting down") for socket in list(self._sockets))
         )
@@ -163,6 +166,7 @@ class Server:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         Signalling(self._peers).add_routes(app)
+        self._livekit.add_routes(app)
         return app
 
     async def _interrupt(self, request: web.Request) -> web.Response:
@@ -191,8 +195,13 @@ class Server:
 
     async def _status(self, request: web.Request) -> web.Response:
         session = self.session
-        body = {"ready": session.ready, "identity": session.generation.digest, "speaking": session.speaking}
-        return web.json_response(body | {"figures": session.figures(), "clients": len(self._peers)})
+        body: dict[str, object] = {
+            "ready": session.ready,
+            "identity": session.generation.digest,
+            "speaking": session.speaking,
+        }
+        body |= {"figures": session.figures(), "clients": len(self._peers), "livekit": self._livekit.room}
+        return web.json_response(body)
 
     async def _audio(self, request: web.Request) -> web.StreamResponse:
         return await serve_agent(request, self.session, self._sockets)

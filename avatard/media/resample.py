@@ -27,16 +27,24 @@ class Resampler:
         if not 8_000 <= rate_hz <= 192_000:
             raise ValueError(f"sample rate is {rate_hz} Hz, expected 8,000 to 192,000")
         self._rate_hz, self._to_hz = rate_hz, to_hz
+        self._variable = False
+        self._stream = self._make_stream() if rate_hz != to_hz else None
+        self._begin()
+
+    def _make_stream(self) -> soxr.ResampleStream:
         # soxr's fixed-rate filters work in blocks of 33 ms or more. Its variable-rate filter (the rate never varies
         # here) returns as much as went in, 5 to 30 ms late; its pass band is 92 % of the lower rate's.
-        self._stream = (
-            soxr.ResampleStream(rate_hz, to_hz, 1, dtype="float32", quality="HQ", vr=True) if rate_hz != to_hz else None
-        )
-        self._begin()
+        rates = self._rate_hz, self._to_hz
+        try:
+            stream = soxr.ResampleStream(*rates, 1, dtype="float32", quality="HQ", vr=True)
+            self._variable = True
+        except TypeError:  # soxr 1.0, which pipecat 1.14 asks for, has only the others: live sound comes a little later
+            stream = soxr.ResampleStream(*rates, 1, dtype="float32", quality="HQ")
+        return stream
 
     def _begin(self) -> None:
         self._taken = self._given = 0
-        self._shift = SHIFT_SAMPLES if self._rate_hz > self._to_hz else 0
+        self._shift = SHIFT_SAMPLES if self._variable and self._rate_hz > self._to_hz else 0
 
     @property
     def delay_samples(self) -> int:

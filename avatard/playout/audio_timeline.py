@@ -15,7 +15,7 @@ import numpy as np
 from avatard.config import Stream
 from avatard.frame import Samples, Sound
 from avatard.playout.ring import AudioRing
-from avatard.playout.utterance import Utterance, UtteranceChange
+from avatard.playout.utterance import Span, Utterance, UtteranceChange
 from avatard.timebase import FPS, PLAYBACK_RATIO, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 MAX_COMPUTE_FRAMES = 25
@@ -204,15 +204,17 @@ class AudioTimeline:
         """Samples [first, first + count) that the networks hear."""
         return self._speech.read(first, count)
 
-    def play(self, first: int, count: int) -> tuple[Sound, SpeechRun | None, list[UtteranceChange]]:
+    def play(self, first: int, count: int) -> tuple[Sound, SpeechRun | None, list[UtteranceChange], list[Span]]:
         """Play samples [first, first + count), which follow those played before.
 
         Returns:
-            The sound, the first run of speech in it, and the utterances that start and end in it, in order.
+            The sound, the first run of speech in it, the utterances that start and end in it, and which of its samples
+            are whose, in order.
         """
         end = first + count
         run = next((r for r in self._runs if r.first < end and r.end > first), None)
         changes: list[UtteranceChange] = []
+        spans: list[Span] = []
         while self._runs:
             head = self._runs[0]
             if head.first >= end and (head.first > end or head.end > end):
@@ -222,6 +224,8 @@ class AudioTimeline:
                 utterance.started = True
                 changes.append(UtteranceChange(utterance, "started"))
             _count(head, end)
+            if utterance is not None and head.end > head.first:
+                spans.append(Span(utterance, max(head.first - first, 0), min(head.end, end) - first))
             if head.end > end:
                 self._runs[0] = replace(head, first=end)
                 break
@@ -229,7 +233,7 @@ class AudioTimeline:
                 utterance.ended = True
                 changes.append(UtteranceChange(utterance, "ended"))
             self._runs.popleft()
-        return Sound(self._speech.read(first, count), self._read_playback(first, count)), run, changes
+        return Sound(self._speech.read(first, count), self._read_playback(first, count)), run, changes, spans
 
     def _append(self, sound: Sound) -> None:
         self._speech.append(sound.speech)

@@ -20,7 +20,7 @@ import numpy as np
 from avatard.frame import Frame, Samples, Sound
 from avatard.playout.audio_timeline import MAX_COMPUTE_FRAMES, AudioTimeline, Timing
 from avatard.playout.frame_queue import FrameQueue
-from avatard.playout.utterance import Utterance, UtteranceChange
+from avatard.playout.utterance import Span, Utterance, UtteranceChange
 from avatard.timebase import SAMPLES_PER_FRAME
 
 QUIET_LEVEL = 0.02  # of full scale: a microphone in a quiet room
@@ -55,6 +55,7 @@ class PlayoutFrame:
     waited_frames: float | None  # from the arrival of the frame's first speech sample to now
     live: bool = False  # a microphone heard that speech: its utterance has no id
     changes: tuple[UtteranceChange, ...] = ()  # utterances whose first or last sample is in it, in order
+    spans: tuple[Span, ...] = ()  # which of the samples are whose
 
     @property
     def samples(self) -> Samples:
@@ -259,11 +260,12 @@ class Scheduler:
         """Play the next frame; call it once for each, when it is due. `now` only measures how long speech waited."""
         index = self._next
         self._next += 1
-        sound, run, changes = self._timeline.play(index * SAMPLES_PER_FRAME, SAMPLES_PER_FRAME)
+        sound, run, changes, spans = self._timeline.play(index * SAMPLES_PER_FRAME, SAMPLES_PER_FRAME)
         quiet = run is None or bool(np.abs(sound.speech).max() <= QUIET_LEVEL)
         picture, repeated = self._frames.take(index, quiet)
         self.counters.played += 1
         self.counters.repeated += repeated
         waited = now - run.arrived if run is not None else None
         live = run is not None and run.utterance is not None and not run.utterance.id
-        return PlayoutFrame(index, sound, picture, repeated, run is not None, waited, live, tuple(changes))
+        said = run is not None
+        return PlayoutFrame(index, sound, picture, repeated, said, waited, live, tuple(changes), tuple(spans))

@@ -29,3 +29,11 @@ class UtteranceChange(NamedTuple):
 
     utterance: Utterance
     state: Literal["started", "ended"]
+
+
+class Span(NamedTuple):
+    """Part of an utterance within one frame; samples [first, end) at 16 kHz, counted from the frame's first one."""
+
+    utterance: Utterance
+    first: int
+    end: int
