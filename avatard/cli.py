@@ -11,15 +11,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from avatard import __version__, config_loader
+from avatard.config import Config
 from avatard.config_loader import Settings
 from avatard.errors import UserError
 from avatard.log import setup
 from avatard.timebase import FPS
+
+if TYPE_CHECKING:
+    from avatard.inference.engine_api import Engine
 
 app = typer.Typer(
     help="One portrait and a live voice in, a live talking head out.",
@@ -258,6 +262,8 @@ def inspect(
         if output is not None:
             write_overlay(identity, output)
     print(table(identity))
+    if output is not None:
+        print(f"avatard: wrote {output}", file=sys.stderr)
 
 
 @app.command()
@@ -301,15 +307,20 @@ def render(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with report_user_errors():
-            from avatard.engine.engine import make_engine
-
-            frames = render_file(effective.config, make_engine, identity, audio, output, size=size, badge=badge)
+            frames = render_file(effective.config, _make_engine, identity, audio, output, size=size, badge=badge)
             print(
                 f"avatard: wrote {output}: {frames / FPS:.1f} s, {output.stat().st_size / 1e6:.1f} MB", file=sys.stderr
             )
     except KeyboardInterrupt:
         print("avatard: stopped; nothing was written", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _make_engine(config: Config) -> "Engine":
+    """Load the networks. PyTorch, which takes seconds, comes with them: after the inputs were checked."""
+    from avatard.engine.engine import make_engine
+
+    return make_engine(config)
 
 
 def _write_json(path: Path | None, report: object) -> None:

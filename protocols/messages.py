@@ -4,7 +4,9 @@
 travel as little-endian `bin`, because every language can view those bytes without decoding each number.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -213,6 +215,17 @@ T = TypeVar("T")
 AnyMessage = Meta | State | Face | Video | Audio | Stats
 AnyRequest = Speech | Interrupt | EndOfUtterance | Portrait
 
+#: What is expected of a request by its `t`, and of one whose `t` is none.
+EXPECTED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "audio": "enc pcm_s16le or f32le, sr 8000 to 192000, ch 1 or 2, and data: whole samples, at most 10 s",
+        "end_of_utterance": "nothing but v 1 and an id of at most 64 characters",
+        "interrupt": "nothing but v 1 and an id of at most 64 characters",
+        "identity": "data: an image file of at most 8 MiB, and face 0 to 64",
+    }
+)
+UNKNOWN: Final = "a msgpack map with t = audio, end_of_utterance, interrupt or identity"
+
 _encoder = msgspec.msgpack.Encoder()
 _message_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 _request_decoder: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
@@ -243,22 +256,22 @@ def decode_request(payload: bytes) -> AnyRequest:
         if isinstance(request, Speech):
             request.samples()
     except MessageError as error:
+        found = _as_map(payload)
+        kind, request_id = found.get("t"), found.get("id")
+        expected = EXPECTED.get(kind, UNKNOWN) if isinstance(kind, str) else UNKNOWN
         # The text may quote what the sender sent: not megabytes of it.
-        expected = "expected a msgpack map with t = audio, end_of_utterance, interrupt or identity"
-        raise MessageError(
-            f"{str(error)[: MAX_ERROR_LENGTH - len(expected) - 2]}; {expected}", _request_id(payload)
-        ) from None
+        text = f"{str(error)[: MAX_ERROR_LENGTH - len(expected) - 11]}; expected {expected}"
+        raise MessageError(text, request_id[:64] if isinstance(request_id, str) else "") from None
     return request
 
 
-def _request_id(payload: bytes) -> str:
-    """The id of a message that is malformed otherwise."""
+def _as_map(payload: bytes) -> dict[object, object]:
+    """What can be read of a message that is malformed otherwise; empty if it is no map."""
     try:
         found = msgspec.msgpack.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
-        return ""
-    request_id = found.get("id", "") if isinstance(found, dict) else ""
-    return request_id[:64] if isinstance(request_id, str) else ""
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:

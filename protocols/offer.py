@@ -245,6 +245,9 @@ def negotiate(text: str, send: Sequence[Codec], receive: bool) -> Served:
     bundle = next((line.split()[1:] for line in session if line.startswith("a=group:BUNDLE")), [])
     application = next((index for index, section in enumerate(sections) if _is_data_channel(section)), None)
     kept = [index in (*sent, *received, application) for index in range(len(sections))]
+    for section in (section for section, needed in zip(sections, kept, strict=True) if needed):
+        if not any(line.startswith("a=fingerprint:") for line in (*session, *section.lines)):
+            raise OfferError(f"the offer's {section.kind} section has no a=fingerprint: expected one for DTLS")
     codec: Codec | None = None
     profile = H264_SENT
     rewritten = [line for line in session if not line.startswith("a=group:")]

@@ -185,8 +185,9 @@ def render(
         if size is not None:
             shown = min(max(size, PICTURE_SIZES[0]), PICTURE_SIZES[1])
             config = msgspec.structs.replace(config, picture=msgspec.structs.replace(config.picture, size=shown))
+        given = Portrait.read(identity, config.portrait.face)
         engine = make_engine(config)
-        _, portrait = engine.identify(Portrait.read(identity, config.portrait.face))
+        _, portrait = engine.identify(given)
     height, width = _scaled(portrait.pixels.shape, size)
     from tqdm import tqdm
 

@@ -81,7 +81,7 @@ def error_response(status: int, text: str, cause: BaseException | None = None) -
     code, fields = CODES.get(status, f"http-{status}"), {}
     if isinstance(cause, UserError):
         code, fields = cause.code, cause.fields
-    return web.json_response({**fields, "error": text, "code": code}, status=status)
+    return web.json_response({**fields, "error": " ".join(text.split()), "code": code}, status=status)
 
 
 def trusted_host(server: Server) -> Middleware:

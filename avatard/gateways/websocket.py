@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from aiohttp import WSMsgType, web
 
-from avatard.media.pcm import Encoding, PcmDecoder
+from avatard.media.pcm import Encoding, FileHeaderError, PcmDecoder
 from avatard.protocols.events import Error, Event, Metrics, to_message
 from avatard.protocols.json_text import parse_object
 from avatard.protocols.tasks import cancel_and_wait
@@ -149,7 +149,12 @@ class Agent:
         """
         if self._decoder is None:
             raise ValueError('expected the hello {"sample_rate": HZ} before the first samples')
-        self.speaker.push_audio(self._decoder.push(data), self._rate_hz)
+        try:
+            samples = self._decoder.push(data)
+        except FileHeaderError:
+            self.speaker.drop_rest()
+            raise
+        self.speaker.push_audio(samples, self._rate_hz)
 
 
 def _convert(message: dict[str, Any], kind: Any) -> Any:
@@ -157,5 +162,10 @@ def _convert(message: dict[str, Any], kind: Any) -> Any:
     try:
         return msgspec.convert(message, kind)
     except msgspec.ValidationError as error:
-        expected = '{"sample_rate": HZ}, or a "type" of start_of_utterance, end_of_utterance or interrupt'
-        raise ValueError(f"{' '.join(str(error).split())[:200]}; expected {expected}") from None
+        expected = [
+            '{"sample_rate": 8000 to 192000, "encoding": "s16le", "f32le" or "mulaw", "channels": 1 or 2}',
+            'a "type" of start_of_utterance, end_of_utterance or interrupt',
+        ]
+        if message:  # what it was meant to be is known
+            expected = expected[:1] if kind is Hello else expected[1:]
+        raise ValueError(f"{' '.join(str(error).split())[:200]}; expected {', or '.join(expected)}") from None

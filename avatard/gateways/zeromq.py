@@ -18,7 +18,7 @@ from avatard.clock import wall_us
 from avatard.config import Zmq
 from avatard.frame import HeadPose
 from avatard.inference.supervisor import WorkerError
-from avatard.media.pcm import to_pcm16
+from avatard.media.pcm import FileHeaderError, refuse_file, to_pcm16
 from avatard.models.face.arkit import ARKIT_NAMES
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.portrait import Portrait, PortraitError
@@ -75,6 +75,7 @@ class ZmqGateway:
         self._swapping: asyncio.Task[None] | None = None
         self._interrupt_id = self._identity_id = ""  # requests that an event will answer
         self._utterance_id = ""  # of the speech that is being received
+        self._heard = False  # whether any of it was taken
 
     async def start(self, session: Session) -> None:
         """Bind and serve; the session is warm.
@@ -217,14 +218,14 @@ class ZmqGateway:
             match request:
                 case Speech():
                     self._begin(speaker, request.id)
-                    speaker.push_audio(request.samples(), request.sr)
+                    self._push(speaker, request)
                     await speaker.room()
                 case EndOfUtterance():
                     self._begin(speaker, request.id)
                     speaker.flush()
-                    self._utterance_id = ""
+                    self._utterance_id, self._heard = "", False
                 case Interrupt():
-                    self._interrupt_id, self._utterance_id = request.id, ""
+                    self._interrupt_id, self._utterance_id, self._heard = request.id, "", False
                     speaker.interrupt()
                 case messages.Portrait():
                     self._swap(request)
@@ -233,7 +234,19 @@ class ZmqGateway:
         """Begin an utterance where the sender names another one than before."""
         if utterance_id and utterance_id != self._utterance_id:
             speaker.begin(utterance_id)
-            self._utterance_id = utterance_id
+            self._utterance_id, self._heard = utterance_id, False
+
+    def _push(self, speaker: PushedSpeaker, request: Speech) -> None:
+        """Speak samples, unless an utterance begins with the header of a file."""
+        try:
+            if not self._heard:
+                refuse_file(request.data, request.enc)
+        except FileHeaderError as error:
+            speaker.drop_rest()
+            self._on_error(str(error), request.id)
+            return
+        self._heard = True
+        speaker.push_audio(request.samples(), request.sr)
 
     def _swap(self, request: messages.Portrait) -> None:
         if self._swapping is not None and not self._swapping.done():

@@ -185,9 +185,10 @@ class Worker:
                     since = monotonic()
                 if len(seconds) >= WARM_UP_HOPS:
                     break
-            done.set()
 
         self._render.queue.put(run_all)
+        # A job of its own: when it runs, the stage is no longer at the long one before, which would look like a hang.
+        self._render.queue.put(done.set)
         while not done.wait(BEAT_SECONDS):
             if self._failure is not None:
                 raise self._failure

@@ -21,6 +21,17 @@ CONTAINERS: Final[Mapping[bytes, str]] = MappingProxyType(
 )
 
 
+class FileHeaderError(ValueError):
+    """Samples that begin with the header of a sound file."""
+
+
+def refuse_file(data: bytes, encoding: str) -> None:
+    """Refuse bytes that begin like a sound file. Raises `FileHeaderError`."""
+    for magic, name in CONTAINERS.items():
+        if data.startswith(magic):
+            raise FileHeaderError(f"got {name}, expected raw {encoding} samples: decode it first")
+
+
 class PcmDecoder:
     """Decodes a stream of interleaved samples. A sample that a message cuts in two is completed by the next message.
 
@@ -43,12 +54,11 @@ class PcmDecoder:
         """Decode the next bytes to mono float32 [T] in [-1, 1].
 
         Raises:
-            ValueError: the stream begins with a file header, or a sample is not a finite number.
+            FileHeaderError: the stream begins with one.
+            ValueError: a sample is not a finite number.
         """
         if not self._begun:
-            for magic, name in CONTAINERS.items():
-                if data.startswith(magic):
-                    raise ValueError(f"got {name}, expected raw {self._encoding} samples: decode it first")
+            refuse_file(data, self._encoding)
         self._begun = True
         data = self._rest + data
         whole = len(data) - len(data) % (WIDTHS[self._encoding] * self._channels)

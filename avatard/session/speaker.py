@@ -87,7 +87,7 @@ class PushedSpeaker:
         self._pushed_seconds = 0.0  # of it
         self._last_id = ""
         self._over = False  # it ended before its sender said so: the end that follows is its own
-        self._cut_off_at: float | None = None  # it was interrupted: what follows without a pause is its rest
+        self._cut_off_at: float | None = None  # what follows without a pause is the rest of what is dropped
         self._converter: SoundConverter | None = None
         self._cancelled = 0
         self._closing = False
@@ -122,7 +122,8 @@ class PushedSpeaker:
     def push_audio(self, samples: Samples, rate_hz: int) -> None:
         """Queue samples, mono float32 [T]; they begin an utterance where none was begun.
 
-        What is left of an utterance that was interrupted is dropped: until its end, or until the sender pauses.
+        What is left of an utterance that was interrupted or is no speech is dropped: until its end, or until the sender
+        pauses.
 
         Raises:
             ValueError: the rate is not in 8,000-192,000 Hz.
@@ -147,8 +148,14 @@ class PushedSpeaker:
             self.begin()
         assert self._utterance is not None
         self._put(_Piece(self._utterance, None))
-        self._utterance = None
+        self._utterance, self._cut_off_at = None, None
         return self._last_id
+
+    def drop_rest(self) -> None:
+        """What is being sent is no speech: drop the rest of the utterance, as after an interrupt. It still ends."""
+        if self._utterance is None:
+            self.begin()
+        self._cut_off_at = monotonic()
 
     def interrupt(self) -> None:
         """Stop all speech. It came in line with this speaker's, so what follows is new."""

@@ -33,7 +33,7 @@ from avatard.protocols.messages import (
     split,
 )
 
-SIZE = 512  # pixels of the picture as it is shown
+SIZE = 512  # pixels of the picture's longer side as it is shown
 PANEL = 320  # pixels of what stands beside it
 BARS = 12  # coefficients shown
 WHITE, GREY, GREEN = (255, 255, 255), (140, 140, 140), (80, 220, 120)
@@ -80,10 +80,13 @@ class View:
     def draw(self) -> Picture:
         """The frame as it would be shown, uint8 RGB [SIZE, SIZE + PANEL, 3]."""
         canvas: Picture = np.zeros((SIZE, SIZE + PANEL, 3), np.uint8)
-        canvas[:, :SIZE] = cv2.resize(decode_picture(self.video), (SIZE, SIZE)) if self.video else 0
-        if self.face and self.video and self.face.pts_us == self.video.pts_us:
-            for x, y in project(self.face, self.video.w, self.video.h) * (SIZE / self.video.w):
-                cv2.circle(canvas, (round(x), round(y)), 2, GREEN, -1, cv2.LINE_AA)
+        if self.video:
+            scale = SIZE / max(self.video.w, self.video.h)
+            width, height = round(self.video.w * scale), round(self.video.h * scale)
+            canvas[:height, :width] = cv2.resize(decode_picture(self.video), (width, height))
+            if self.face and self.face.pts_us == self.video.pts_us:
+                for x, y in project(self.face, self.video.w, self.video.h) * scale:
+                    cv2.circle(canvas, (round(x), round(y)), 2, GREEN, -1, cv2.LINE_AA)
         self._draw_panel(canvas)
         return canvas
 

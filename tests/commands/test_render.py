@@ -275,7 +275,7 @@ def test_a_sound_file_without_samples_is_refused(portrait, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def invoke(monkeypatch, engine: type[WarpEngine], *arguments: object):
+def invoke(monkeypatch, engine: type[WarpEngine] | int, *arguments: object):
     monkeypatch.setattr("avatard.engine.engine.make_engine", engine)
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -295,6 +295,12 @@ def test_the_verb_says_what_is_wrong_in_one_line(portrait, tmp_path, monkeypatch
     ran = invoke(monkeypatch, Quick, "--identity", portrait, "--audio", tmp_path / "no.wav", "-o", tmp_path / "out.mp4")
     assert ran.exit_code == 1
     assert ran.stderr.startswith("avatard: ") and ran.stderr.count("\n") == 1 and "no.wav" in ran.stderr
+
+
+def test_inputs_are_checked_before_the_networks_are_loaded(portrait, speech, tmp_path, monkeypatch):
+    for identity, audio in ((tmp_path / "no.png", speech), (portrait, tmp_path / "no.wav")):
+        ran = invoke(monkeypatch, 0, "--identity", identity, "--audio", audio, "-o", tmp_path / "out.mp4")
+        assert ran.exit_code == 1 and "cannot be read" in ran.stderr and ran.stderr.count("\n") == 1
 
 
 def test_the_verb_can_be_stopped(portrait, speech, tmp_path, monkeypatch):

@@ -209,8 +209,6 @@ async def test_a_voice_agent_speaks_and_interrupts_over_a_websocket(serving):
             await socket.send_json(hello)
             assert said in (await socket.receive_json())["data"]["message"]
         await socket.send_json({"sample_rate": 24000})
-        await socket.send_bytes(b"RIFF....WAVE")
-        assert "got a WAV file" in (await socket.receive_json())["data"]["message"]
         voice = to_pcm16(beeps(4, 24000)).tobytes()
         for start in range(0, len(voice), 4095):  # faster than real time, samples cut in two
             await socket.send_bytes(voice[start : start + 4095])
@@ -229,13 +227,31 @@ async def test_a_voice_agent_speaks_and_interrupts_over_a_websocket(serving):
     assert session.ready
 
 
+async def test_a_file_instead_of_samples_is_refused_to_its_end(serving):
+    _, url, http = serving
+    async with http.ws_connect(f"{url}/ws/audio") as socket:
+        await socket.send_json({"sample_rate": 16000})
+        await socket.send_json({"type": "start_of_utterance", "id": "file"})
+        for part in (b"RIFF....WAVE", to_pcm16(beeps(1)).tobytes()):
+            await socket.send_bytes(part)
+        await socket.send_json({"type": "start_of_utterance", "id": "samples"})
+        await socket.send_bytes(to_pcm16(beeps(1)).tobytes())
+        await socket.send_json({"type": "end_of_utterance"})
+        seen: list[dict[str, Any]] = []
+        while [event["data"].get("state") for event in seen].count("ended") < 2:
+            seen += await events_until(socket, "utterance")
+    assert ["got a WAV file" in event["data"]["message"] for event in seen if event["type"] == "error"] == [True]
+    ended = [event["data"] for event in seen if event["data"].get("state") == "ended"]
+    assert [(data["id"], data["played_ms"]) for data in ended] == [("file", 0), ("samples", 1000)]
+
+
 HELLOS = [
     ({"sample_rate": 5}, "Expected `int` >= 8000"),
     ({"sample_rate": 22050.5}, "Expected `int`, got `float`"),
     ({"sample_rate": "22050"}, "Expected `int`, got `str`"),
     ({"sample_rate": True}, "Expected `int`, got `bool`"),
-    ({"sample_rate": 24000, "channels": 3}, "channels"),
-    ({"sample_rate": 24000, "encoding": "opus"}, "encoding"),
+    ({"sample_rate": 24000, "channels": 3}, '"channels": 1 or 2'),
+    ({"sample_rate": 24000, "encoding": "opus"}, '"s16le", "f32le" or "mulaw"'),
     ({"sample_rate": 24000, "format": "f32le"}, "unknown field `format`"),
     ({"type": "nonsense"}, "Invalid value 'nonsense'"),
 ]

@@ -310,7 +310,7 @@ async def test_pictures_that_cannot_be_read_get_the_right_line(browse, tmp_path)
         page = await browse(url)
         first = session.generation.digest
         for name, line in (
-            ("photo.heic", "photo.heic is a HEIC picture, which this browser cannot read. Save it as JPEG or PNG"),
+            ("photo.heic", "photo.heic is an HEIC picture, which this browser cannot read. Save it as JPEG or PNG"),
             ("scan.tiff", "scan.tiff is no picture that this browser can read. Save it as JPEG or PNG"),
             ("text.png", "the portrait is not a picture"),
             ("notes.pdf", "notes.pdf is neither a picture nor a sound."),

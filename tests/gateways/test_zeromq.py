@@ -264,7 +264,27 @@ async def test_a_malformed_request_is_answered_by_its_id(avatar):
     await sender.send(msgspec.msgpack.encode({"t": "audio", "id": "q7", "sr": "loud"}))
     seen = await read(subscriber, lambda seen: "error" in events(seen))
     error = next(state for state in seen[Topic.STATE] if state.event == "error")
-    assert error.id == "q7" and "expected a msgpack map with t = audio" in error.message and error.code
+    assert error.id == "q7" and "expected enc pcm_s16le or f32le, sr 8000 to 192000" in error.message and error.code
+
+
+async def test_a_file_instead_of_samples_is_refused_to_its_end(avatar):
+    _, subscriber, sender = avatar
+    subscriber.subscribe(Topic.STATE)
+    await read(subscriber, lambda seen: seen[Topic.STATE])
+    for data in (b"OggS....", b"\x7f\x7f" * 1600):
+        await sender.send(encode(Speech(enc="pcm_s16le", sr=16_000, data=data, id="file")))
+    await sender.send(encode(Speech(enc="pcm_s16le", sr=16_000, data=b"\x7f\x7f" * 1600, id="samples")))
+    await sender.send(encode(EndOfUtterance()))
+    seen = await read(subscriber, lambda seen: said(seen) and said(seen)[-1][0] == "samples")
+    assert said(seen) == [("file", 0), ("samples", 100)]
+    (error,) = (state for state in seen[Topic.STATE] if state.event == "error")
+    assert error.id == "file" and "got an Ogg file" in error.message
+
+
+def said(seen):
+    """Ids of the utterances that ended, and how many milliseconds of them were played."""
+    told = [(state.id, state.utterance) for state in seen[Topic.STATE] if state.event == "utterance"]
+    return [(name, utterance.played_ms) for name, utterance in told if utterance.state == "ended"]
 
 
 async def test_two_thousand_malformed_requests_leave_the_avatar_speaking(avatar):

@@ -130,6 +130,15 @@ async def test_a_hanging_network_is_replaced(start, monkeypatch):
     await log.until(lambda: len(log.ready) == 2)
 
 
+async def test_a_long_warm_up_is_no_hang(start, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "BUSY_SECONDS", 0.8)
+    supervisor, log = await start("make_lingering")
+    supervisor.start_epoch(1, 0)
+    supervisor.push_audio(1, np.zeros(12 * 640, np.float32))
+    await log.until(lambda: log.frames or log.lost)
+    assert log.lost == []
+
+
 async def test_what_cannot_start_says_why(start):
     with pytest.raises(WorkerError, match=r"^weights are missing: run the trainer$"):
         await start("make_broken")

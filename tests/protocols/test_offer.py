@@ -105,6 +105,10 @@ def test_obs_is_told_what_is_needed_where_there_is_no_h264():
         ("v=0", "neither a video nor an audio section"),
         ("m=video", "expected m=KIND PORT PROTOCOL FORMATS, got 'm=video'"),
         ("m=video 9 UDP/TLS/RTP/SAVPF 96\r\n", "no a=fingerprint"),
+        (
+            "m=audio 9 UDP/TLS/RTP/SAVPF 0\na=fingerprint:1\nm=video 9 UDP/TLS/RTP/SAVPF 96",
+            "video section has no a=fing",
+        ),
     ],
 )
 def test_what_is_no_offer_is_refused(text, said):

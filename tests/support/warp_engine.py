@@ -142,6 +142,28 @@ def make_slow_eyed(config: Config) -> WarpEngine:
     return engine
 
 
+class Lingering(Motion):
+    """Motion that takes its time to go away."""
+
+    def __del__(self) -> None:
+        time.sleep(0.4)
+
+
+def make_lingering(config: Config) -> WarpEngine:
+    """Warms up for seconds, and is not done at once when it has made the last pictures."""
+    engine = WarpEngine(config)
+    begin = engine.begin
+
+    def lingering(first_frame: int, warm_up: bool = False) -> WarpStream:
+        stream = begin(first_frame, warm_up)
+        if warm_up:
+            stream.generate = lambda motion: iter([Lingering(*motion)])  # type: ignore[method-assign]
+        return stream
+
+    engine.begin = lingering  # type: ignore[method-assign]
+    return engine
+
+
 def make_slow(config: Config) -> WarpEngine:
     """As slow as real time, once it is warm."""
     engine = WarpEngine(config)

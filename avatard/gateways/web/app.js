@@ -258,6 +258,7 @@ async function refreshIdentity() {
 
 function take(file) {
   if (!file) return;
+  messages.settle("file");
   if (isPicture(file)) {
     swap(file);
   } else if (file.type && !/^(audio|video)\//.test(file.type)) {

@@ -21,7 +21,7 @@ export async function prepare(file) {
   try {
     picture = await open(file);
   } catch {
-    const kind = /hei[cf]$/i.test(file.type || file.name) ? "a HEIC picture, which this browser cannot read" : "no picture that this browser can read";
+    const kind = /hei[cf]$/i.test(file.type || file.name) ? "an HEIC picture, which this browser cannot read" : "no picture that this browser can read";
     throw new Error(`${file.name} is ${kind}. Save it as JPEG or PNG, then choose it again.`);
   }
   const scale = Math.min(1, MAX_SIDE / Math.max(picture.width, picture.height));
