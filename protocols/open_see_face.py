@@ -20,8 +20,8 @@ Array = NDArray[np.floating]
 
 PORT: Final = 11573
 POINTS: Final = 68
-#: Time, id, picture's width and height, right and left eye open, 3D found, error, quaternion, Euler angles, translation.
-#: Confidences, points, 3D points and features follow.
+#: Time, id, picture's width and height, right and left eye open, 3D found, error, quaternion, Euler angles,
+#: translation. Confidences, points, 3D points and features follow.
 HEAD: Final = struct.Struct("<di2f2fBf4f3f3f")
 CONFIDENCES: Final = struct.pack(f"<{POINTS}f", *(1.0,) * POINTS)
 
@@ -36,8 +36,8 @@ NOSE_TIP: Final = 30
 RIGHT_EYE, LEFT_EYE = slice(36, 42), slice(42, 48)
 #: Radius of an eyeball in interocular distances: 12 of 63 mm.
 EYEBALL: Final = 0.19
-#: From a rotation in our axes to OpenSeeFace's: its camera's x is down and its y to the right; its model's axes are ours
-#: reversed; and behind the camera x and y are reversed.
+#: From a rotation in our axes to OpenSeeFace's: its camera's x is down and its y to the right; its model's axes are
+#: ours reversed; and behind the camera x and y are reversed.
 TO_CAMERA: Final = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 #: Changes of the geometric features, in the order of `_geometry`, that count as 1: about what ARKit's full shapes do.
 RANGES: Final = np.array([12.0, 0.5, 0.3, 12.0, 0.5, 0.3, 0.5, 0.05, 0.5, 0.05, 1.4, 0.08])
@@ -48,7 +48,7 @@ class OpenSeeFaceEncoder:
 
     def __init__(self) -> None:
         self._rest: Array | None = None
-        self._rest_geometry = np.zeros(len(RANGES))
+        self._rest_geometry: Array = np.zeros(len(RANGES))
 
     def __call__(self, motion: FaceMotion) -> list[bytes]:
         """The datagram of a frame."""
@@ -101,7 +101,8 @@ def _geometry(points: Array) -> Array:
     """What OpenSeeFace's features measure in 68 points `[68, 3]`, in its order, without the eyes.
 
     Of each brow, left first: steepness (degrees; positive where its inner end is the higher one), height and quirk; of
-    each mouth corner, left first: height (positive is down) and distance from the middle; the mouth's opening and width.
+    each mouth corner, left first: height (positive is down) and distance from the middle; the mouth's opening and its
+    width.
     """
     x, y = -points[:, 0], -points[:, 1]  # the model's axes: to the avatar's right, up
     across, along = max((x[0] - x[16] + x[1] - x[15]) / 2, 1e-6), max((y[27] - y[30]) / 3, 1e-6)

@@ -46,7 +46,7 @@ def receiver():
 
 def closed_port() -> int:
     with closing(Receiver()) as listening:
-        return listening.port
+        return int(listening.port)
 
 
 def sender(port, encode=lambda motion: [b"face"], host="127.0.0.1", probe=face, on_change=lambda: None):

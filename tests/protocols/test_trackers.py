@@ -14,7 +14,7 @@ from avatard.protocols.face_motion import part_of, rotation_of
 from avatard.protocols.live_link_face import LiveLinkFaceEncoder
 from avatard.protocols.network import TargetError, udp_target
 from avatard.protocols.open_see_face import OpenSeeFaceEncoder
-from avatard.protocols.vmc import VmcEncoder
+from avatard.protocols.vmc import Names, VmcEncoder
 from tests.support.paths import ROOT
 from tests.support.trackers import LiveLinkFrame, OpenSeeFace, VmcModel, face, osc_messages, unity_turn
 
@@ -106,9 +106,10 @@ def test_live_link_frames_say_who_and_when():
 
 
 def test_vmc_bundles_fit_into_packets_and_end_with_apply():
-    for names, packets in (("vrm0", 1), ("vrm1", 1), ("arkit", 3)):
+    packets: dict[Names, int] = {"vrm0": 1, "vrm1": 1, "arkit": 3}
+    for names, most in packets.items():
         sent = VmcEncoder(names, ARKIT_NAMES)(captured())
-        assert len(sent) <= packets and max(map(len, sent)) <= 1400
+        assert len(sent) <= most and max(map(len, sent)) <= 1400
         messages = [message for packet in sent for message in osc_messages(packet)]
         assert [address for address, _ in messages[:2]] == ["/VMC/Ext/OK", "/VMC/Ext/T"]
         assert messages[-1] == ("/VMC/Ext/Blend/Apply", [])

@@ -1,4 +1,4 @@
-"""The receivers' side of VMC, Live Link Face and OpenSeeFace, written from their published layouts, and faces to send."""
+"""The receivers' side of VMC, Live Link Face and OpenSeeFace, from their published layouts, and faces to send."""
 
 import struct
 from dataclasses import dataclass
@@ -104,12 +104,14 @@ class VmcModel:
     @property
     def head(self) -> np.ndarray:
         """The head's rotation in the world: parents first."""
-        return self.bones["root"] @ self.bones["Neck"] @ self.bones["Head"]
+        whole: np.ndarray = self.bones["root"] @ self.bones["Neck"] @ self.bones["Head"]
+        return whole
 
 
 def left_handed(x: float, y: float, z: float, w: float) -> np.ndarray:
     """Unity's matrix of a quaternion: the same formula as in right-handed axes."""
-    return Rotation.from_quat((x, y, z, w)).as_matrix()
+    matrix: np.ndarray = Rotation.from_quat((x, y, z, w)).as_matrix()
+    return matrix
 
 
 @dataclass
@@ -133,7 +135,7 @@ class LiveLinkFrame:
 
         def text() -> str:
             (length,) = take("i")
-            return take(f"{length}s")[0].decode()
+            return str(take(f"{length}s")[0], "utf-8")
 
         assert take("B") == (6,)
         device, subject = text(), text()
@@ -203,4 +205,5 @@ class OpenSeeFace:
 
 def unity_turn(rest: OpenSeeFace, now: OpenSeeFace) -> np.ndarray:
     """How a Unity character is turned since it was calibrated."""
-    return (now.unity * rest.unity.inv()).as_matrix()
+    turned: np.ndarray = (now.unity * rest.unity.inv()).as_matrix()
+    return turned
