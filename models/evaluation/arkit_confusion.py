@@ -1,7 +1,7 @@
 """How well the solver of ARKit's coefficients tells motions of the face apart: a confusion table.
 
-Faces of random people are moved by one shape, or by a pair for both sides, and measured with the mesh network's noise. A
-row is a motion; a column is what the solver finds of a group of coefficients, as a share of the motion's strength.
+Faces of random people are moved by one shape, or by a pair for both sides, and measured with noise. A row is a motion;
+a column is what the solver finds of a group of coefficients, as a share of the motion's strength.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "brow outer": ("browOuterUpLeft", "browOuterUpRight"),
 }
 STRENGTH: Final = 0.6
-#: Interocular distances: the mesh network's noise from frame to frame (scripts/measure_tracker.py); depth has more.
+#: Standard deviations of x, y and z of each point, interocular distances.
 NOISE: Final = np.array([0.005, 0.005, 0.0075])
 
 

@@ -18,8 +18,8 @@ Array = NDArray[np.floating]
 #: What a point is off by when the basis is right, in interocular distances, over the strength that a shape usually has:
 #: the square of it keeps shapes that look alike from taking huge opposite shares.
 RIDGE: Final = (0.015 / 0.4) ** 2
-#: How the ridge follows the size of a shape: at 0 small shapes, such as pressed lips, lose against large ones; at 1 large
-#: ones are taken apart into small ones.
+#: How the ridge follows the size of a shape: at 0 small shapes, such as pressed lips, lose against large ones; at 1
+#: large ones are taken apart into small ones.
 RIDGE_EXPONENT: Final = 0.35
 #: Depth is the mesh network's guess and the jaw line wanders along the cheek: they count for less. Lids move by little
 #: and are seen well.
