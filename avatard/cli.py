@@ -225,8 +225,8 @@ def serve(
     the page (/), WHEP viewers (/whep, OBS among them), /mjpeg, ZeroMQ and a LiveKit room (/api/livekit); with --push to
     a live platform, with --record to a file, with --virtual-camera to the camera menu of other programs. By default,
     only this machine can connect. The face goes to VTuber programs and Unreal Engine with --vmc, --livelink and
-    --openseeface. A stream key is better set as AVATARD_OUTPUT__PUSH: other users of the machine can
-    read a command line.
+    --openseeface. A stream key is better set as AVATARD_OUTPUT__PUSH: other users of the machine can read a command
+    line.
     """
     flags = {
         "portrait.face": face,
