@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from avatard.clock import wall_us
@@ -223,12 +223,18 @@ class MotionGateway:
         )
 
 
-def _receivers(config: Engines) -> Iterator[tuple[Target, Encode]]:
+def _receivers(config: Engines) -> list[tuple[Target, Encode]]:
     """Whom to send to, and what. Raises `TargetError`."""
-    for text in config.vmc:
-        yield Target("vmc", *udp_target(text, vmc.PORT)), vmc.VmcEncoder(config.vmc_names, ARKIT_NAMES)
-    for text in config.livelink:
-        encoder = live_link_face.LiveLinkFaceEncoder(config.livelink_subject)
-        yield Target("livelink", *udp_target(text, live_link_face.PORT)), encoder
-    for text in config.openseeface:
-        yield Target("openseeface", *udp_target(text, open_see_face.PORT)), open_see_face.OpenSeeFaceEncoder()
+    kinds: list[tuple[str, tuple[str, ...], int, Callable[[], Encode]]] = [
+        ("vmc", config.vmc, vmc.PORT, lambda: vmc.VmcEncoder(config.vmc_names, ARKIT_NAMES)),
+        (
+            "livelink",
+            config.livelink,
+            live_link_face.PORT,
+            lambda: live_link_face.LiveLinkFaceEncoder(config.livelink_subject),
+        ),
+        ("openseeface", config.openseeface, open_see_face.PORT, open_see_face.OpenSeeFaceEncoder),
+    ]
+    # All addresses first: a mistake is told before anything is made.
+    targets = [(Target(name, *udp_target(text, port)), make) for name, texts, port, make in kinds for text in texts]
+    return [(target, make()) for target, make in targets]
