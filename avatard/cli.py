@@ -197,6 +197,21 @@ def serve(
     play_sound: Annotated[
         str | None, typer.Option(metavar="default|DEVICE", help="Play the voice on a sound output of this machine.")
     ] = None,
+    vmc: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST[:39539]", help="Send the face by VMC (VSeeFace, EVMC4U); may be repeated."),
+    ] = None,
+    vmc_names: Annotated[
+        str | None, typer.Option(metavar="vrm0|vrm1|arkit", help="Blend shapes of VMC; arkit is Perfect Sync.")
+    ] = None,
+    livelink: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST[:11111]", help="Send the face as Live Link Face (Unreal); may be repeated."),
+    ] = None,
+    openseeface: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST[:11573]", help="Send the face as OpenSeeFace (VTube Studio); may be repeated."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same audio and seed give the same frames.")] = None,
     print_url: Annotated[bool, typer.Option("--print-url", help="Print the page's URL on standard output.")] = False,
     config: ConfigOption = "nano",
@@ -209,8 +224,9 @@ def serve(
     Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio), ZeroMQ, or --audio. Video goes to
     the page (/), WHEP viewers (/whep, OBS among them), /mjpeg, ZeroMQ and a LiveKit room (/api/livekit); with --push to
     a live platform, with --record to a file, with --virtual-camera to the camera menu of other programs. By default,
-    only this machine can connect. A stream key is better set as AVATARD_OUTPUT__PUSH: other users of the machine can
-    read a command line.
+    only this machine can connect. The face goes to VTuber programs and Unreal Engine with --vmc, --livelink and
+    --openseeface. A stream key is better set as AVATARD_OUTPUT__PUSH: other users of the machine can read a command
+    line.
     """
     flags = {
         "portrait.face": face,
@@ -234,6 +250,10 @@ def serve(
         "output.record": str(record) if record else None,
         "output.camera": virtual_camera,
         "output.sound": play_sound,
+        "engines.vmc": vmc or None,
+        "engines.vmc_names": vmc_names,
+        "engines.livelink": livelink or None,
+        "engines.openseeface": openseeface or None,
         "stream.seed": seed,
         "log.level": log_level,
         "log.format": log_format,

@@ -266,6 +266,33 @@ class Output(Section, frozen=True):
     mjpeg_fps: Annotated[int, Meta(ge=1, le=25, description="most pictures a second of /mjpeg")] = 12
 
 
+class Arkit(Section, frozen=True):
+    """ARKit's coefficients, which ZeroMQ and [engines] send."""
+
+    gain: Annotated[
+        float, Meta(ge=0, le=3, description="scale of the coefficients, up to 1; gaze and blinks stay as they are")
+    ] = 1.0
+
+
+class Engines(Section, frozen=True):
+    """The face over UDP, to programs that know trackers. Receivers are HOST or HOST:PORT."""
+
+    vmc: Annotated[tuple[str, ...], Meta(description="VMC receivers (VSeeFace, Warudo, EVMC4U), port 39539")] = ()
+    vmc_names: Annotated[
+        Literal["vrm0", "vrm1", "arkit"],
+        Meta(description="blend shapes of VMC: VRM's presets, or ARKit's (Perfect Sync)"),
+    ] = "vrm0"
+    livelink: Annotated[
+        tuple[str, ...], Meta(description="receivers of Live Link Face (Unreal Engine), port 11111")
+    ] = ()
+    livelink_subject: Annotated[
+        str, Meta(min_length=1, max_length=64, description="what Unreal's list of subjects calls the avatar")
+    ] = "avatard"
+    openseeface: Annotated[
+        tuple[str, ...], Meta(description="receivers of OpenSeeFace (VSeeFace, VTube Studio), port 11573")
+    ] = ()
+
+
 class Log(Section, frozen=True):
     """Logging, to standard error."""
 
@@ -288,4 +315,6 @@ class Config(Section, frozen=True):
     webrtc: Webrtc = Webrtc()
     zmq: Zmq = Zmq()
     output: Output = Output()
+    arkit: Arkit = Arkit()
+    engines: Engines = Engines()
     log: Log = Log()

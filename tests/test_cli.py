@@ -87,3 +87,12 @@ def test_a_file_is_not_overwritten_without_being_asked(tmp_path):
     ran = CliRunner().invoke(app, ["render", "--identity", "me.png", "--audio", "a.wav", "-o", str(output)])
     assert ran.exit_code == 2 and "--force to overwrite it" in ran.output
     assert output.read_text() == "precious"
+
+
+def test_a_receiver_that_is_no_address_is_one_line_before_anything_is_loaded(tmp_path):
+    portrait = tmp_path / "me.png"
+    portrait.write_bytes(b"not looked at")
+    ran = avatard("serve", "--identity", str(portrait), "--vmc", "127.0.0.1", "--vmc", "studio:x")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    expected = "avatard: 'studio:x' is no receiver: expected HOST or HOST:PORT, such as 127.0.0.1:39539\n"
+    assert ran.stderr == expected

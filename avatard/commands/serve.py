@@ -14,6 +14,7 @@ from avatard.config import Config, Output
 from avatard.gateways.http import Server
 from avatard.gateways.local import check_microphone, speak_file, speak_microphone
 from avatard.gateways.loudspeaker import Loudspeaker, check_loudspeaker
+from avatard.gateways.motion_udp import MotionGateway
 from avatard.gateways.outputs import Outputs
 from avatard.gateways.virtual_camera import VirtualCamera, check_camera
 from avatard.gateways.zeromq import ZmqGateway
@@ -62,6 +63,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels the runner's task
             loop.add_signal_handler(number, stopped.set)
     gateway = ZmqGateway(config.zmq) if config.zmq.publish or config.zmq.audio else None
+    motion = MotionGateway(config.engines)
     session = Session(config, portrait, engine)
     outputs = Outputs(config.output, session)
     server = Server(config, session, outputs)
@@ -84,6 +86,8 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
             stack.push_async_callback(gateway.stop)
             await gateway.start(session)
         outputs.start()
+        stack.push_async_callback(motion.stop)
+        motion.start(session)
         if print_url:
             print(url, flush=True)
         print(f"avatard: open {url}{'?token=...' if config.server.token else ''}", file=sys.stderr, flush=True)

@@ -35,7 +35,7 @@ from avatard.engine.video_stream import Clip, PreparedPortrait, VideoStream
 from avatard.frame import Backdrop, Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
 from avatard.models.atom.model import Atom
-from avatard.models.face.arkit_solver import ArkitSolver
+from avatard.models.face.arkit_solver import ArkitSolver, smoothed
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.layers import channels_last
@@ -63,7 +63,8 @@ class Face(NamedTuple):
 
     landmarks: NDArray[np.float32]  # [68, 3], offsets from the mean face
     pose: Pose
-    eyes: Eyes
+    weights: NDArray[np.float32]  # [52], ARKit's
+    eyes: Eyes = REST
 
 
 class PosedClip(NamedTuple):
@@ -111,11 +112,10 @@ class Person:
         self,
         pixels: NDArray[np.uint8],
         backdrop: Backdrop,
-        landmarks: NDArray[np.float32],
-        pose: Pose,
-        eyes: Eyes = REST,
+        face: Face,
     ) -> Frame:
-        """Pixels and motion in the coordinates of the wire; `pose` is in pixels of the crop, which is upright."""
+        """Pixels and motion in the coordinates of the wire; the face's pose is in pixels of the crop, upright."""
+        pose = face.pose
         to_frame = self.compositor.to_frame
         height, width, _ = pixels.shape
         factor = float(np.hypot(*to_frame[:, 0]))
@@ -125,8 +125,8 @@ class Person:
         upright[:2, :2] = to_frame[:, :2] / factor
         qx, qy, qz, qw = map(float, Rotation.from_matrix(upright @ pose.rotation).as_quat(canonical=True))
         head = HeadPose((qx, qy, qz, qw), (float(x), float(y), 0.0), scale)
-        points = (self.mean + landmarks).astype(np.float32)
-        return Frame(pixels, points, look(self.arkit(landmarks), eyes), head, backdrop)
+        points = (self.mean + face.landmarks).astype(np.float32)
+        return Frame(pixels, points, look(face.weights, face.eyes), head, backdrop)
 
 
 class NeuralStream:
@@ -156,6 +156,7 @@ class NeuralStream:
         self._decoding = decoding
         self._timer = timer
         self._waiting: deque[Face] = deque()  # of the frames that are in no clip yet
+        self._weights_before: NDArray[np.float32] | None = None
 
     def motion(self, samples: Samples) -> Iterator[PosedMotion]:
         """See `engine_api.Stream`."""
@@ -166,10 +167,11 @@ class NeuralStream:
     def generate(self, motion: PosedMotion) -> Iterator[PosedClip]:
         """See `engine_api.Stream`."""
         opened, closures = self._person.eye_motion.open_lids(motion.first, motion.landmarks)
+        solved = self._person.arkit(motion.landmarks)
+        weights, self._weights_before = smoothed(solved, self._weights_before), solved[-1]
         for k, (landmarks, pose) in enumerate(zip(motion.landmarks, motion.poses, strict=True)):
-            self._waiting.append(
-                Face(landmarks, pose, self._person.eye_motion.eyes(motion.first + k, pose, closures[k]))
-            )
+            eyes = self._person.eye_motion.eyes(motion.first + k, pose, closures[k])
+            self._waiting.append(Face(landmarks, pose, weights[k], eyes))
         chosen = slice(-(motion.first - self._first) % self._stride, None, self._stride)
         for clip in self._video.generate(opened[chosen], motion.poses[chosen]):
             first = self._first + (clip.first - self._first) * self._stride
@@ -189,7 +191,7 @@ class NeuralStream:
                     ]
                 )
             frames = [
-                self._person.frame(pixels, self._compositor.backdrop, *face)
+                self._person.frame(pixels, self._compositor.backdrop, face)
                 for pixels, some in zip(pictures, faces, strict=True)
                 for face in some
             ]
@@ -242,12 +244,12 @@ class NeuralEngine:
             idle,
             EyeMotion(identity.pose, idle, self._config.idle.motion),
             self._driving or IdlePose(idle, self._config.idle.motion),
-            ArkitSolver(mean, identity.neutral),
+            ArkitSolver(mean, identity.neutral, self._config.arkit.gain),
             mean,
             partial(EnlargedCompositor, identity, framing, self._background, divisor=2),
         )
-        at_rest = person.frame(compositor.still, compositor.backdrop, identity.neutral, identity.pose)
-        return identity.digest, at_rest
+        rest = Face(identity.neutral, identity.pose, person.arkit(identity.neutral))
+        return identity.digest, person.frame(compositor.still, compositor.backdrop, rest)
 
     def begin(self, first_frame: int, warm_up: bool = False) -> NeuralStream:
         """See `engine_api.Engine`."""

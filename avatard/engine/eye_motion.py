@@ -11,6 +11,7 @@ from avatard.engine.eyes import MAX_GAZE, Eyes
 from avatard.engine.idle_motion import Idle
 from avatard.models.face.arkit import ARKIT_NAMES
 from avatard.models.face.pose import Pose
+from avatard.protocols.face_motion import FULL_LOOK
 
 Floats = NDArray[np.float32]
 
@@ -18,8 +19,6 @@ Floats = NDArray[np.float32]
 #: shows no more of a blink. What stays below the second share is no blink.
 SHUT: Final = 0.33
 STILL: Final = 0.06
-#: The angle that ARKit's coefficients of gaze call 1.
-FULL_LOOK: Final = 30.0
 
 
 class EyeMotion:

@@ -18,6 +18,9 @@ Array = NDArray[np.floating]
 #: What a point is off by when the basis is right, in interocular distances, over the strength that a shape usually has:
 #: the square of it keeps shapes that look alike from taking huge opposite shares.
 RIDGE: Final = (0.015 / 0.4) ** 2
+#: How the ridge follows the size of a shape: at 0 small shapes, such as pressed lips, lose against large ones; at 1
+#: large ones are taken apart into small ones.
+RIDGE_EXPONENT: Final = 0.35
 #: Depth is the mesh network's guess and the jaw line wanders along the cheek: they count for less. Lids move by little
 #: and are seen well.
 DEPTH_WEIGHT, JAW_WEIGHT, LID_WEIGHT = 0.7, 0.5, 2.0
@@ -31,12 +34,14 @@ class ArkitSolver:
     Args:
         mean: the mean face `[68, 3]` of the morphable model.
         neutral: the person's face at rest `[68, 3]`, offsets from the mean, which has coefficients 0.
+        gain: scale of the coefficients, which stay within 0 to 1. A lid that is shut is 1 already: blinks have none.
     """
 
-    def __init__(self, mean: Array, neutral: Array):
+    def __init__(self, mean: Array, neutral: Array, gain: float = 1.0):
         basis = expression_basis(mean + neutral)
         self._neutral = neutral.astype(np.float64)
         self._columns = np.array([ARKIT_NAMES.index(name) for name in basis])
+        self._gain = np.array([1.0 if name.startswith("eyeBlink") else gain for name in basis])
         weight = np.ones((68, 3))
         weight[:, 2] = DEPTH_WEIGHT
         weight[JAW] *= JAW_WEIGHT
@@ -44,7 +49,9 @@ class ArkitSolver:
         shapes = np.stack(list(basis.values())).reshape(len(basis), -1)
         towards = (shapes * weight.ravel() ** 2).T  # [204, K]
         # The least squares of 204 coordinates and K ridges, as a triangular system of K rows.
-        lower = cholesky(shapes @ towards + RIDGE * np.eye(len(basis)), lower=True)
+        gram = shapes @ towards
+        size = np.diag(gram)
+        lower = cholesky(gram + np.diag(RIDGE * (size / np.median(size)) ** RIDGE_EXPONENT), lower=True)
         self._system = lower.T
         self._project = solve_triangular(lower, towards.T, lower=True).T  # [204, K]
 
@@ -53,5 +60,18 @@ class ArkitSolver:
         moved = (landmarks - self._neutral).reshape(-1, 68 * 3)
         weights = np.zeros((len(moved), len(ARKIT_NAMES)), np.float32)
         for row, target in zip(weights, moved @ self._project, strict=True):
-            row[self._columns] = nnls(self._system, target)[0].clip(0, 1)
+            row[self._columns] = (self._gain * nnls(self._system, target)[0]).clip(0, 1)
         return weights.reshape(*landmarks.shape[:-2], len(ARKIT_NAMES))
+
+
+def smoothed(weights: NDArray[np.float32], before: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Coefficients `[k, 52]` of consecutive frames, with less quiver and no lag.
+
+    A frame becomes 1/4, 1/2, 1/4 of its neighbours and itself: a filter that looks as far ahead as back delays nothing.
+    The last frame has no neighbour yet and stays; so does the first without one `before` it, `[52]`.
+    """
+    if before is not None:
+        weights = np.concatenate([before[None], weights])
+    smooth = weights.copy()
+    smooth[1:-1] = weights[1:-1] / 2 + (weights[:-2] + weights[2:]) / 4
+    return smooth if before is None else smooth[1:]

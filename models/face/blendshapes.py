@@ -106,10 +106,10 @@ def _mouth(rest: Array) -> dict[str, Array]:
     middle[LIPS, 2] = -(1 - 0.5 * np.abs(across))
     upper, lower = (1 - across[np.array(points) - 48] ** 2 for points in (UPPER_LIP, LOWER_LIP))
     return {
-        "mouthFunnel": 0.3 * narrow
+        "mouthFunnel": 0.22 * narrow
         + 0.12 * middle
-        + _moved(UPPER_LIP, (0, -0.06, 0), upper)
-        + _moved(LOWER_LIP, (0, 0.12, 0), lower),
+        + _moved(UPPER_LIP, (0, -0.1, 0), upper)
+        + _moved(LOWER_LIP, (0, 0.14, 0), lower),
         "mouthPucker": 0.4 * narrow + 0.12 * middle,
         "mouthLeft": _moved(LIPS, (0.15, 0, 0)),
         "mouthRight": _moved(LIPS, (-0.15, 0, 0)),
@@ -139,7 +139,7 @@ def _left_half(rest: Array) -> dict[str, Array]:
         "mouthFrown": _moved(LIPS, (0, 0.12, 0), to_corner),
         "mouthDimple": _moved(LIPS, (0.08, 0, 0.1), to_corner),
         "mouthStretch": _moved(LIPS, (0.12, 0.06, 0), to_corner),
-        "mouthPress": half([51, 52, 53], (0, 0.03, 0)) + half([55, 56, 57], (0, -0.05, 0)),
+        "mouthPress": half([51, 52, 53], (0, 0.045, 0)) + half([55, 56, 57], (0, -0.06, 0)),
         "mouthLowerDown": half(LOWER_LIP, (0, 0.12, 0)),
         "mouthUpperUp": half(UPPER_LIP, (0, -0.1, 0)),
         "browDown": _moved(range(22, 27), (-0.02, 0.1, 0), np.array([1, 1, 0.9, 0.6, 0.3])),

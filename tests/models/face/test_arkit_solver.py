@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from avatard.models.face.arkit import ARKIT_NAMES
-from avatard.models.face.arkit_solver import ArkitSolver
+from avatard.models.face.arkit_solver import ArkitSolver, smoothed
 from avatard.models.face.blendshapes import expression_basis
 from avatard.models.face.topology import MIRROR_68
 from tests.support.faces import morphable
@@ -94,3 +94,32 @@ def test_batches_equal_single_frames_and_stay_in_range():
     assert found.shape == (3, 4, 52) and found.dtype == np.float32
     assert (found >= 0).all() and (found <= 1).all()
     np.testing.assert_array_equal(found[1, 2], solver()(landmarks[1, 2]))
+
+
+def test_the_gain_scales_all_but_blinks():
+    basis = expression_basis(morphable().mean_68)
+    landmarks = 0.3 * (basis["jawOpen"] + basis["eyeBlinkLeft"])
+    one, two = (ArkitSolver(morphable().mean_68, np.zeros((68, 3)), gain)(landmarks) for gain in (1, 2))
+    jaw, blink = ARKIT_NAMES.index("jawOpen"), ARKIT_NAMES.index("eyeBlinkLeft")
+    assert two[jaw] == pytest.approx(2 * one[jaw]) and two[blink] == one[blink]
+    assert ArkitSolver(morphable().mean_68, np.zeros((68, 3)), 3)(3 * landmarks).max() == 1
+
+
+def test_smoothing_calms_quiver_and_delays_nothing():
+    frames = np.arange(80)
+    jaw = 0.5 + 0.3 * np.sin(2 * np.pi * frames / 10)  # syllables
+    quiver = np.where(frames % 2, 0.05, -0.05)
+    weights = np.repeat((jaw + quiver)[:, None], 52, axis=1).astype(np.float32)
+    hops, before = [], None
+    for hop in np.split(weights, 10):
+        hops.append(smoothed(hop, before))
+        before = hop[-1]
+    found = np.concatenate(hops)[:, 0]
+    inner = np.array([n % 8 != 7 for n in frames]) & (frames > 0)  # a hop's last frame waits for nobody
+    np.testing.assert_allclose(found[inner], (0.5 + (jaw - 0.5) * (1 + np.cos(2 * np.pi / 10)) / 2)[inner], atol=1e-6)
+    np.testing.assert_array_equal(found[~inner], weights[~inner, 0])
+
+
+def test_pressed_lips_are_told_from_rolled_ones():
+    pressed = solve(mouthPressLeft=0.6, mouthPressRight=0.6)
+    assert pressed["mouthPressLeft"] > 1.5 * max(pressed["mouthRollLower"], pressed["mouthRollUpper"])
