@@ -50,7 +50,9 @@ class EndOfUtterance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
 
 class Interrupt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="interrupt"):
-    """Drop all speech that was not heard yet."""
+    """Drop all speech that was not heard yet. An id is the sender's own business."""
+
+    id: Id = ""
 
 
 Command: TypeAlias = StartOfUtterance | EndOfUtterance | Interrupt

@@ -31,7 +31,7 @@ LEVEL_SECONDS = 5.0  # a level is kept for at least this long
 MAX_STRIDE = 4  # 6.25 pictures a second
 FAR_LOAD = 1.8  # half the size, without painted teeth, about halves rendering at 512 pixels: beyond, that is not enough
 WHOLE_SIZE_GROWTH = 2.0  # of the load of rendering when pictures get their whole size back
-LEAST_SIDE = 256  # pixels: smaller pictures are not composed at half of their size, which would save little
+LEAST_SIDE = 192  # pixels: smaller pictures are not composed at half of their size, which would save little
 
 
 class LatencyEstimator:
