@@ -16,8 +16,7 @@ from avatard.gateways.http import Server
 from avatard.gateways.local import speak_file
 from avatard.gateways.zeromq import ZmqGateway
 from avatard.media.pcm import to_pcm16
-from avatard.protocols.messages import EndOfUtterance, Speech, decode, encode
-from avatard.protocols.zmq_sockets import split
+from avatard.protocols.messages import EndOfUtterance, Speech, decode, encode, split
 from tests.support.paths import ROOT
 from tests.support.serving import beeps, config, running_session, until
 
