@@ -43,14 +43,11 @@ CODES = {
     405: "method-not-allowed",
     406: "not-acceptable",
     408: "timeout",
-    409: "conflict",
     412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",
     422: "unprocessable",
     500: "internal",
-    501: "not-implemented",
-    502: "bad-gateway",
     503: "unavailable",
 }
 KEPT_HEADERS = (hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE, hdrs.ALLOW)

@@ -46,6 +46,7 @@ def test_the_messages_of_the_agents_websocket_are_documented():
 
 def test_the_body_of_a_text_is_documented():
     section = README.split("## Text")[1].split("\n## ")[0]
-    assert msgspec.convert(json.loads(section.split("`POST /api/say` with `")[1].split("`")[0]), Ask)
+    example = json.loads(section.split("`POST /api/say` with `")[1].split("`")[0])
+    assert msgspec.convert(example, Ask).text == example["text"]
     for key in Ask.__struct_fields__:
         assert f"`{key}`" in section or f'"{key}"' in section

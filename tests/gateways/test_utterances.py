@@ -16,7 +16,7 @@ from avatard.gateways.http import Server
 from avatard.gateways.local import speak_file
 from avatard.gateways.zeromq import ZmqGateway
 from avatard.media.pcm import to_pcm16
-from avatard.protocols.messages import EndOfUtterance, Speech, decode, encode, split
+from avatard.protocols.messages import EndOfUtterance, Speech, Topic, decode, encode, split
 from tests.support.paths import ROOT
 from tests.support.serving import beeps, config, running_session, until
 
@@ -64,7 +64,7 @@ async def avatar(monkeypatch):
 
         async def subscribe() -> None:
             while True:
-                state = decode(split(await subscriber.recv_multipart())[1])
+                state: Any = decode(split(await subscriber.recv_multipart())[1])
                 if state.event == "utterance":
                     told = {"id": state.id, "state": state.utterance.state}
                     if told["state"] == "ended":
@@ -73,7 +73,8 @@ async def avatar(monkeypatch):
                     channels["zeromq"].append(told)
 
         tasks = [asyncio.create_task(listen()), asyncio.create_task(subscribe())]
-        await until(lambda: gateway.publisher and gateway.publisher.wanted("avatard/1/state"))
+        publisher = gateway.publisher
+        await until(lambda: publisher.wanted(Topic.STATE))
         yield session, url, http, sender, channels
         for task in tasks:
             task.cancel()
