@@ -12,10 +12,12 @@ import logging
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 from aiohttp import hdrs, web
 
 from avatard.config import VOICE, Tts
 from avatard.errors import UserError
+from avatard.frame import Samples
 from avatard.protocols import events
 from avatard.protocols.http_body import read_text
 from avatard.protocols.json_text import parse_object
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 MAX_TEXTS = 8  # that are not all sound yet
 MAX_BODY_BYTES = 256 * 1024
 RETRY_SECONDS = 5
+RUN_UP_SECONDS = 0.4  # gathered before the first is pushed: what comes in one piece is heard up to a hop sooner
 LOOK_SECONDS = 0.1  # whether a client is still there
 NO_TTS = (
     "there is no text to speech: start avatard with --tts espeak-ng, flite or piper:MODEL.onnx, or with --tts-url URL"
@@ -168,14 +171,24 @@ class SayGateway:
 
     async def _make(self, speaker: PushedSpeaker, ask: Ask, begun: asyncio.Future[None]) -> None:
         assert self._synthesizer is not None
+
+        def push(held: list[Samples], rate_hz: int) -> None:
+            speaker.push_audio(np.concatenate(held), rate_hz)
+            held.clear()
+            if not begun.done():
+                begun.set_result(None)
+
+        held, rate_hz = list[Samples](), 0
         for sentence in sentences(ask.text):
             speaker.caption(sentence)
             async with contextlib.aclosing(self._synthesizer.speak(sentence, ask.voice)) as sound:
                 async for samples, rate_hz in sound:
-                    speaker.push_audio(samples, rate_hz)
-                    if not begun.done():
-                        begun.set_result(None)
-                    await speaker.room()
+                    held.append(samples)
+                    if begun.done() or sum(map(len, held)) >= RUN_UP_SECONDS * rate_hz:
+                        push(held, rate_hz)
+                        await speaker.room()
+            if held:  # the first sentence is a short one
+                push(held, rate_hz)
 
 
 def _parse(text: str, max_characters: int) -> Ask:

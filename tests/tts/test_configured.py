@@ -40,3 +40,11 @@ def test_a_missing_program_is_said_before_the_networks_load(monkeypatch):
     config = Config(tts=Tts(engine="flite"))
     with pytest.raises(TtsUnavailableError, match="flite is not installed"):
         Server(config, Session(config, portrait()))
+
+
+def test_the_doctor_looks_for_the_program(monkeypatch):
+    from avatard.commands.doctor import examine
+
+    monkeypatch.setenv("PATH", "")
+    checks = {check.what: check for check in examine(Config(tts=Tts(engine="flite")))}
+    assert (checks["text to speech"].state, "apt install flite" in checks["text to speech"].found) == ("missing", True)
