@@ -52,8 +52,8 @@ async def avatar(monkeypatch):
         events = peer.createDataChannel("events")
         events.on("message", lambda text: hear("data channel", json.loads(text)))
         await peer.setLocalDescription(await peer.createOffer())
-        offer = {"data": peer.localDescription.sdp, "headers": {"Content-Type": "application/sdp"}}
-        async with http.post(f"{url}/whip", **offer) as response:
+        sdp, kind = peer.localDescription.sdp, {"Content-Type": "application/sdp"}
+        async with http.post(f"{url}/whip", data=sdp, headers=kind) as response:
             await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
         await until(lambda: events.readyState == "open")
         listener = await http.ws_connect(f"{url}/ws/audio")

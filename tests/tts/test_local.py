@@ -16,7 +16,7 @@ from tests.support.serving import until
 
 
 @pytest.fixture
-def program(tmp_path, monkeypatch):
+def program(tmp_path: Path, monkeypatch):
     """Puts a shell script in the place of a program."""
 
     def install(name: str, script: str) -> Path:
