@@ -212,6 +212,18 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST[:11573]", help="Send the face as OpenSeeFace (VTube Studio); may be repeated."),
     ] = None,
+    tts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="espeak-ng|flite|piper:MODEL", help="Speak texts by this program: /api/say, the page's box."
+        ),
+    ] = None,
+    tts_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Speak texts by an OpenAI-compatible endpoint; its key is AVATARD_TTS__KEY's value."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same audio and seed give the same frames.")] = None,
     print_url: Annotated[bool, typer.Option("--print-url", help="Print the page's URL on standard output.")] = False,
     config: ConfigOption = "nano",
@@ -221,12 +233,12 @@ def serve(
 ) -> None:
     """Serve a live avatar: a page for people, WebRTC for viewers, ZeroMQ for engines.
 
-    Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio), ZeroMQ, or --audio. Video goes to
-    the page (/), WHEP viewers (/whep, OBS among them), /mjpeg, ZeroMQ and a LiveKit room (/api/livekit); with --push to
-    a live platform, with --record to a file, with --virtual-camera to the camera menu of other programs. By default,
-    only this machine can connect. The face goes to VTuber programs and Unreal Engine with --vmc, --livelink and
-    --openseeface. A stream key is better set as AVATARD_OUTPUT__PUSH: other users of the machine can read a command
-    line.
+    Speech comes from the page's microphone, WHIP (/whip), a WebSocket (/ws/audio, /ws/agent), ZeroMQ, or --audio; texts
+    from the page and /api/say, with --tts. Video goes to the page (/), WHEP viewers (/whep, OBS among them), /mjpeg,
+    ZeroMQ and a LiveKit room (/api/livekit); with --push to a live platform, with --record to a file, with
+    --virtual-camera to the camera menu of other programs. By default, only this machine can connect. The face goes to
+    VTuber programs and Unreal Engine with --vmc, --livelink and --openseeface. A stream key is better set as
+    AVATARD_OUTPUT__PUSH: other users of the machine can read a command line.
     """
     flags = {
         "portrait.face": face,
@@ -254,6 +266,8 @@ def serve(
         "engines.vmc_names": vmc_names,
         "engines.livelink": livelink or None,
         "engines.openseeface": openseeface or None,
+        "tts.engine": tts,
+        "tts.url": tts_url,
         "stream.seed": seed,
         "log.level": log_level,
         "log.format": log_format,

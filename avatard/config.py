@@ -293,6 +293,55 @@ class Engines(Section, frozen=True):
     ] = ()
 
 
+#: A voice by its name, which is never an option or a path of a program.
+VOICE = r"^([A-Za-z0-9][\w+.()-]{0,99})?$"
+
+
+class Tts(Section, frozen=True):
+    """Text to speech, for `POST /api/say` and the page's text box: a program of this machine, or an endpoint."""
+
+    engine: Annotated[
+        str,
+        Meta(
+            pattern=r"^(espeak-ng|flite|piper:.+)?$",
+            description="program that speaks texts: espeak-ng, flite or piper:MODEL.onnx; not set: none",
+            extra={"allowed": "espeak-ng, flite or piper:MODEL.onnx"},
+        ),
+    ] = ""
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s]+)?$",
+            description="OpenAI-compatible endpoint instead: its server's root, or all of .../v1/audio/speech",
+            extra={"allowed": "an http:// or https:// URL"},
+        ),
+    ] = ""
+    key: Annotated[
+        str,
+        Meta(
+            pattern=r"^[!-~]*$",
+            description="bearer token of the endpoint; set AVATARD_TTS__KEY",
+            extra={"secret": True, "allowed": "printable ASCII without spaces"},
+        ),
+    ] = ""
+    model: Annotated[str, Meta(description="the endpoint's name of the model")] = "tts-1"
+    voice: Annotated[
+        str,
+        Meta(
+            pattern=VOICE,
+            description="the voice unless a request names one; not set: the program's own, alloy of an endpoint",
+            extra={"allowed": "a name of letters, digits and _+.()-"},
+        ),
+    ] = ""
+    sample_rate_hz: Annotated[int, Meta(ge=8_000, le=192_000, description="of the endpoint's PCM")] = 24_000
+    max_characters: Annotated[int, Meta(ge=1, le=20_000, description="longest text of one request")] = 2_000
+
+    def __post_init__(self) -> None:
+        """Refuse two of them."""
+        if self.engine and self.url:
+            raise ValueError("tts.engine and tts.url are both set: expected one of them")
+
+
 class Log(Section, frozen=True):
     """Logging, to standard error."""
 
@@ -317,4 +366,5 @@ class Config(Section, frozen=True):
     output: Output = Output()
     arkit: Arkit = Arkit()
     engines: Engines = Engines()
+    tts: Tts = Tts()
     log: Log = Log()

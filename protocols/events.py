@@ -59,6 +59,15 @@ class Utterance(Event, frozen=True, kw_only=True):
     interrupted: bool | None = None
 
 
+class Caption(Event, frozen=True, kw_only=True):
+    """A sentence begins to be heard, whose text is known."""
+
+    TYPE = "caption"
+    id: str  # of the utterance
+    text: str
+    at_ms: int  # where in the utterance
+
+
 class Identity(Event, frozen=True, kw_only=True):
     """Another portrait is shown from now on."""
 

@@ -71,6 +71,7 @@ def test_leaves_import_only_leaves(leaf):
 FLOORS = [
     ("timebase", "errors", "frame", "portrait"),
     ("clock", "config", "config_loader", "log", "models", "protocols", "media"),
+    ("tts",),
     ("playout",),
     ("inference",),
     ("engine",),

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from avatard.config import Config, Output, Zmq
+from avatard.config import Config, Output, Tts, Zmq
 from avatard.errors import UserError
 from avatard.session.load import cores
 
@@ -35,6 +35,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield _port("HTTP port", config.server.host, config.server.port)
     yield from _zeromq(config.zmq)
     yield from _outputs(config.output)
+    yield from _tts(config.tts)
     yield from _weights(config)
 
 
@@ -168,6 +169,14 @@ def _asked(what: str, check: Callable[[str], str | None], setting: str) -> Check
         return Check(what, "ok", check(setting) or setting)
     except UserError as error:
         return Check(what, "missing", str(error))
+
+
+def _tts(config: Tts) -> Iterator[Check]:
+    from avatard.tts.configured import configured_synthesizer
+
+    setting = config.engine or config.url
+    if setting:
+        yield _asked("text to speech", lambda name: name if configured_synthesizer(config) else None, setting)
 
 
 def _weights(config: Config) -> Iterator[Check]:

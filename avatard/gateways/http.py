@@ -16,6 +16,7 @@ from aiohttp import WSCloseCode, hdrs, web
 from avatard.config import Config
 from avatard.config import Server as ServerConfig
 from avatard.errors import UserError
+from avatard.gateways.agent import serve_liveavatar
 from avatard.gateways.connections import HEAD_SECONDS, IDLE_SECONDS, ConnectionLimiter
 from avatard.gateways.first_portrait import add_first_portrait
 from avatard.gateways.livekit import LiveKitRoute
@@ -30,6 +31,7 @@ from avatard.gateways.middleware import (
 from avatard.gateways.mjpeg import Mjpeg
 from avatard.gateways.output_routes import add_outputs
 from avatard.gateways.outputs import Outputs
+from avatard.gateways.say import SayGateway
 from avatard.gateways.signalling import Signalling
 from avatard.gateways.webrtc import PeerRegistry
 from avatard.gateways.websocket import serve_agent
@@ -60,6 +62,9 @@ class Server:
         config: the effective configuration.
         session: the avatar, started.
         outputs: what `/api/outputs` controls; by default those of the configuration.
+
+    Raises:
+        TtsUnavailableError: text to speech is configured, and cannot be had.
     """
 
     def __init__(self, config: Config, session: Session, outputs: Outputs | None = None) -> None:
@@ -69,6 +74,7 @@ class Server:
         self._mjpeg = Mjpeg(session, config.output)
         self._peers = PeerRegistry(session, config.webrtc, config.server.max_sessions)
         self._livekit = LiveKitRoute(session)
+        self._say = SayGateway(config.tts, session)
         self._sockets: set[web.WebSocketResponse] = set()
         self._limiter = ConnectionLimiter(config.server.max_connections)
         self._runner: web.AppRunner | None = None
@@ -130,6 +136,7 @@ class Server:
         await self._peers.close()
         await self._mjpeg.close()
         await self._livekit.close()
+        await self._say.close()
         await asyncio.gather(
             *(socket.close(code=WSCloseCode.GOING_AWAY, message=b"shutting down") for socket in list(self._sockets))
         )
@@ -162,6 +169,8 @@ class Server:
         app.router.add_get("/api/status", self._status)
         app.router.add_get("/api/portrait", self._portrait)
         app.router.add_get("/ws/audio", self._audio)
+        app.router.add_get("/ws/agent", self._agent)
+        self._say.add_routes(app)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
@@ -201,10 +210,14 @@ class Server:
             "speaking": session.speaking,
         }
         body |= {"figures": session.figures(), "clients": len(self._peers), "livekit": self._livekit.room}
+        body["say"] = self._say.status
         return web.json_response(body)
 
     async def _audio(self, request: web.Request) -> web.StreamResponse:
         return await serve_agent(request, self.session, self._sockets)
+
+    async def _agent(self, request: web.Request) -> web.StreamResponse:
+        return await serve_liveavatar(request, self.session, self._sockets)
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         response = web.FileResponse(_web_folder() / "index.html", headers=PAGE_HEADERS)

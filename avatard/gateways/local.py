@@ -32,6 +32,7 @@ async def speak_file(session: Session, path: Path) -> None:
         AudioFileError: there is no such file, or no sound in it.
     """
     speaker = session.open_speaker()
+    speaker.begin()  # a file without a sample is an utterance, too
     chunks = read_audio(path)
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         speaker.push_audio(*chunk)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import msgspec
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from avatard.media.pcm import Encoding, FileHeaderError, PcmDecoder
 from avatard.protocols.events import Error, Event, Metrics, to_message
@@ -24,10 +25,11 @@ from avatard.session.session import Session
 from avatard.session.speaker import PushedSpeaker
 
 MAX_MESSAGE_BYTES = 1024 * 1024  # half a minute at 16 kHz
-QUEUED_EVENTS = 1000  # for a client that does not read; then the oldest are dropped
+QUEUED_MESSAGES = 1000  # for a client that does not read; then the oldest are dropped
 PING_SECONDS = 20.0
 GONE_MS = 30_000  # without a sign of life from the other side's system
 
+Message: TypeAlias = dict[str, Any]
 Id: TypeAlias = Annotated[str, msgspec.Meta(max_length=64)]
 
 
@@ -58,51 +60,80 @@ class Interrupt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="in
 Command: TypeAlias = StartOfUtterance | EndOfUtterance | Interrupt
 
 
+class Dialect(Protocol):
+    """One connection's messages, as calls of its speaker, and the session's events as its messages."""
+
+    speaker: PushedSpeaker
+
+    def greeting(self) -> Iterable[Message]:
+        """The first messages."""
+
+    def receive(self, message: WSMessage) -> Iterable[Message]:
+        """Obey a message; give what answers it."""
+
+    def translate(self, event: Event) -> Iterable[Message]:
+        """What tells an event."""
+
+
 async def serve_agent(
     request: web.Request, session: Session, sockets: set[web.WebSocketResponse]
 ) -> web.WebSocketResponse:
     """Serve one connection to its end; it is in `sockets` meanwhile."""
-    # No heartbeat, which hangs up on a sender whose pongs wait unread behind its speech. aiohttp refuses messages as
-    # long as its limit.
-    websocket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES + 1)
+    # aiohttp refuses messages as long as its limit.
+    return await serve_socket(request, session, sockets, Agent, MAX_MESSAGE_BYTES + 1)
+
+
+async def serve_socket(
+    request: web.Request,
+    session: Session,
+    sockets: set[web.WebSocketResponse],
+    open_dialect: Callable[[PushedSpeaker], Dialect],
+    max_bytes: int,
+) -> web.WebSocketResponse:
+    """Serve one connection to its end, in the dialect that it speaks.
+
+    Args:
+        request: the upgrade.
+        session: the avatar.
+        sockets: has the connection meanwhile.
+        open_dialect: begins to talk through a speaker.
+        max_bytes: longer messages close the connection.
+    """
+    # No heartbeat, which hangs up on a sender whose pongs wait unread behind its speech.
+    websocket = web.WebSocketResponse(max_msg_size=max_bytes)
     await websocket.prepare(request)
     _notice_silence(request)
     sockets.add(websocket)
-    outbox: asyncio.Queue[Event] = asyncio.Queue()
+    outbox: asyncio.Queue[Message] = asyncio.Queue()
 
-    def send(event: Event) -> None:
-        if isinstance(event, Metrics):
-            return
-        if outbox.qsize() >= QUEUED_EVENTS:
-            outbox.get_nowait()
-        outbox.put_nowait(event)
+    def send(messages: Iterable[Message]) -> None:
+        for message in messages:
+            if outbox.qsize() >= QUEUED_MESSAGES:
+                outbox.get_nowait()
+            outbox.put_nowait(message)
 
-    async def send_events() -> None:
+    async def send_messages() -> None:
         while True:
             try:
-                event = await asyncio.wait_for(outbox.get(), PING_SECONDS)
+                message = await asyncio.wait_for(outbox.get(), PING_SECONDS)
             except TimeoutError:
                 await websocket.ping()
             else:
-                await websocket.send_json(to_message(event))
+                await websocket.send_json(message)
 
-    unlisten = session.listen(send)
-    sender = asyncio.create_task(send_events(), name="ws-events")
-    agent = Agent(session.open_speaker())
+    dialect = open_dialect(session.open_speaker())
+    send(dialect.greeting())
+    unlisten = session.listen(lambda event: send(dialect.translate(event)))
+    sender = asyncio.create_task(send_messages(), name="ws-events")
     try:
         async for message in websocket:
-            try:
-                if message.type == WSMsgType.TEXT:
-                    agent.control(parse_object(message.data))
-                elif message.type == WSMsgType.BINARY:
-                    agent.push(message.data)
-            except ValueError as error:
-                send(Error(message=str(error), code="bad-message"))
-            await agent.speaker.room()
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                send(dialect.receive(message))
+            await dialect.speaker.room()
     finally:
         unlisten()
         await cancel_and_wait(sender)
-        await agent.speaker.close()
+        await dialect.speaker.close()
         sockets.discard(websocket)
     return websocket
 
@@ -121,6 +152,25 @@ class Agent:
         self.speaker = speaker
         self._rate_hz = 0
         self._decoder: PcmDecoder | None = None
+
+    def greeting(self) -> Iterable[Message]:
+        """See `Dialect`."""
+        return ()
+
+    def receive(self, message: WSMessage) -> Iterable[Message]:
+        """See `Dialect`."""
+        try:
+            if message.type is WSMsgType.TEXT:
+                self.control(parse_object(message.data))
+            else:
+                self.push(message.data)
+        except ValueError as error:
+            return [to_message(Error(message=str(error), code="bad-message"))]
+        return ()
+
+    def translate(self, event: Event) -> Iterable[Message]:
+        """See `Dialect`."""
+        return () if isinstance(event, Metrics) else [to_message(event)]
 
     def control(self, message: dict[str, Any]) -> None:
         """Take a hello or a command.

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+
+class Caption(NamedTuple):
+    """A sentence, and where in its utterance it begins, in samples at 16 kHz."""
+
+    text: str
+    at: int
 
 
 @dataclass(slots=True, eq=False)
@@ -17,6 +25,7 @@ class Utterance:
     announced: bool = False  # listeners were told that it started
     ended: bool = False
     interrupted: bool = False
+    captions: deque[Caption] = field(default_factory=deque)  # of sentences that are not heard yet
 
     @property
     def dropped(self) -> int:

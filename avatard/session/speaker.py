@@ -44,6 +44,7 @@ class Turns(Protocol):
     async def next_frame(self) -> None: ...  # noqa: D102
     def queue(self, utterance: Utterance) -> None: ...  # noqa: D102
     def push(self, sound: Sound, utterance: Utterance) -> int: ...  # noqa: D102
+    def caption(self, utterance: Utterance, text: str) -> None: ...  # noqa: D102
     def finish(self, utterance: Utterance) -> None: ...  # noqa: D102
     def interrupt(self) -> object: ...  # noqa: D102
     def forget(self, speaker: Speaker) -> None: ...  # noqa: D102
@@ -138,6 +139,11 @@ class PushedSpeaker:
         self._pushed_seconds += len(samples) / rate_hz
         self._utterance.pushed = round(self._pushed_seconds * SAMPLE_RATE_HZ)
         self._put(_Piece(self._utterance, samples, rate_hz))
+
+    def caption(self, text: str) -> None:
+        """Tell the text of what is pushed next, when it begins to be heard."""
+        if self._utterance is not None:
+            self._turns.caption(self._utterance, text)
 
     def flush(self) -> str:
         """End the utterance, also an empty one; return its id."""

@@ -7,7 +7,7 @@ import asyncio
 from avatard.clock import monotonic
 from avatard.frame import Sound
 from avatard.playout.scheduler import PlayoutFrame, Scheduler
-from avatard.playout.utterance import Utterance
+from avatard.playout.utterance import Caption, Utterance
 from avatard.protocols import events
 from avatard.session.events import EventBus
 from avatard.session.floor_control import Floor
@@ -38,6 +38,7 @@ class TurnTaking:
         self._floor: Floor[Speaker] = Floor()
         self._speakers: list[Speaker] = []
         self._activity = VoiceActivity()
+        self._captioned: dict[Utterance, None] = {}  # those with captions, in order
         self._silent_from = 0  # what is heard before this frame is what an interrupt came too late for
         self._interrupted_at: tuple[int, float] | None = None
 
@@ -106,6 +107,11 @@ class TurnTaking:
         self._playout.wake()
         self._scheduler.end_of_utterance(self._playout.position, utterance)
 
+    def caption(self, utterance: Utterance, text: str) -> None:
+        """What is pushed from here on is this sentence."""
+        utterance.captions.append(Caption(text, utterance.pushed))
+        self._captioned[utterance] = None
+
     def interrupt(self) -> events.Interrupted:
         """Stop speaking: the next frame is silent, and the mouth closes within the cross-fade."""
         cut = self._scheduler.interrupt(self._playout.position)
@@ -147,7 +153,19 @@ class TurnTaking:
             if state == "started":
                 self._announce_start(utterance)
             else:
+                self._announce_captions(utterance)
                 self._announce_end(utterance)
+        for utterance in list(self._captioned):
+            self._announce_captions(utterance)
+
+    def _announce_captions(self, utterance: Utterance) -> None:
+        """Tell the sentences that begin with what was just played."""
+        captions = utterance.captions
+        while captions and utterance.played > captions[0].at and not utterance.interrupted:
+            text, at = captions.popleft()
+            self._bus.emit(events.Caption(id=utterance.id, text=text, at_ms=at // SAMPLES_PER_MS))
+        if utterance.ended:
+            self._captioned.pop(utterance, None)
 
     def _announce_start(self, utterance: Utterance) -> None:
         if utterance.id and not utterance.announced:

@@ -365,7 +365,7 @@ async def test_the_page_comes_whole_from_this_server(serving):
         page = await response.text()
         assert "default-src 'self'" in response.headers["Content-Security-Policy"]
     assert "http://" not in page and "https://" not in page
-    for name in ("app.js", "connection.js", "speech.js", "style.css", "icon.svg"):
+    for name in ("app.js", "connection.js", "say.js", "speech.js", "style.css", "icon.svg"):
         async with http.get(f"{url}/web/{name}") as response:
             assert response.status == 200
 

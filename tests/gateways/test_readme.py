@@ -5,7 +5,9 @@ import re
 
 import msgspec
 
+from avatard.gateways.agent import AnyCommand, Speak
 from avatard.gateways.http import Server
+from avatard.gateways.say import Ask
 from avatard.gateways.websocket import Hello
 from avatard.session.session import Session
 from tests.support.paths import ROOT
@@ -32,3 +34,19 @@ def test_the_hello_is_documented():
     assert msgspec.convert(hello, Hello) == Hello(sample_rate=hello["sample_rate"])
     for key in hello:
         assert f"| `{key}` |" in section
+
+
+def test_the_messages_of_the_agents_websocket_are_documented():
+    section = README.split("## LiveAvatar's WebSocket")[1].split("\n## ")[0]
+    example = json.loads(section.split("```json\n")[1].split("\n```")[0])
+    assert msgspec.convert(example, AnyCommand) == Speak(event_id="answer-1", audio=example["audio"])
+    for command in AnyCommand.__args__:
+        assert f"`{command.__struct_config__.tag}`" in section
+
+
+def test_the_body_of_a_text_is_documented():
+    section = README.split("## Text")[1].split("\n## ")[0]
+    example = json.loads(section.split("`POST /api/say` with `")[1].split("`")[0])
+    assert msgspec.convert(example, Ask).text == example["text"]
+    for key in Ask.__struct_fields__:
+        assert f"`{key}`" in section or f'"{key}"' in section

@@ -4,6 +4,7 @@ import { Messages } from "./messages.js";
 import { Microphone, microphones } from "./microphone.js";
 import { Panel } from "./panel.js";
 import { faceButtons, isPicture, prepare } from "./portrait.js";
+import { Say } from "./say.js";
 import { Speech } from "./speech.js";
 
 const $ = (id) => document.getElementById(id);
@@ -11,6 +12,7 @@ const [video, audio, stage] = [$("video"), $("audio"), $("stage")];
 const link = new Link();
 const panel = new Panel();
 const messages = new Messages({ error: $("error"), note: $("note") });
+const say = new Say((text, code) => (text ? messages.error(text, code) : messages.settle(code)));
 let microphone = null;
 let speech = null;
 let waiting = null; // a sound file, chosen before it can be spoken
@@ -57,6 +59,8 @@ link.addEventListener("state", ({ detail: { state, text, at } }) => {
   if (connected) refreshIdentity();
   if (connected && follow) $(live ? "microphone" : "disconnect").focus();
   if (connected) follow = false;
+  say.live = live;
+  if (connected) say.ask();
   showSpeech();
 });
 
@@ -77,6 +81,7 @@ link.addEventListener("media", () => {
 });
 
 link.addEventListener("event", ({ detail: { type, data } }) => {
+  say.hear({ type, data });
   switch (type) {
     case "bot-started-speaking": stage.classList.add("speaking"); break;
     case "bot-stopped-speaking": stage.classList.remove("speaking"); break;
@@ -324,6 +329,7 @@ addEventListener("online", () => link.hurry());
 addEventListener("visibilitychange", () => document.hidden || link.hurry());
 addEventListener("pagehide", () => link.stop());
 refreshIdentity();
+say.ask();
 $("connect").disabled = false; // a click before this line would be lost
 
 // The token is in a cookie by now; in the address it would be in bookmarks and screenshots.

@@ -1,0 +1,1 @@
+"""Text to speech: a sentence in, samples out as they are made."""
