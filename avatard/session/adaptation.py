@@ -17,7 +17,7 @@ from avatard.config import Stream
 from avatard.inference.ipc import FramesReady, QualityLevel
 from avatard.playout.audio_timeline import MAX_COMPUTE_FRAMES
 from avatard.playout.scheduler import AudioChunk, Scheduler
-from avatard.session.load import StageLoad
+from avatard.session.load import STAGES, StageLoad
 from avatard.timebase import FPS, SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
@@ -117,10 +117,13 @@ class LoadController:
         level = self._next_level()
         if level == self.level:
             return None
+        loads = dict(zip(STAGES, self._load.stages.round(2).tolist(), strict=True))
         self.level, self._level_at = level, monotonic()
         self._load.clear()
         figures = {"motion_steps": level.motion_steps, "video_steps": level.video_steps, "scale": level.picture_scale}
-        logger.warning("quality level changed", extra={**figures, "pictures_per_second": FPS / level.frame_stride})
+        logger.warning(
+            "quality level changed", extra={**figures, "pictures_per_second": FPS / level.frame_stride, **loads}
+        )
         return level
 
     def _next_level(self) -> QualityLevel:
