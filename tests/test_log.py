@@ -10,16 +10,6 @@ from avatard import log
 from avatard.config import Log
 
 
-@pytest.fixture(autouse=True)
-def restore_logging():
-    handlers, level = logging.root.handlers[:], logging.root.level
-    quiet = {name: logging.getLogger(name).level for name in ("aiohttp.access", "aioice", "aiortc", "asyncio")}
-    yield
-    logging.root.handlers[:], logging.root.level = handlers, level
-    for name, before in quiet.items():
-        logging.getLogger(name).setLevel(before)
-
-
 def logged(config: Log, emit, secrets=()) -> list[str]:
     stream = io.StringIO()
     log.setup(config, secrets, stream)
