@@ -15,12 +15,18 @@ settings.load_profile("avatard")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-@pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    """A command run in this process sets up logging for the whole process: the next test starts as this one did."""
+@pytest.fixture(scope="session", autouse=True)
+def first_levels() -> dict[str | None, int]:
+    """Of the loggers that `log.setup` changes."""
     names = (None, "aiohttp.access", "aioice", "aiortc", "asyncio")
-    handlers, levels = logging.root.handlers[:], {name: logging.getLogger(name).level for name in names}
+    return {name: logging.getLogger(name).level for name in names}
+
+
+@pytest.fixture(autouse=True)
+def restored_logging(first_levels: dict[str | None, int]) -> Iterator[None]:
+    """A command that ran in this process set up logging for all of it: each test starts as the first one did."""
+    for name, level in first_levels.items():
+        logging.getLogger(name).setLevel(level)
+    handlers = logging.root.handlers[:]
     yield
     logging.root.handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
