@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -49,7 +50,7 @@ class Mouth:
         factor, turn = float(np.hypot(*matrix[:, 0])), float(np.arctan2(matrix[1, 0], matrix[0, 0]))
         return Mouth(points, factor * self.interocular_px, self.roll + turn)
 
-    @property
+    @cached_property
     def inner_lips(self) -> Floats:
         """A line once around them `[K, 2]`, pixels of the picture."""
         return inner_lips(self.landmarks).astype(np.float32)
@@ -58,7 +59,7 @@ class Mouth:
         """The window around it, of this height and width or the usual one."""
         return MouthWindow.around(self.inner_lips, self.interocular_px, self.roll, *size)
 
-    @property
+    @cached_property
     def opening(self) -> float:
         """Mean height between the inner lips, in interocular distances."""
         lips = self.window().points(self.inner_lips)
