@@ -44,3 +44,15 @@ def encode_image(picture: NDArray[np.uint8], image_format: ImageFormat) -> bytes
     order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
     _, data = cv2.imencode(suffix, cv2.cvtColor(picture, order), options)
     return data.tobytes()
+
+
+def decode_image(data: bytes, enc: Encoding, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The picture that `encode_image` made of one of `shape` [h, w, 3 or 4]."""
+    stored = np.frombuffer(data, np.uint8)
+    if enc in ("rgb24", "rgba32"):
+        return stored.reshape(shape)
+    import cv2
+
+    picture = np.asarray(cv2.imdecode(stored, cv2.IMREAD_UNCHANGED))
+    order = cv2.COLOR_BGRA2RGBA if shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(picture, order), np.uint8)

@@ -14,7 +14,6 @@ from collections import deque
 from pathlib import Path
 
 import aiohttp
-import cv2
 import numpy as np
 import zmq
 import zmq.asyncio
@@ -25,6 +24,7 @@ from avatard.frame import Samples, over_chequers
 from avatard.integrations.stream import AvatarFrame, SegmentEnd, Stream
 from avatard.media.pcm import to_pcm16
 from avatard.protocols.curve import set_client_keys
+from avatard.protocols.image import decode_image
 from avatard.protocols.json_text import parse_object
 from avatard.protocols.messages import Audio, MessageError, Meta, Topic, Video, decode, split
 from avatard.protocols.tasks import cancel_and_wait
@@ -273,11 +273,5 @@ class DaemonStream(Stream):
 
 def _picture(video: Video) -> NDArray[np.uint8]:
     """RGB [H, W, 3]; what is transparent lies over a pattern."""
-    data = np.frombuffer(video.data, np.uint8)
-    if video.enc in ("rgb24", "rgba32"):
-        picture = data.reshape(video.h, video.w, video.ch)
-    else:
-        stored = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
-        order = cv2.COLOR_BGRA2RGBA if video.ch == 4 else cv2.COLOR_BGR2RGB
-        picture = np.asarray(cv2.cvtColor(stored, order), np.uint8)
+    picture = decode_image(video.data, video.enc, (video.h, video.w, video.ch))
     return over_chequers(picture) if video.ch == 4 else picture

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from avatard.frame import over_chequers
 from avatard.protocols.curve import KeysError, set_client_keys
+from avatard.protocols.image import decode_image
 from avatard.protocols.messages import (
     Audio,
     Face,
@@ -110,13 +111,7 @@ class View:
 
 def decode_picture(video: Video) -> Picture:
     """The picture uint8 RGB [h, w, 3] of a message; what is transparent lies over a pattern."""
-    data = np.frombuffer(video.data, np.uint8)
-    if video.enc in ("rgb24", "rgba32"):
-        picture = data.reshape(video.h, video.w, video.ch)
-    else:
-        stored = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
-        order = cv2.COLOR_BGRA2RGBA if video.ch == 4 else cv2.COLOR_BGR2RGB
-        picture = np.asarray(cv2.cvtColor(stored, order), np.uint8)
+    picture = decode_image(video.data, video.enc, (video.h, video.w, video.ch))
     return over_chequers(picture) if video.ch == 4 else picture
 
 
