@@ -70,6 +70,20 @@ PROFILES: dict[Profile, dict[str, int]] = {
     },
 }
 
+
+class Inference(Section, frozen=True):
+    """Where the networks run."""
+
+    device: Annotated[
+        str,
+        Meta(
+            pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$",
+            description="of the networks: cpu, cuda (cuda:1: the second), mps; auto: a GPU where there is one",
+            extra={"allowed": "auto, cpu, mps, cuda or cuda:N"},
+        ),
+    ] = "auto"
+
+
 Weights: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 
@@ -353,6 +367,7 @@ class Config(Section, frozen=True):
     """The whole configuration."""
 
     stream: Stream = Stream()
+    inference: Inference = Inference()
     speech: Speech = Speech()
     motion: Motion = Motion()
     video: Video = Video()

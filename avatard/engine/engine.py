@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from avatard.config import Config, Speech
+from avatard.config import Config
 from avatard.engine import affine
 from avatard.engine.background import Background
 from avatard.engine.compositor import Compositor, Drawn
@@ -29,20 +29,17 @@ from avatard.engine.head_pose import DrivingPose, IdlePose
 from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
+from avatard.engine.networks import Networks
 from avatard.engine.portrait_check import warnings_of
 from avatard.engine.teeth import other_picture, teeth_of
 from avatard.engine.video_stream import Clip, PreparedPortrait, VideoStream
 from avatard.frame import Backdrop, Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
-from avatard.models.atom.model import Atom
+from avatard.models.device import refused_when_full
 from avatard.models.face.arkit_solver import ArkitSolver, smoothed
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.layers import channels_last
-from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.mcvdm.mouth_filler import Mouth, MouthFiller
-from avatard.models.mcvdm.mouth_painter import MouthPainter
-from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
 
 logger = logging.getLogger(__name__)
@@ -212,19 +209,19 @@ class NeuralEngine:
         self._config = config
         self._background = Background.of(config.picture.background)  # before what takes longer to load
         self._more = [(name, other_picture(name)) for name in config.portrait.more]
-        self._speech = _speech(config.speech)
-        self._atom = Atom.load(config.motion.weights)
-        self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
-        self._painter = _painter(config.video.mouth)
+        self.networks = Networks.load(config)
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)
         self._person: Person | None = None
-        self._decoding = ThreadPoolExecutor(1, "decode")
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
+        with refused_when_full("this portrait"):
+            return self._identify(portrait)
+
+    def _identify(self, portrait: Portrait) -> tuple[str, Frame]:
         identity = Identity.find(portrait)
         for warning in warnings_of(identity):
             logger.warning("portrait", extra={"note": warning})
@@ -232,14 +229,14 @@ class NeuralEngine:
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)
         filler = None
-        if self._painter is not None:
-            filler = MouthFiller(self._painter, reference=teeth_of(identity, self._more))
+        if self.networks.painter is not None:
+            filler = MouthFiller(self.networks.painter, reference=teeth_of(identity, self._more))
         compositor = Compositor(identity, framing, self._background, filler)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
             identity,
-            PreparedPortrait.of(self._mcvdm, identity, mean),
+            PreparedPortrait.of(self.networks.mcvdm, identity, mean),
             compositor,
             idle,
             EyeMotion(identity.pose, idle, self._config.idle.motion),
@@ -257,9 +254,10 @@ class NeuralEngine:
         assert person is not None
         stream = self._config.stream
         motion_steps, video_steps, stride, size_divisor = self._quality
+        networks, passes = self.networks, self.networks.passes
         motion = MotionStream(
-            self._atom,
-            self._speech,
+            networks.atom,
+            networks.speech,
             person.identity,
             seed=stream.seed,
             first_frame=first_frame,
@@ -271,9 +269,10 @@ class NeuralEngine:
             idle=person.idle,
             start_from_portrait=person.start_from_portrait,
             timer=self.timer,
+            hops=passes and passes.motion,
         )
         video = VideoStream(
-            self._mcvdm,
+            networks.mcvdm,
             person.prepared,
             seed=stream.seed,
             first_frame=first_frame,
@@ -282,12 +281,14 @@ class NeuralEngine:
             fade=stream.fade_frames // stride,
             steps=video_steps,
             timer=self.timer,
+            hops=passes and passes.hops,
+            layers=passes and passes.layers,
         )
         # After an interrupt the mouth is to be closed, not to smile as in the portrait.
         person.start_from_portrait = person.start_from_portrait and warm_up
         self._streams = (motion, video)
         compositor = person.compositor_of(size_divisor)
-        return NeuralStream(motion, video, person, compositor, first_frame, stride, self._decoding, self.timer)
+        return NeuralStream(motion, video, person, compositor, first_frame, stride, networks.decoding, self.timer)
 
     def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int, size_divisor: int = 1) -> None:
         """See `engine_api.Engine`; a stride must divide the hop."""
@@ -303,18 +304,6 @@ def ahead(items: Iterator[T], executor: Executor) -> Iterator[T]:
     while (item := following.result()) is not None:
         following = executor.submit(next, items, None)
         yield item
-
-
-def _speech(config: Speech) -> SpeechEncoder:
-    return HubertFeatures.load(config.weights) if config.encoder == "hubert" else WhisperFeatures.load(config.weights)
-
-
-def _painter(weights: str) -> MouthPainter | None:
-    if not weights:
-        return None
-    painter = MouthPainter.load(weights)
-    channels_last(painter)
-    return painter
 
 
 def make_engine(config: Config) -> NeuralEngine:

@@ -121,3 +121,29 @@ def remap(
     x = x * width + (2 * np.arange(width, dtype=np.float32)[window[1]] + 0.5)
     y = y * height + (2 * np.arange(height, dtype=np.float32)[window[0], None] + 0.5)
     return np.asarray(cv2.remap(enlarged, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def enlarged_tensor(photograph: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """`enlarge` of a photograph for `remap_tensor`: `[1, 3, 2H, 2W]` bytes, whose channels are innermost in memory."""
+    return torch.from_numpy(enlarge(photograph)).permute(2, 0, 1)[None].to(device)
+
+
+def remap_tensor(enlarged: Tensor, flow: Tensor, window: tuple[slice, slice] = (slice(None), slice(None))) -> Tensor:
+    """`remap` of clips of frames, on their device: photographs `[B, 3, 2H, 2W]` under flows `[B, S, 2, h, w]`.
+
+    On the CPU OpenCV does it; elsewhere the result is the same within OpenCV's rounding of positions to 1/32 pixel.
+
+    Returns:
+        `[B, S, 3, H, W]` bytes, or the window of them.
+    """
+    if flow.device.type == "cpu":
+        pictures = [
+            np.stack([remap(picture, one, window) for one in clip])
+            for picture, clip in zip(enlarged.permute(0, 2, 3, 1).numpy(), flow.numpy(), strict=True)
+        ]
+        made = torch.from_numpy(pictures[0][None] if len(pictures) == 1 else np.stack(pictures))
+        return made.permute(0, 1, 4, 2, 3)
+    height, width = enlarged.shape[2] // 2, enlarged.shape[3] // 2
+    lifted = F.interpolate(flow.flatten(0, 1), (height, width), mode="bilinear", align_corners=False)
+    positions = absolute(lifted)[..., window[0], window[1]].unflatten(0, flow.shape[:2])
+    return sample(enlarged, positions).round_().to(torch.uint8)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from avatard.models import checkpoint
 from avatard.models.mcvdm.decoder import (
     CELLS,
+    FACE,
     WHOLE,
-    Layers,
+    LayerTensors,
     PlainDecoder,
     PortraitFeatures,
     ReferenceDecoder,
@@ -28,7 +29,6 @@ from avatard.models.mcvdm.decoder import (
 from avatard.models.mcvdm.latent import MOTION_SCALE, AutoencoderConfig, Planes
 from avatard.models.mcvdm.layers import ResBlock, activate, channels_last, clips_of, conv
 from avatard.models.mcvdm.timesformer import TimeSformerEncoder
-from avatard.models.pixels import Pictures, to_bytes
 
 
 class ConvEncoder(nn.Module):
@@ -138,19 +138,24 @@ class Autoencoder(nn.Module):
         rendering: Rendering = self.decoder(volume, portrait, rigid, window)
         return rendering
 
-    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> Pictures:
-        """Volumes of one clip → pictures; see `ReferenceDecoder.show`."""
+    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Tensor) -> Tensor:
+        """Volumes of clips → pictures; see `ReferenceDecoder.render_uint8`."""
         if isinstance(self.decoder, PlainDecoder):
-            return to_bytes(self.decoder(volume)[0])
-        pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
+            return self.decoder.render_uint8(volume)
+        pictures: Tensor = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 
-    def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> list[Layers]:
-        """Volumes of one clip → what each of its frames is made of; see `ReferenceDecoder.layers`."""
+    def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Tensor) -> LayerTensors:
+        """Volumes of clips → what each of their frames is made of; see `ReferenceDecoder.layers`."""
         if isinstance(self.decoder, PlainDecoder):
-            return [Layers.painted_only(f) for f in self.render_uint8(volume, portrait, rigid, photograph)]
-        layers: list[Layers] = self.decoder.layers(volume, portrait, rigid, photograph)
+            return LayerTensors.painted_only(self.decoder.render_uint8(volume))
+        layers: LayerTensors = self.decoder.layers(volume, portrait, rigid, photograph)
         return layers
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the frame that `layers` may paint."""
+        return (WHOLE if isinstance(self.decoder, PlainDecoder) else FACE).pixels
 
     def decode(self, planes: Planes, portrait: PortraitFeatures, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
         """Latent → the chosen frames `[B, k, 3, 256, 256]` in [-1, 1]; `rigid` `[B, k, 2, 32, 32]` is theirs."""

@@ -95,7 +95,9 @@ class MouthFiller:
 
     def __init__(self, painter: MouthPainter, seed: int = 0, reference: tuple[Picture, Mouth] | None = None):
         self._painter = painter
-        self._code = torch.randn(1, painter.config.code, generator=torch.Generator().manual_seed(seed))
+        self._device = painter.device
+        code = torch.randn(1, painter.config.code, generator=torch.Generator().manual_seed(seed))
+        self._code = code.to(self._device)
         self._reference = reference
         self._references: dict[tuple[int, int], Tensor] = {}  # by the window's size
 
@@ -122,15 +124,18 @@ class MouthFiller:
         gaps = [gap for gap in (_gap(*one, size) for one in open_ones) if gap.inside.any()]
         if not gaps:
             return
-        pictures, masks = to_tensor(np.stack([gap.shown for gap in gaps])), _maps([gap.inside for gap in gaps])
-        hints = to_tensor(np.stack([_without_detail(gap.shown, gap.inside) for gap in gaps]))
+        pictures, hints = (
+            to_tensor(np.stack(shown), self._device)
+            for shown in ([gap.shown for gap in gaps], [_without_detail(gap.shown, gap.inside) for gap in gaps])
+        )
+        masks = _maps([gap.inside for gap in gaps]).to(self._device)
         hint = torch.cat([hints, torch.ones_like(masks)], dim=1)
         seen = observe(pictures, masks, hint, self._reference_in(size, len(gaps)))
-        with inference_autocast():
+        with inference_autocast(self._device):
             painted = self._painter(seen, self._code.expand(len(gaps), -1))
-        shares = masks * torch.tensor([gap.strength for gap in gaps])[:, None, None, None]
-        filled = ((fill(pictures, painted.clamp(-1, 1), shares) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
-        for gap, window in zip(gaps, filled, strict=True):
+        shares = masks * torch.tensor([gap.strength for gap in gaps], device=self._device)[:, None, None, None]
+        filled = ((fill(pictures, painted.clamp(-1, 1), shares) + 1) * 127.5).permute(0, 2, 3, 1)
+        for gap, window in zip(gaps, filled.cpu().numpy(), strict=True):
             gap.window.paste(gap.frame, window, gap.inside)
 
     def _reference_in(self, size: tuple[int, int], count: int) -> Tensor | None:
@@ -141,7 +146,7 @@ class MouthFiller:
             picture, mouth = self._reference
             window = mouth.window(*size)
             mask = _maps([lip_mask(window.points(mouth.inner_lips), *size)])
-            self._references[size] = torch.cat([to_tensor(window.cut(picture)[None]), mask], dim=1)
+            self._references[size] = torch.cat([to_tensor(window.cut(picture)[None]), mask], dim=1).to(self._device)
         return self._references[size].expand(count, -1, -1, -1)
 
 

@@ -94,7 +94,8 @@ def test_what_is_shown_is_what_is_rendered(rigid):
     portrait, smooth = network.portrait(picture), rigid[:1, :, :, 15:17, 15:17].repeat_interleave(16, 3)
     smooth = smooth.repeat_interleave(16, 4)
     volume = network.volume(network.encode(picture[:, None].expand(1, S, -1, -1, -1), smooth))
-    shown = network.render_uint8(volume, portrait, smooth, warp.enlarge(photograph))
+    enlarged = warp.enlarged_tensor(photograph, torch.device("cpu"))
+    shown = network.render_uint8(volume, portrait, smooth, enlarged)[0].permute(0, 2, 3, 1).numpy()
     rendered = (network.render(volume, portrait, smooth).frames[0].clamp(-1, 1).permute(0, 2, 3, 1) + 1) * 127.5
     difference = np.abs(shown.astype(np.float32) - rendered.numpy())
     assert shown.shape == (S, 256, 256, 3)
