@@ -70,20 +70,6 @@ PROFILES: dict[Profile, dict[str, int]] = {
     },
 }
 
-
-class Inference(Section, frozen=True):
-    """Where the networks run."""
-
-    device: Annotated[
-        str,
-        Meta(
-            pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$",
-            description="of the networks: cpu, cuda (cuda:1: the second), mps; auto: a GPU where there is one",
-            extra={"allowed": "auto, cpu, mps, cuda or cuda:N"},
-        ),
-    ] = "auto"
-
-
 Weights: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 
@@ -113,6 +99,19 @@ class Video(Section, frozen=True):
     mouth: Annotated[
         str, Meta(description="mouth painter: shipped name or .safetensors file; empty: the decoder's own paint")
     ] = "mouth_painter"
+
+
+class Inference(Section, frozen=True):
+    """Where the networks run."""
+
+    device: Annotated[
+        str,
+        Meta(
+            pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$",
+            description="of the networks: cpu, cuda (cuda:1: the second), mps; auto: a GPU where there is one",
+            extra={"allowed": "auto, cpu, mps, cuda or cuda:N"},
+        ),
+    ] = "auto"
 
 
 class Portrait(Section, frozen=True):
@@ -367,10 +366,10 @@ class Config(Section, frozen=True):
     """The whole configuration."""
 
     stream: Stream = Stream()
-    inference: Inference = Inference()
     speech: Speech = Speech()
     motion: Motion = Motion()
     video: Video = Video()
+    inference: Inference = Inference()
     portrait: Portrait = Portrait()
     picture: Picture = Picture()
     idle: Idle = Idle()

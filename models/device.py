@@ -60,7 +60,7 @@ def refused_when_full(what: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        torch.accelerator.empty_cache()
+        torch.cuda.empty_cache()
         raise DeviceError(
             f"{what}: the GPU's memory is full: end other sessions or programs on it, or use --device cpu",
             code="device-full",
@@ -90,7 +90,9 @@ def _failure(device: torch.device) -> str | None:
     try:
         picture = torch.ones(1, 1, 4, 4, device=device)
         positions = torch.full((1, 2, 2, 2), 2.0, device=device)
-        sampled = F.grid_sample(F.conv2d(picture, picture[:, :, :3, :3], padding=1), positions, padding_mode="border")
+        sampled = F.grid_sample(
+            F.conv2d(picture, picture[:, :, :3, :3], padding=1), positions, padding_mode="border", align_corners=False
+        )
         sampled.sum().item()
     except RuntimeError as error:
         return f"it does not work: {str(error).splitlines()[0]}"

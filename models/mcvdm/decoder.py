@@ -171,7 +171,7 @@ class ReferenceDecoder(nn.Module):
             RGB `[B, S, 3, 256, 256]`, bytes.
         """
         h, flow = self._flow(volume, portrait, rigid)
-        frames = warp.remap_tensor(photograph, flow)
+        frames = warp.remapped(photograph, flow)
         face = FACE.crop(frames)  # a view: what is written is shown
         warped = face.contiguous().float().div_(127.5).sub_(1)
         painted, keep = self._paint(h, warped, FACE)
@@ -181,7 +181,7 @@ class ReferenceDecoder(nn.Module):
     def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Tensor) -> LayerTensors:
         """What `render_uint8` puts together, for the same arguments, but apart."""
         h, flow = self._flow(volume, portrait, rigid)
-        warped = warp.remap_tensor(photograph, flow, FACE.pixels).float().div_(127.5).sub_(1)
+        warped = warp.remapped(photograph, flow, FACE.pixels).float().div_(127.5).sub_(1)
         painted, keep = self._paint(h, warped, FACE)
         paint = _bytes(painted.clone()).byte().permute(0, 1, 3, 4, 2).contiguous()
         return LayerTensors(flow, paint, (keep[:, :, 0] * 255).round().byte())
