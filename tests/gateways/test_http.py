@@ -175,6 +175,7 @@ async def test_a_portrait_is_swapped_by_http(serving):
     async with http.post(f"{url}/api/identity", data=two, headers=image) as response:
         body = await response.json()
         assert response.status == 422 and (body["code"], body["faces"]) == ("several-faces", 2)
+        assert body["error"] == "the portrait has 2 faces: choose with face=1 or 2, counted from the left"
     status, text = await answer_of(http.post(f"{url}/api/identity?face=two", data=data, headers=image))
     assert (status, text) == (400, "got face=two, expected 1 to 64, counted from the left")
     status, text = await answer_of(http.post(f"{url}/api/identity?face={'0' * 5000}", data=data, headers=image))
@@ -234,6 +235,7 @@ async def test_a_file_instead_of_samples_is_refused_to_its_end(serving):
         await socket.send_json({"type": "start_of_utterance", "id": "file"})
         for part in (b"RIFF....WAVE", to_pcm16(beeps(1)).tobytes()):
             await socket.send_bytes(part)
+            await asyncio.sleep(0.6)  # a sender that pauses is still in its file
         await socket.send_json({"type": "start_of_utterance", "id": "samples"})
         await socket.send_bytes(to_pcm16(beeps(1)).tobytes())
         await socket.send_json({"type": "end_of_utterance"})
