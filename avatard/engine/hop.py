@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avatard.engine.crossfade import blend
 from avatard.inference.engine_api import Timer, untimed
-from avatard.models.mcvdm.decoder import LayerTensors, PortraitFeatures
+from avatard.models.mcvdm.decoder import FACE, LayerTensors, PortraitFeatures, Window
 from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import Mcvdm
@@ -88,10 +88,10 @@ def make_hop(mcvdm: Mcvdm, inputs: HopInputs, steps: int, timer: Timer = untimed
 
 
 @torch.inference_mode()
-def make_layers(mcvdm: Mcvdm, inputs: LayerInputs) -> LayerTensors:
-    """What the frames of some volumes are made of, for a compositor."""
+def make_layers(mcvdm: Mcvdm, inputs: LayerInputs, painted_in: Window = FACE) -> LayerTensors:
+    """What the frames of some volumes are made of, for a compositor that uses paint in this window."""
     with inference_autocast(mcvdm.device):
-        return mcvdm.autoencoder.layers(*inputs)
+        return mcvdm.autoencoder.layers(*inputs, painted_in)
 
 
 def _rolled(old: Tensor | None, new: Tensor, clip: int) -> Tensor:

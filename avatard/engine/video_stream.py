@@ -25,7 +25,7 @@ from avatard.engine.hop import HopInputs, HopMade, HopState, LayerInputs, make_h
 from avatard.inference.engine_api import EngineError, Timer, untimed
 from avatard.models.face import warp
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.decoder import CELLS, FRAME, Layers, LayerTensors, Pictures
+from avatard.models.mcvdm.decoder import CELLS, FACE, FRAME, Layers, LayerTensors, Pictures, Window
 from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
@@ -110,8 +110,8 @@ class VideoStream:
         fade: X, frames cross-faded with the clip before.
         steps: denoising steps; may be changed between pushes.
         timer: entered around each network.
-        hops: makes the hops; without it this stream has passes of its own, and so for `layers`.
-        layers: says what pictures are made of.
+        hops: makes the hops; without it this stream has passes of its own.
+        layers: says what pictures are made of; likewise.
 
     Raises:
         EngineError: the sizes do not fit.
@@ -140,7 +140,7 @@ class VideoStream:
         self._clip, self._hop, self._fade = clip, hop, fade
         self._portrait, self._timer = portrait, timer
         self._make_hop = partial(make_hop, mcvdm) if hops is None else hops
-        self._make_layers = partial(make_layers, mcvdm) if layers is None else layers
+        self._shared_layers = layers
         self._start_noise = self._noise_of(0, (1, mcvdm.config.unet.latent, CELLS, CELLS)).to(mcvdm.device)
         self._weights = torch.tensor([fade_in(fade)], device=mcvdm.device)
         source = portrait.source[0].cpu()
@@ -198,13 +198,16 @@ class VideoStream:
                 frames = self._mcvdm.autoencoder.render_uint8(*inputs)[0]
             yield first, frames.permute(0, 2, 3, 1).cpu().numpy()
 
-    def layers(self, clip: Clip) -> Iterator[tuple[int, list[Layers]]]:
-        """As `pictures`, but what each picture is made of, for a compositor."""
-        # A GPU makes all frames of a clip as soon as a few; how many are handed on at a time is the same.
-        at_once = CHUNK if self._mcvdm.device.type == "cpu" else len(clip.volumes)
+    def layers(self, clip: Clip, painted_in: Window = FACE) -> Iterator[tuple[int, list[Layers]]]:
+        """As `pictures`, but what each picture is made of, for a compositor that uses paint in this window."""
+        # Only passes of the same shapes can be shared: they paint all that any face needs, and make whole clips.
+        if self._shared_layers is not None:
+            window, at_once, run = FACE, len(clip.volumes), self._shared_layers
+        else:
+            window, at_once, run = painted_in, CHUNK, partial(make_layers, self._mcvdm, painted_in=painted_in)
         for first, inputs in self._chunks(clip, at_once):
             with self._timer("decoder"):
-                made = self._make_layers(inputs).of_frames(self._mcvdm.autoencoder.window)
+                made = run(inputs).of_frames(self._mcvdm.autoencoder.painted(window))
             for start in range(0, len(made), CHUNK):
                 yield first + start, made[start : start + CHUNK]
 

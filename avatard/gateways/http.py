@@ -190,7 +190,8 @@ class Server:
         try:
             digest = await self.session.identify(Portrait(data, int(face)))
         except PortraitError as error:
-            raise web.HTTPUnprocessableEntity(text=str(error)) from error
+            text = str(error).replace("--face ", "face=")  # the command line's way to choose, and this route's
+            raise web.HTTPUnprocessableEntity(text=text) from error
         except WorkerError as error:
             raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: "5"}) from error
         return web.json_response({"identity": digest})

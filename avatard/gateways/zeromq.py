@@ -24,7 +24,7 @@ from avatard.playout.scheduler import PlayoutFrame
 from avatard.portrait import Portrait, PortraitError
 from avatard.protocols import events, messages
 from avatard.protocols.curve import ServerKeys, load_server_keys
-from avatard.protocols.endpoint import check_endpoint
+from avatard.protocols.endpoint import check_address, check_endpoint
 from avatard.protocols.events import Event
 from avatard.protocols.image import Encoding, ImageFormat
 from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Speech, State, Topic, UtteranceState
@@ -76,6 +76,11 @@ class ZmqGateway:
         self._interrupt_id = self._identity_id = ""  # requests that an event will answer
         self._utterance_id = ""  # of the speech that is being received
         self._heard = False  # whether any of it was taken
+
+    def check_addresses(self) -> None:
+        """Refuse addresses that cannot be bound, before anything slow is done. Raises `EndpointError`."""
+        for endpoint in filter(None, (self._config.publish, self._config.audio)):
+            check_address(endpoint)
 
     async def start(self, session: Session) -> None:
         """Bind and serve; the session is warm.

@@ -145,17 +145,23 @@ class Autoencoder(nn.Module):
         pictures: Tensor = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 
-    def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Tensor) -> LayerTensors:
+    def layers(
+        self,
+        volume: Tensor,
+        portrait: PortraitFeatures,
+        rigid: Tensor,
+        photograph: Tensor,
+        painted_in: Window = FACE,
+    ) -> LayerTensors:
         """Volumes of clips → what each of their frames is made of; see `ReferenceDecoder.layers`."""
         if isinstance(self.decoder, PlainDecoder):
             return LayerTensors.painted_only(self.decoder.render_uint8(volume))
-        layers: LayerTensors = self.decoder.layers(volume, portrait, rigid, photograph)
+        layers: LayerTensors = self.decoder.layers(volume, portrait, rigid, photograph, painted_in)
         return layers
 
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the frame that `layers` may paint."""
-        return (WHOLE if isinstance(self.decoder, PlainDecoder) else FACE).pixels
+    def painted(self, painted_in: Window = FACE) -> tuple[slice, slice]:
+        """Rows and columns of the frame that `layers` paints for the same window."""
+        return (WHOLE if isinstance(self.decoder, PlainDecoder) else painted_in).pixels
 
     def decode(self, planes: Planes, portrait: PortraitFeatures, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
         """Latent → the chosen frames `[B, k, 3, 256, 256]` in [-1, 1]; `rigid` `[B, k, 2, 32, 32]` is theirs."""
