@@ -228,9 +228,10 @@ class NeuralEngine:
         picture = self._config.picture
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)
+        painter, passes = self.networks.painter, self.networks.passes
         filler = None
-        if self.networks.painter is not None:
-            filler = MouthFiller(self.networks.painter, reference=teeth_of(identity, self._more))
+        if painter is not None:
+            filler = MouthFiller(painter, reference=teeth_of(identity, self._more), mouths=passes and passes.mouths)
         compositor = Compositor(identity, framing, self._background, filler)
         mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)

@@ -20,6 +20,7 @@ from avatard.models.device import choose_device, device_name, refused_when_full
 from avatard.models.mcvdm.decoder import LayerTensors
 from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.model import Mcvdm
+from avatard.models.mcvdm.mouth_filler import MouthInputs, make_mouths
 from avatard.models.mcvdm.mouth_painter import MouthPainter
 from avatard.models.precision import inference_dtype, narrowed
 from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
@@ -34,6 +35,7 @@ class Passes:
     motion: Shared[MotionInputs, torch.Tensor]
     hops: Shared[HopInputs, HopMade]
     layers: Shared[LayerInputs, LayerTensors]
+    mouths: Shared[MouthInputs, torch.Tensor] | None  # None without a painter
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,12 @@ class Networks:
             atom = Atom.load(config.motion.weights).to(device)
             mcvdm = Mcvdm.load(config.video.weights).for_inference(device)
             painter = _painter(config.video.mouth, device)
-        passes = None if on_cpu else shared_passes(atom, speech, mcvdm)
+        passes = None if on_cpu else shared_passes(atom, speech, mcvdm, painter)
         decoding = ThreadPoolExecutor(1 if on_cpu else MOST_SESSIONS, "decode")
         return cls(device, speech, atom, mcvdm, painter, passes, decoding)
 
 
-def shared_passes(atom: Atom, speech: SpeechEncoder, mcvdm: Mcvdm) -> Passes:
+def shared_passes(atom: Atom, speech: SpeechEncoder, mcvdm: Mcvdm, painter: MouthPainter | None) -> Passes:
     """Passes for all sessions of a process; on CUDA they are recorded."""
 
     def prepared(run: Any) -> Any:
@@ -82,6 +84,7 @@ def shared_passes(atom: Atom, speech: SpeechEncoder, mcvdm: Mcvdm) -> Passes:
         Shared(prepared(partial(make_motion, atom, speech))),
         Shared(prepared(partial(make_hop, mcvdm))),
         Shared(prepared(partial(make_layers, mcvdm))),
+        None if painter is None else Shared(prepared(partial(make_mouths, painter))),
     )
 
 

@@ -6,9 +6,9 @@ is where this paints. All that could change by chance is fixed: one code and one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import cv2
@@ -84,6 +84,21 @@ class _Gap(NamedTuple):
     strength: float  # 0..1
 
 
+class MouthInputs(NamedTuple):
+    """What a few mouths are painted from."""
+
+    seen: Tensor  # [B, 10, h, w], see `observe`
+    code: Tensor  # [B, config.code]
+
+
+@torch.inference_mode()
+def make_mouths(painter: MouthPainter, inputs: MouthInputs) -> Tensor:
+    """Paint `[B, 3, h, w]`, of one person's mouths or of several people's that share the pass."""
+    with inference_autocast(painter.device):
+        painted: Tensor = painter(*inputs)
+    return painted
+
+
 class MouthFiller:
     """Fills the mouths of one person.
 
@@ -91,10 +106,17 @@ class MouthFiller:
         painter: the network, in the layout that it shall run in.
         seed: of the person's code.
         reference: a picture of the same person that shows teeth, and where; None for none.
+        mouths: paints; without it this person has passes of its own.
     """
 
-    def __init__(self, painter: MouthPainter, seed: int = 0, reference: tuple[Picture, Mouth] | None = None):
-        self._painter = painter
+    def __init__(
+        self,
+        painter: MouthPainter,
+        seed: int = 0,
+        reference: tuple[Picture, Mouth] | None = None,
+        mouths: Callable[[MouthInputs], Tensor] | None = None,
+    ):
+        self._make_mouths = partial(make_mouths, painter) if mouths is None else mouths
         self._device = painter.device
         code = torch.randn(1, painter.config.code, generator=torch.Generator().manual_seed(seed))
         self._code = code.to(self._device)
@@ -131,8 +153,7 @@ class MouthFiller:
         masks = _maps([gap.inside for gap in gaps]).to(self._device)
         hint = torch.cat([hints, torch.ones_like(masks)], dim=1)
         seen = observe(pictures, masks, hint, self._reference_in(size, len(gaps)))
-        with inference_autocast(self._device):
-            painted = self._painter(seen, self._code.expand(len(gaps), -1))
+        painted = self._make_mouths(MouthInputs(seen, self._code.expand(len(gaps), -1)))
         shares = masks * torch.tensor([gap.strength for gap in gaps], device=self._device)[:, None, None, None]
         filled = ((fill(pictures, painted.clamp(-1, 1), shares) + 1) * 127.5).permute(0, 2, 3, 1)
         for gap, window in zip(gaps, filled.cpu().numpy(), strict=True):

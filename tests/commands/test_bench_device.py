@@ -28,7 +28,7 @@ def networks() -> Networks:
     torch.manual_seed(0)
     speech = WhisperFeatures(WhisperConfig(width=24, heads=2, layers=1)).eval().requires_grad_(False)
     atom, mcvdm = awake(AtomConfig(speech_dim=48, width=24, depth=1, rest_depth=1, heads=2)), tiny()
-    return Networks(torch.device("cpu"), speech, atom, mcvdm, None, shared_passes(atom, speech, mcvdm), None)
+    return Networks(torch.device("cpu"), speech, atom, mcvdm, None, shared_passes(atom, speech, mcvdm, None), None)
 
 
 def test_sessions_are_doubled_and_share_passes():
