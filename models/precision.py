@@ -2,8 +2,8 @@
 
 On a processor, bfloat16 is two to four times as fast as float32 where it is multiplied in hardware (AVX-512 BF16, AMX),
 and eight times as slow where it has to be emulated (AVX2: 147 instead of 17 ms for a convolution of 64 channels,
-measured on a Zen 3). CUDA devices without bfloat16 (before compute capability 8.0) multiply float16. No activation of the shipped networks
-comes near its end at 65,504: the largest was 83, of a portrait that spoke.
+measured on a Zen 3). CUDA devices without bfloat16 (before compute capability 8.0) multiply float16. No activation of
+the shipped networks comes near its end at 65,504: the largest was 83, of a portrait that spoke.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def hop_ms(engine: Engine, config: Config, hops: int = 8) -> float:
     return 1000 * float(np.median(seconds or [0.0]))
 
 
-def memory_each(engine: Engine, portrait: Portrait, config: Config, count: int = 3) -> float:
+def memory_each(engine: Engine, portrait: Portrait, config: Config, count: int = 2) -> float:
     """MB of the processor's memory that one more session takes, on average of a few that speak."""
     import psutil
 

@@ -216,12 +216,9 @@ class NeuralEngine:
         self._person: Person | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
+    @refused_when_full("this portrait")
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
-        with refused_when_full("this portrait"):
-            return self._identify(portrait)
-
-    def _identify(self, portrait: Portrait) -> tuple[str, Frame]:
         identity = Identity.find(portrait)
         for warning in warnings_of(identity):
             logger.warning("portrait", extra={"note": warning})
@@ -249,6 +246,7 @@ class NeuralEngine:
         rest = Face(identity.neutral, identity.pose, person.arkit(identity.neutral))
         return identity.digest, person.frame(compositor.still, compositor.backdrop, rest)
 
+    @refused_when_full("another session")
     def begin(self, first_frame: int, warm_up: bool = False) -> NeuralStream:
         """See `engine_api.Engine`."""
         person = self._person

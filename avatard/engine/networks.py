@@ -84,7 +84,8 @@ def shared_passes(atom: Atom, speech: SpeechEncoder, mcvdm: Mcvdm, painter: Mout
         Shared(prepared(partial(make_motion, atom, speech))),
         Shared(prepared(partial(make_hop, mcvdm))),
         Shared(prepared(partial(make_layers, mcvdm))),
-        None if painter is None else Shared(prepared(partial(make_mouths, painter))),
+        # Not recorded: small, and its windows have many sizes.
+        None if painter is None else Shared(partial(make_mouths, painter)),
     )
 
 
