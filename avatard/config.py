@@ -101,6 +101,19 @@ class Video(Section, frozen=True):
     ] = "mouth_painter"
 
 
+class Inference(Section, frozen=True):
+    """The processes that run the networks."""
+
+    workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=64,
+            description="processes that share the rooms, all started at once; 0: by cores, as rooms come",
+        ),
+    ] = 0
+
+
 class Portrait(Section, frozen=True):
     """Which face is shown."""
 
@@ -356,6 +369,7 @@ class Config(Section, frozen=True):
     speech: Speech = Speech()
     motion: Motion = Motion()
     video: Video = Video()
+    inference: Inference = Inference()
     portrait: Portrait = Portrait()
     picture: Picture = Picture()
     idle: Idle = Idle()

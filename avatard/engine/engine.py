@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ from avatard.portrait import Portrait
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: Portraits that are kept prepared for the next room, beyond those that are shown: a megabyte or a few each.
+KEPT_PORTRAITS = 8
 
 
 class PosedMotion(NamedTuple):
@@ -198,48 +202,85 @@ class NeuralStream:
             yield posed.first + start, frames
 
 
+class Networks:
+    """What the engines of all rooms share: the networks, and what they made of the last portraits.
+
+    Raises:
+        UserError: weights are missing or do not fit.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._weights = _weights(config)
+        self.speech = _speech(config.speech)
+        self.atom = Atom.load(config.motion.weights)
+        self.mcvdm = Mcvdm.load(config.video.weights).for_inference()
+        self.painter = _painter(config.video.mouth)
+        self.decoding = ThreadPoolExecutor(1, "decode")
+        self._prepared: OrderedDict[tuple[str, int], tuple[Identity, PreparedPortrait]] = OrderedDict()
+
+    def fit(self, config: Config) -> bool:
+        """Whether a configuration asks for these networks."""
+        return _weights(config) == self._weights
+
+    def prepare(self, portrait: Portrait, mean: NDArray[np.float32]) -> tuple[Identity, PreparedPortrait]:
+        """What the networks need of a portrait; one that was prepared lately is at hand. Raises `UserError`."""
+        key = hashlib.sha256(portrait.data).hexdigest(), portrait.face
+        if key not in self._prepared:
+            identity = Identity.find(portrait)
+            self._prepared[key] = identity, PreparedPortrait.of(self.mcvdm, identity, mean)
+        self._prepared.move_to_end(key)
+        found = self._prepared[key]
+        while len(self._prepared) > KEPT_PORTRAITS:
+            self._prepared.popitem(last=False)
+        return found
+
+
 class NeuralEngine:
     """Both networks and a portrait; see `engine_api.Engine`.
+
+    Args:
+        config: of the room.
+        networks: of another room, used if they are those of the configuration.
 
     Raises:
         UserError: weights are missing or do not fit, or the driving video cannot be used.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, networks: Networks | None = None) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self.timer: Timer = untimed
         self._config = config
         self._background = Background.of(config.picture.background)  # before what takes longer to load
         self._more = [(name, other_picture(name)) for name in config.portrait.more]
-        self._speech = _speech(config.speech)
-        self._atom = Atom.load(config.motion.weights)
-        self._mcvdm = Mcvdm.load(config.video.weights).for_inference()
-        self._painter = _painter(config.video.mouth)
+        self._networks = networks if networks is not None and networks.fit(config) else Networks(config)
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)
         self._person: Person | None = None
-        self._decoding = ThreadPoolExecutor(1, "decode")
         self._streams: tuple[MotionStream, VideoStream] | None = None
+
+    def another(self, config: Config) -> NeuralEngine:
+        """See `engine_api.Engine`."""
+        return NeuralEngine(config, self._networks)
 
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
-        identity = Identity.find(portrait)
+        mean = MorphableModel.load().mean_68
+        identity, prepared = self._networks.prepare(portrait, mean)
         for warning in warnings_of(identity):
             logger.warning("portrait", extra={"note": warning})
         picture = self._config.picture
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)
         filler = None
-        if self._painter is not None:
-            filler = MouthFiller(self._painter, reference=teeth_of(identity, self._more))
+        if self._networks.painter is not None:
+            filler = MouthFiller(self._networks.painter, reference=teeth_of(identity, self._more))
         compositor = Compositor(identity, framing, self._background, filler)
-        mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
             identity,
-            PreparedPortrait.of(self._mcvdm, identity, mean),
+            prepared,
             compositor,
             idle,
             EyeMotion(identity.pose, idle, self._config.idle.motion),
@@ -258,8 +299,8 @@ class NeuralEngine:
         stream = self._config.stream
         motion_steps, video_steps, stride, size_divisor = self._quality
         motion = MotionStream(
-            self._atom,
-            self._speech,
+            self._networks.atom,
+            self._networks.speech,
             person.identity,
             seed=stream.seed,
             first_frame=first_frame,
@@ -273,7 +314,7 @@ class NeuralEngine:
             timer=self.timer,
         )
         video = VideoStream(
-            self._mcvdm,
+            self._networks.mcvdm,
             person.prepared,
             seed=stream.seed,
             first_frame=first_frame,
@@ -287,7 +328,8 @@ class NeuralEngine:
         person.start_from_portrait = person.start_from_portrait and warm_up
         self._streams = (motion, video)
         compositor = person.compositor_of(size_divisor)
-        return NeuralStream(motion, video, person, compositor, first_frame, stride, self._decoding, self.timer)
+        decoding = self._networks.decoding
+        return NeuralStream(motion, video, person, compositor, first_frame, stride, decoding, self.timer)
 
     def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int, size_divisor: int = 1) -> None:
         """See `engine_api.Engine`; a stride must divide the hop."""
@@ -303,6 +345,11 @@ def ahead(items: Iterator[T], executor: Executor) -> Iterator[T]:
     while (item := following.result()) is not None:
         following = executor.submit(next, items, None)
         yield item
+
+
+def _weights(config: Config) -> tuple[object, ...]:
+    """Of a configuration, what decides which networks are loaded."""
+    return config.speech, config.motion.weights, config.video
 
 
 def _speech(config: Speech) -> SpeechEncoder:

@@ -2,11 +2,13 @@
 
     python -m avatard.inference.worker COMMANDS EVENTS ENGINE
 
+It has the networks once, and rooms that share them: each is a portrait, a configuration and an epoch.
+
 Five threads: this one moves messages and says several times a second that it is alive, one for each stage of a stream
-(motion, generate, render; see `engine_api.Stream`), and one looks at new portraits. Rendering is more work than the
-other two stages together: the engine decodes the next frames on another thread while it composes these. Each thread
-has one torch thread: two OpenMP threads per stage were measured slower than one. The process leaves when its standard
-input closes, which happens however the daemon dies.
+(motion, generate, render; see `engine_api.Stream` and `pipeline`), and one looks at new portraits. Rendering is more
+work than the other two stages together: the engine decodes the next frames on another thread while it composes these.
+Each thread has one torch thread: two OpenMP threads per stage were measured slower. The process leaves when its
+standard input closes, which happens however the daemon dies.
 """
 
 from __future__ import annotations
@@ -18,9 +20,8 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,60 +30,62 @@ import numpy as np
 import psutil
 import zmq
 
-from avatard.clock import monotonic
+from avatard.clock import monotonic, thread_cpu
 from avatard.config import Config
 from avatard.errors import UserError
-from avatard.frame import Backdrop, Samples
+from avatard.frame import Backdrop, Frame
 from avatard.inference import ipc
-from avatard.inference.engine_api import Engine, MakeEngine, Stream
+from avatard.inference.engine_api import Engine, MakeEngine
+from avatard.inference.pipeline import Made, Pipeline, Stage, Turns
 from avatard.log import setup
 from avatard.portrait import Portrait
 from avatard.timebase import SAMPLES_PER_FRAME
 
 BEAT_SECONDS = 0.25
-QUEUE_EPOCHS = 16  # jobs of the motion thread: one an epoch
-QUEUE_HOPS = 4  # motion may not run further ahead of the video network than this
-QUEUE_CLIPS = 2  # nor that of rendering: volumes are large, and what an interrupt drops was made in vain
 QUEUE_PORTRAITS = 4  # more at once are refused
 NICENESS = 2  # the event loop, which must send every 40 ms, goes first
 WARM_UP_HOPS = 8
-PIECE_SAMPLES = 1_280
 FLUSH_SECONDS = 0.1
 
 
-@dataclass
-class _Epoch:
-    """An epoch and its stream."""
+class _Elsewhere:
+    """An engine's timer: core-seconds of the parts that it runs on threads of its own."""
 
-    number: int
-    stream: Stream[Any, Any]
-    inbox: deque[Samples] = field(default_factory=deque)  # samples that the motion thread has not taken yet
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Measure a part, unless it runs on a stage's thread, which is measured anyway."""
+        began = thread_cpu()
+        try:
+            yield
+        finally:
+            if threading.current_thread().name not in STAGE_NAMES:
+                with self._lock:
+                    self._seconds += thread_cpu() - began
+
+    def take(self) -> float:
+        """What was used since it was asked last."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
 
-class _Stage:
-    """A thread that works through a bounded queue, and says how long it has been at its current job."""
+STAGE_NAMES = frozenset(stage.name.lower() for stage in Stage)
 
-    def __init__(self, name: str, size: int, fail: Callable[[BaseException], None]) -> None:
-        self.queue: queue.Queue[Callable[[], None]] = queue.Queue(size)
-        self._since = 0.0
-        self._fail = fail
-        threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    @property
-    def busy_seconds(self) -> float:
-        since = self._since
-        return monotonic() - since if since else 0.0
+class _Room:
+    """A room of this process."""
 
-    def _work(self) -> None:
-        while True:
-            job = self.queue.get()
-            self._since = monotonic()
-            try:
-                job()
-            except BaseException as error:  # whatever it was, the daemon must know and start a new process
-                self._fail(error)
-                return
-            self._since = 0.0
+    def __init__(self, number: int, config: Config, engine: Engine) -> None:
+        self.number = number
+        self.engine = engine
+        self.hop_frames = config.stream.hop_frames
+        self.elsewhere = _Elsewhere()
+        self.backdrop: Backdrop | None = None  # that the daemon has; the render thread's
+        engine.timer = self.elsewhere
 
 
 class Worker:
@@ -94,14 +97,35 @@ class Worker:
         self._events = events
         self._local = threading.local()  # a socket for each thread: they may not be shared
         self._make_engine = make_engine
-        self._epoch: _Epoch | None = None
+        self._engine: Engine | None = None  # without a portrait: those of the rooms are made from it
+        self._frame_seconds = 0.0  # of a frame through all stages, in the warm-up
+        self._rooms: dict[int, _Room] = {}
+        self._turns = Turns()
+        self._since = dict.fromkeys(Stage, 0.0)  # when each stage began its current step; 0 without one
+        self._portraits: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._failure: BaseException | None = None
-        self._motion = _Stage("motion", QUEUE_EPOCHS, self._fail)
-        self._generate = _Stage("generate", QUEUE_HOPS, self._fail)
-        self._render = _Stage("render", QUEUE_CLIPS, self._fail)
-        self._portraits = _Stage("portraits", QUEUE_PORTRAITS, self._fail)
-        self._engine: Engine | None = None
-        self._backdrop: Backdrop | None = None  # that the daemon has; the render thread's
+        for stage in Stage:
+            self._start(stage.name.lower(), partial(self._serve_stage, stage))
+        self._start("portraits", lambda: self._portraits.get()())
+
+    def _start(self, name: str, once: Callable[[], None]) -> None:
+        """Do something for ever on a thread of its own."""
+
+        def work() -> None:
+            try:
+                while True:
+                    once()
+            except BaseException as error:  # whatever it was, the daemon must know and start a new process
+                self._failure = error
+
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _serve_stage(self, stage: Stage) -> None:
+        def began() -> None:
+            self._since[stage] = monotonic()
+
+        self._turns.serve(stage, began)
+        self._since[stage] = 0.0
 
     def serve(self) -> None:
         """Obey commands until `Stop`."""
@@ -110,11 +134,10 @@ class Worker:
         while True:
             if self._failure is not None:
                 raise self._failure
-            if monotonic() >= beat_due:
-                stages = self._motion, self._generate, self._render
-                busy, queued = max(s.busy_seconds for s in stages), sum(s.queue.qsize() for s in stages)
-                self._send(ipc.Heartbeat(busy, queued, _resident_bytes()))
-                beat_due = monotonic() + BEAT_SECONDS
+            if (now := monotonic()) >= beat_due:
+                busy = max(now - since if since else 0.0 for since in self._since.values())
+                self._send(ipc.Heartbeat(busy, self._turns.queued, _resident_bytes()))
+                beat_due = now + BEAT_SECONDS
             if not self._commands.poll(int(BEAT_SECONDS * 1000)):
                 continue
             head, *parts = self._commands.recv_multipart()
@@ -128,117 +151,84 @@ class Worker:
             case ipc.Start():
                 config = msgspec.json.decode(command.config, type=Config)
                 setup(config.log)
-                self._engine = self._make_engine(config)
-                digest, portrait = self._engine.identify(Portrait(parts[0], command.face, command.name))
-                hop_seconds = self._warm_up(self._engine, config.stream.hop_frames * SAMPLES_PER_FRAME)
-                height, width, _ = portrait.pixels.shape
-                ready = ipc.Ready(digest, height, width, hop_seconds)
-                self._send(ready, ipc.pack_faces([portrait]), portrait.pixels.tobytes())
+                engine = self._make_engine(config)
+                engine.identify(Portrait(parts[0], command.face, command.name))
+                self._frame_seconds = _warm_up(engine, config.stream.hop_frames)
+                self._engine = engine.another(config)
+                self._send(ipc.Started())
+            case ipc.OpenRoom():
+                self._portraits.put(lambda: self._open(command, Portrait(parts[0], command.face, command.name)))
+            case ipc.CloseRoom():
+                # Also one that is being opened now.
+                self._portraits.put(lambda: self._close(command.room))
+                self._turns.end(command.room)
             case ipc.StartEpoch():
-                assert self._engine is not None
-                self._epoch = _Epoch(command.epoch, self._engine.begin(command.first_frame))
+                if (room := self._rooms.get(command.room)) is not None:
+                    stream = room.engine.begin(command.first_frame)
+                    made = partial(self._send_frames, room, command.epoch)
+                    parted = room.hop_frames, made, room.elsewhere.take
+                    self._turns.begin(room.number, Pipeline(command.epoch, stream, command.first_frame, *parted))
             case ipc.PushAudio():
-                epoch = self._epoch
-                if epoch is not None and epoch.number == command.epoch:
-                    # A job takes all that waits, so that the queue does not grow with the number of messages.
-                    epoch.inbox.append(np.frombuffer(parts[0], np.float32))
-                    if len(epoch.inbox) == 1:
-                        self._motion.queue.put(partial(self._run_motion, epoch))
+                samples = np.frombuffer(parts[0], np.float32)
+                self._turns.push(command.room, command.epoch, samples, command.zero)
             case ipc.Identify():
-                try:
-                    self._portraits.queue.put_nowait(lambda: self._send(*self._answer(command, parts[0])))
-                except queue.Full:
+                if self._portraits.qsize() < QUEUE_PORTRAITS:
+                    self._portraits.put(lambda: self._identify(command, parts[0]))
+                else:
                     self._send(ipc.Identified(command.request, error="other portraits are being checked; try again"))
-            case ipc.QualityLevel():
-                assert self._engine is not None
-                steps = command.motion_steps, command.video_steps
-                self._engine.set_quality(*steps, command.frame_stride, command.size_divisor)
+            case ipc.SetQuality(level=level):
+                if (room := self._rooms.get(command.room)) is not None:
+                    room.engine.set_quality(
+                        level.motion_steps, level.video_steps, level.frame_stride, level.size_divisor
+                    )
 
-    def _answer(self, command: ipc.Identify, data: bytes) -> tuple[ipc.Identified, bytes, bytes]:
+    def _open(self, command: ipc.OpenRoom, portrait: Portrait) -> None:
+        """Portraits thread."""
         assert self._engine is not None
+        config = msgspec.json.decode(command.config, type=Config)
         try:
-            digest, portrait = self._engine.identify(Portrait(data, command.face, command.name))
+            engine = self._engine.another(config)
+            digest, picture = engine.identify(portrait)
+            engine.begin(0, warm_up=True)  # tells now if the configuration does not fit
         except UserError as error:
-            return ipc.Identified(command.request, "", 0, 0, str(error), error.code, error.fields), b"", b""
-        height, width, _ = portrait.pixels.shape
-        identified = ipc.Identified(command.request, digest, height, width)
-        return identified, ipc.pack_faces([portrait]), portrait.pixels.tobytes()
-
-    def _warm_up(self, engine: Engine, hop_samples: int) -> float:
-        """Run silence through all stages until it is known how long the first pictures of a hop take.
-
-        One stage after the other, on one thread: a hop of live speech finds the stages idle, or nearly so.
-        """
-        stream = engine.begin(0, warm_up=True)
-        seconds: list[float] = []
-        done = threading.Event()
-
-        def run_all() -> None:
-            # A hop at a time; a stream that makes nothing of a hundred is broken.
-            for _ in range(100):
-                since = monotonic()
-                for motion in stream.motion(np.zeros(hop_samples, np.float32)):
-                    for clip in stream.generate(motion):
-                        for n, _ in enumerate(stream.render(clip)):
-                            if n == 0:
-                                seconds.append(monotonic() - since)
-                    since = monotonic()
-                if len(seconds) >= WARM_UP_HOPS:
-                    break
-
-        self._render.queue.put(run_all)
-        # A job of its own: when it runs, the stage is no longer at the long one before, which would look like a hang.
-        self._render.queue.put(done.set)
-        while not done.wait(BEAT_SECONDS):
-            if self._failure is not None:
-                raise self._failure
-            self._send(ipc.Heartbeat(0, 0, _resident_bytes()))
-        # The first hop pays for allocations and caches.
-        return float(np.median(seconds[1:] or [1.0]))
-
-    def _run_motion(self, epoch: _Epoch) -> None:
-        """Motion thread: everything that waits."""
-        chunks = [np.zeros(0, np.float32)]
-        while epoch.inbox:
-            chunks.append(epoch.inbox.popleft())
-        samples, since = np.concatenate(chunks), monotonic()
-        # Piece by piece, so that the video network can begin with the first hop of several.
-        for start in range(0, len(samples), PIECE_SAMPLES):
-            if epoch is not self._epoch:
-                return
-            for motion in epoch.stream.motion(samples[start : start + PIECE_SAMPLES]):
-                self._generate.queue.put(partial(self._run_generate, epoch, motion, monotonic() - since))
-                since = monotonic()  # the wait for a place in a queue is nobody's work
-
-    def _run_generate(self, epoch: _Epoch, motion: object, motion_seconds: float) -> None:
-        """Generate thread."""
-        if epoch is not self._epoch:
+            self._send(ipc.RoomFailed(command.room, _one_line(error)))
             return
-        since = monotonic()
-        for clip in epoch.stream.generate(motion):
-            self._render.queue.put(partial(self._run_render, epoch, clip, motion_seconds, monotonic() - since))
-            since, motion_seconds = monotonic(), 0.0
+        self._rooms[command.room] = _Room(command.room, config, engine)
+        height, width, _ = picture.pixels.shape
+        ready = ipc.Ready(digest, height, width, self._frame_seconds * config.stream.hop_frames, command.room)
+        self._send(ready, *_raw(picture))
 
-    def _run_render(self, epoch: _Epoch, clip: object, motion_seconds: float, generate_seconds: float) -> None:
+    def _close(self, number: int) -> None:
+        """Portraits thread."""
+        self._rooms.pop(number, None)
+
+    def _identify(self, command: ipc.Identify, data: bytes) -> None:
+        """Portraits thread."""
+        room = self._rooms.get(command.room)
+        if room is None:
+            self._send(ipc.Identified(command.request, error="the room is closed"))
+            return
+        try:
+            digest, picture = room.engine.identify(Portrait(data, command.face, command.name))
+        except UserError as error:
+            self._send(ipc.Identified(command.request, "", 0, 0, str(error), error.code, error.fields))
+            return
+        height, width, _ = picture.pixels.shape
+        self._send(ipc.Identified(command.request, digest, height, width), *_raw(picture))
+
+    def _send_frames(self, room: _Room, epoch: int, made: Made) -> None:
         """Render thread."""
-        if epoch is not self._epoch:
-            return
-        since = monotonic()
-        for first, frames in epoch.stream.render(clip):
-            height, width, _ = frames[0].pixels.shape
-            backdrop, pixels = frames[0].backdrop, ipc.pack_pixels(frames)
-            spent = motion_seconds, generate_seconds, monotonic() - since
-            moving = backdrop.moving if backdrop is not None else None
-            ready = ipc.FramesReady(epoch.number, first, len(frames), height, width, *spent, moving)
-            new = (
-                [np.ascontiguousarray(backdrop.pixels)]
-                if backdrop is not None and backdrop is not self._backdrop
-                else []
-            )
-            self._send(ready, ipc.pack_faces(frames), pixels, *new)
-            self._backdrop = backdrop
-            # What comes before rendering is accounted for once a clip.
-            since, motion_seconds, generate_seconds = monotonic(), 0.0, 0.0
+        frames = made.frames
+        height, width, _ = frames[0].pixels.shape
+        backdrop = frames[0].backdrop
+        moving = backdrop.moving if backdrop is not None else None
+        seconds, core_seconds = zip(*made.costs, strict=True)
+        ready = ipc.FramesReady(
+            epoch, made.first, len(frames), height, width, *seconds, moving, core_seconds, room.number
+        )
+        new = [np.ascontiguousarray(backdrop.pixels)] if backdrop is not None and backdrop is not room.backdrop else []
+        self._send(ready, ipc.pack_faces(frames), ipc.pack_pixels(frames), *new)
+        room.backdrop = backdrop
 
     def _send(self, event: ipc.AnyEvent, *parts: Any) -> None:
         socket: zmq.Socket[bytes] | None = getattr(self._local, "socket", None)
@@ -250,11 +240,42 @@ class Worker:
     def fail(self, error: BaseException) -> None:
         """Tell the daemon why this process ends."""
         user = isinstance(error, UserError)
-        message = " ".join(str(error).split()) if user else f"{type(error).__name__}: {error}"
-        self._send(ipc.WorkerFailed(message, user))
+        self._send(ipc.WorkerFailed(_one_line(error) if user else f"{type(error).__name__}: {error}", user))
 
-    def _fail(self, error: BaseException) -> None:
-        self._failure = error
+
+def _warm_up(engine: Engine, hop_frames: int) -> float:
+    """Run silence through all stages until it is known how long the first pictures of a hop take.
+
+    One stage after the other, on one thread: a hop of live speech finds the stages idle, or nearly so.
+
+    Returns:
+        Seconds for each frame of a hop.
+    """
+    stream = engine.begin(0, warm_up=True)
+    silence = np.zeros(hop_frames * SAMPLES_PER_FRAME, np.float32)
+    seconds: list[float] = []
+    # A hop at a time; a stream that makes nothing of a hundred is broken.
+    for _ in range(100):
+        since = monotonic()
+        for motion in stream.motion(silence):
+            for clip in stream.generate(motion):
+                for n, _ in enumerate(stream.render(clip)):
+                    if n == 0:
+                        seconds.append(monotonic() - since)
+            since = monotonic()
+        if len(seconds) >= WARM_UP_HOPS:
+            break
+    # The first hop pays for allocations and caches.
+    return float(np.median(seconds[1:] or [1.0])) / hop_frames
+
+
+def _raw(picture: Frame) -> tuple[bytes, bytes]:
+    """A portrait at rest, as it follows `Ready` and `Identified`."""
+    return ipc.pack_faces([picture]), picture.pixels.tobytes()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _resident_bytes() -> int:
