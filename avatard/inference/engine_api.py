@@ -45,8 +45,8 @@ class Stream(Protocol, Generic[M, C]):
     """One unbroken run of both networks, in three stages that may run side by side.
 
     Each method is called by one thread only, which is its stage's, and is given in order all that the stage before
-    yields. An iterable is used up before the method is called again, or the stream is given up. Meanwhile the thread may
-    do work of other streams.
+    yields. An iterable is used up before the method is called again, or the stream is given up. Between two things that
+    it yields, the thread may work for other streams.
     """
 
     def motion(self, samples: Samples) -> Iterable[M]:

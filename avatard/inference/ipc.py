@@ -59,7 +59,7 @@ class PushAudio(Command, frozen=True):
 
     room: int
     epoch: int
-    zero: float  # when frame 0 of the room would be due, in seconds of the daemon's clock: says which room is in a hurry
+    zero: float  # when frame 0 would be due, in seconds of the daemon's clock: the room that is in a hurry goes first
 
 
 class Identify(Command, frozen=True):

@@ -81,7 +81,7 @@ class Supervisor:
         self._process: InferenceProcess | None = None
         self._ready = False
         self._ready_at = 0.0
-        self._pause = 0.0
+        self.retry_pause = 0.0
         self._retry_at = 0.0
         self._late: asyncio.TimerHandle | None = None  # while the room is being opened
         self._backdrop: Backdrop | None = None
@@ -206,11 +206,11 @@ class Supervisor:
             self._listener.worker_lost(reason)
         # A room that is lost again and again may be the reason, and shall not take one process after the other along.
         if self._retry_at and not steady:
-            self._pause = min(max(FIRST_RETRY_SECONDS, 2 * self._pause), LAST_RETRY_SECONDS)
-            asyncio.get_running_loop().call_later(self._pause, self._pool.settle)
+            self.retry_pause = min(max(FIRST_RETRY_SECONDS, 2 * self.retry_pause), LAST_RETRY_SECONDS)
+            asyncio.get_running_loop().call_later(self.retry_pause, self._pool.settle)
         else:
-            self._pause = 0.0
-        self._retry_at = monotonic() + self._pause
+            self.retry_pause = 0.0
+        self._retry_at = monotonic() + self.retry_pause
 
     def refuse(self, message: str) -> None:
         """`start` fails."""
