@@ -7,7 +7,7 @@
 
 A process is started with the first room, and others while there are more rooms than processes. A room goes to the warm
 process that is the least loaded. If one dies or hangs, its rooms, and no others, go to another warm one at once, or to
-its successor.
+its successor. Once a process without rooms is warm, a room in which nobody speaks moves there from a crowded one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from avatard.protocols.tasks import cancel_and_wait
 logger = logging.getLogger(__name__)
 
 QUIET_ROOM_LOAD = 0.25  # cores that a room is counted for at least: it may speak at any time
+BALANCE_SECONDS = 2.0
 EMPTY_SECONDS = 60.0  # a process that no room needs is kept so long
 
 
@@ -66,6 +67,7 @@ class InferencePool:
         self._processes: dict[InferenceProcess, asyncio.Task[None]] = {}
         self._pause = FIRST_RETRY_SECONDS
         self._retiring: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
 
     @property
     def processes(self) -> list[InferenceProcess]:
@@ -103,22 +105,41 @@ class InferencePool:
     async def stop(self) -> None:
         """Stop all processes."""
         self._rooms.clear()
-        if self._retiring is not None:
-            self._retiring.cancel()
+        for timer in (self._retiring, self._looking):
+            if timer is not None:
+                timer.cancel()
+        self._retiring = self._looking = None
         await cancel_and_wait(self._processes.values())
 
     def settle(self) -> None:
         """Find processes for rooms that have none, and start those that are missing."""
         warm = [process for process in self._processes if process.ready]
-        for room in [room for room in self._rooms.values() if room.wants_process()]:
-            if warm:
+        for room in list(self._rooms.values()):
+            if warm and room.homeless and not room.patient:
                 room.enter(min(warm, key=self.load))
+        if warm:
+            self._balance(warm)
         while self._rooms and len(self._processes) < self._wanted:
             homeless = [room for room in self._rooms.values() if room.homeless]
             sponsor = (homeless or list(self._rooms.values()))[0]
             process = InferenceProcess(self._engine, self.settle)
             task = asyncio.create_task(self._run(process, sponsor), name="inference process")
             self._processes[process] = task
+
+    def _balance(self, warm: list[InferenceProcess]) -> None:
+        """Move a quiet room to a process that has none, and look again after a while if there is none that is quiet."""
+        empty, crowded = min(warm, key=lambda one: len(one.rooms)), max(warm, key=lambda one: len(one.rooms))
+        if empty.rooms or len(crowded.rooms) < 2:
+            return
+        quiet = [self._rooms[number] for number in crowded.rooms if self._rooms[number].quiet]
+        if quiet:
+            min(quiet, key=lambda room: room.load).enter(empty)
+        elif self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(BALANCE_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        self.settle()
 
     @property
     def _wanted(self) -> int:
@@ -149,7 +170,7 @@ class InferencePool:
         logger.error("inference process lost", extra={"reason": reason, "restarts": self.restarts})
         for room in list(self._rooms.values()):
             if room.number in process.rooms or (room.homeless and room.was_ready):
-                room.lost(reason)
+                room.lost(reason, process)
         self.settle()
 
     def _retire(self) -> None:

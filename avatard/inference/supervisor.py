@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import Protocol
 
@@ -23,6 +24,7 @@ FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 10.0
 OPEN_SECONDS = 60.0  # until a warm process has opened the room
 LOAD_SECONDS = 10.0  # that the load is the mean of
+QUIET_SECONDS, QUIET_LEVEL = 2.0, 0.02  # a room in which nothing louder was said for so long may move
 
 RESTARTING = "the inference process is restarting; try again"
 
@@ -75,22 +77,24 @@ class Supervisor:
         self.portrait = portrait
         self.restarts = 0
         self.was_ready = False
+        self.retry_pause = 0.0  # after the last loss, in seconds
         self._pool = pool
         self._listener: Listener
         self._first: asyncio.Future[None]
-        self._process: InferenceProcess | None = None
-        self._ready = False
-        self._ready_at = 0.0
-        self.retry_pause = 0.0
+        self._process: InferenceProcess | None = None  # the room is open in it
+        self._next: InferenceProcess | None = None  # the room is being opened in it
+        self._late: asyncio.TimerHandle | None = None  # meanwhile
+        self._open_since = 0.0
         self._retry_at = 0.0
-        self._late: asyncio.TimerHandle | None = None  # while the room is being opened
+        self._heard_at = 0.0
+        self._checking = 0  # portraits
         self._backdrop: Backdrop | None = None
         self._spent: deque[tuple[float, ipc.FramesReady]] = deque()  # when, and what for
 
     @property
     def ready(self) -> bool:
         """Whether the room is open in a process that is not known to be gone."""
-        return self._ready and self._process is not None and self._process.ready
+        return self._process is not None and self._process.ready
 
     @property
     def pid(self) -> int | None:
@@ -139,7 +143,8 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Close the room for good."""
-        self._leave()
+        self._give_up_opening()
+        self._leave_process()
         await self._pool.leave(self)
 
     def start_epoch(self, epoch: int, first_frame: int) -> None:
@@ -154,6 +159,8 @@ class Supervisor:
             samples: float32 `[T]`.
             zero: when frame 0 would be due, in seconds of `clock.monotonic`.
         """
+        if np.abs(samples).max(initial=0.0) > QUIET_LEVEL:
+            self._heard_at = monotonic()
         self._send(ipc.PushAudio(self.number, epoch, zero), samples.tobytes())
 
     def set_quality(self, level: ipc.QualityLevel) -> None:
@@ -167,29 +174,40 @@ class Supervisor:
             PortraitError: it cannot be used.
             WorkerError: the process is not there, or went away meanwhile.
         """
-        if not self.ready or self._process is None:
+        if self._process is None or not self._process.ready:
             raise WorkerError(RESTARTING)
+        self._checking += 1
+        self._give_up_opening()
         try:
             answer, parts = await self._process.identify(self.number, portrait)
         except ConnectionError:
             raise WorkerError(RESTARTING) from None
+        finally:
+            self._checking -= 1
         if answer.error:
             raise PortraitError(answer.error, code=answer.code, **answer.fields)
         self.portrait = portrait
         return answer.digest, _frames(1, answer, parts)[0]
 
-    def wants_process(self) -> bool:
-        """Whether it has none, and may have one now."""
-        return self._process is None and monotonic() >= self._retry_at
-
     @property
     def homeless(self) -> bool:
-        """Whether it has no process."""
-        return self._process is None
+        """Whether it has no process, nor is about to have one."""
+        return self._process is None and self._next is None
+
+    @property
+    def patient(self) -> bool:
+        """Whether it shall not have a process yet: it lost too many."""
+        return monotonic() < self._retry_at
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it may move to another process: it is open in one, and nothing was said for a while."""
+        busy = self._next is not None or self._checking or monotonic() - self._heard_at < QUIET_SECONDS
+        return self.ready and not busy
 
     def enter(self, process: InferenceProcess) -> None:
-        """Open the room in a warm process."""
-        self._process, self._ready, self._backdrop = process, False, None
+        """Open the room in a warm process; the one it has now, if any, serves it until then."""
+        self._next = process
         process.rooms[self.number] = self
         portrait = self.portrait
         opening = ipc.OpenRoom(self.number, msgspec.json.encode(self.config), portrait.name, portrait.face)
@@ -197,10 +215,14 @@ class Supervisor:
         late = ipc.RoomFailed(self.number, f"the room was not open after {OPEN_SECONDS:.0f} s")
         self._late = asyncio.get_running_loop().call_later(OPEN_SECONDS, self.received, late, [])
 
-    def lost(self, reason: str) -> None:
-        """The process is gone, or the room cannot be opened again, or no process starts."""
-        steady = self._ready and monotonic() - self._ready_at > STEADY_SECONDS
-        self._leave()
+    def lost(self, reason: str, process: InferenceProcess | None = None) -> None:
+        """A process is gone, or the room cannot be opened again, or none can be started."""
+        if process is self._next:
+            self._give_up_opening()
+            if self.ready:
+                return  # it was to move, and stays
+        steady = self._process is not None and monotonic() - self._open_since > STEADY_SECONDS
+        self._leave_process()
         if self.was_ready:
             self.restarts += 1
             self._listener.worker_lost(reason)
@@ -214,6 +236,7 @@ class Supervisor:
 
     def refuse(self, message: str) -> None:
         """`start` fails."""
+        self._retry_at = math.inf
         if not self._first.done():
             self._first.set_exception(WorkerError(message))
 
@@ -225,31 +248,41 @@ class Supervisor:
                 self._spent.append((monotonic(), event))
                 self._backdrop = _backdrop(event, parts, self._backdrop)
                 self._listener.frames_ready(event, _frames(event.count, event, parts, self._backdrop))
-            case ipc.Ready():
-                self._opened()
-                self._ready, self._ready_at, self.was_ready = True, monotonic(), True
+            case ipc.Ready() if self._next is not None:
+                self._leave_process()
+                self._process, self._next = self._next, None
+                self._opening_ends()
+                self._open_since, self.was_ready = monotonic(), True
                 self._listener.worker_ready(event, _frames(1, event, parts)[0])
                 if not self._first.done():
                     self._first.set_result(None)
             case ipc.RoomFailed() if self.was_ready:
-                self.lost(event.message)
+                self.lost(event.message, self._next)
             case ipc.RoomFailed():
-                self._leave()
+                self._give_up_opening()
                 self.refuse(event.message)
 
-    def _leave(self) -> None:
-        """Be in no process."""
+    def _leave_process(self) -> None:
+        """The room is not open any more."""
         if self._process is not None:
-            self._process.rooms.pop(self.number, None)
-            self._send(ipc.CloseRoom(self.number))
-        self._opened()
-        self._process, self._ready, self._backdrop = None, False, None
+            self._close_in(self._process)
+        self._process = self._backdrop = None
 
-    def _opened(self) -> None:
-        """Opening is over."""
+    def _give_up_opening(self) -> None:
+        """The room is not being opened any more."""
+        if self._next is not None:
+            self._close_in(self._next)
+        self._next = None
+        self._opening_ends()
+
+    def _opening_ends(self) -> None:
         if self._late is not None:
             self._late.cancel()
         self._late = None
+
+    def _close_in(self, process: InferenceProcess) -> None:
+        process.rooms.pop(self.number, None)
+        process.send(ipc.CloseRoom(self.number))
 
     def _send(self, command: ipc.AnyCommand, *parts: bytes) -> None:
         if self._process is not None:

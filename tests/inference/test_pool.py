@@ -184,6 +184,43 @@ async def test_a_second_process_is_started_with_the_second_room(pools):
     assert len(pool.processes) == 2 and second.room.ready, "it need not wait for the process"
 
 
+async def test_a_quiet_room_moves_to_the_process_that_has_none(pools, monkeypatch):
+    monkeypatch.setattr("avatard.inference.pool.BALANCE_SECONDS", 0.05)
+    pool = pools(workers=0)
+    speaking, quiet = [await open_room(pool, value) for value in (30, 60)]
+    speaking.begin()
+    speaking.speak(2)
+    await until(lambda: sum(process.ready for process in pool.processes) == 2)
+    while quiet.room.pid == speaking.room.pid:
+        assert quiet.room.ready, "it is served all the time"
+        speaking.speak()
+        await asyncio.sleep(0.01)
+    assert quiet.ready == 2 and speaking.ready == 1 and not quiet.lost and not speaking.lost
+    for viewer in (speaking, quiet):
+        viewer.begin()
+        viewer.speak(4)
+    await until(lambda: all(len(viewer.shown) >= 11 for viewer in (speaking, quiet)))
+    assert [viewer.greys for viewer in (speaking, quiet)] == [{30}, {60}]
+    assert [len(process.rooms) for process in pool.processes] == [1, 1]
+
+
+async def test_a_portrait_that_is_checked_while_its_room_moves_is_kept(pools):
+    pool = pools(workers=2)
+    viewer = await open_room(pool, 30)
+    await until(lambda: sum(process.ready for process in pool.processes) == 2)
+    home, other = sorted(pool.processes, key=lambda process: process.pid != viewer.room.pid)
+    viewer.room.enter(other)
+    await viewer.room.identify(face(90))
+    assert viewer.room.pid == home.pid and not other.rooms
+    viewer.room.enter(other)
+    await until(lambda: viewer.room.pid == other.pid)
+    viewer.greys.clear()
+    viewer.begin()
+    viewer.speak(4)
+    await until(lambda: viewer.shown)
+    assert viewer.greys == {90} and not home.rooms and not viewer.lost
+
+
 async def test_a_room_that_cannot_be_opened_hurts_no_other(pools):
     pool = pools()
     good = await open_room(pool, 30)
