@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from avatard.config import Config, Speech
+from avatard.config import Config
 from avatard.engine import affine
 from avatard.engine.background import Background
 from avatard.engine.compositor import Compositor, Drawn
@@ -30,28 +29,22 @@ from avatard.engine.head_pose import DrivingPose, IdlePose
 from avatard.engine.identity import Identity
 from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
+from avatard.engine.networks import Networks
 from avatard.engine.portrait_check import warnings_of
+from avatard.engine.prepared import PreparedPortraits
 from avatard.engine.teeth import other_picture, teeth_of
 from avatard.engine.video_stream import Clip, PreparedPortrait, VideoStream
 from avatard.frame import Backdrop, Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
-from avatard.models.atom.model import Atom
 from avatard.models.face.arkit_solver import ArkitSolver, smoothed
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.layers import channels_last
-from avatard.models.mcvdm.model import Mcvdm
 from avatard.models.mcvdm.mouth_filler import Mouth, MouthFiller
-from avatard.models.mcvdm.mouth_painter import MouthPainter
-from avatard.models.speech import HubertFeatures, SpeechEncoder, WhisperFeatures
 from avatard.portrait import Portrait
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: Portraits that are kept prepared for the next room, beyond those that are shown: a megabyte or a few each.
-KEPT_PORTRAITS = 8
 
 
 class PosedMotion(NamedTuple):
@@ -202,80 +195,56 @@ class NeuralStream:
             yield posed.first + start, frames
 
 
-class Networks:
-    """What the engines of all rooms share: the networks, and what they made of the last portraits.
-
-    Raises:
-        UserError: weights are missing or do not fit.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self._weights = _weights(config)
-        self.speech = _speech(config.speech)
-        self.atom = Atom.load(config.motion.weights)
-        self.mcvdm = Mcvdm.load(config.video.weights).for_inference()
-        self.painter = _painter(config.video.mouth)
-        self.decoding = ThreadPoolExecutor(1, "decode")
-        self._prepared: OrderedDict[tuple[str, int], tuple[Identity, PreparedPortrait]] = OrderedDict()
-
-    def fit(self, config: Config) -> bool:
-        """Whether a configuration asks for these networks."""
-        return _weights(config) == self._weights
-
-    def prepare(self, portrait: Portrait, mean: NDArray[np.float32]) -> tuple[Identity, PreparedPortrait]:
-        """What the networks need of a portrait; one that was prepared lately is at hand. Raises `UserError`."""
-        key = hashlib.sha256(portrait.data).hexdigest(), portrait.face
-        if key not in self._prepared:
-            identity = Identity.find(portrait)
-            self._prepared[key] = identity, PreparedPortrait.of(self.mcvdm, identity, mean)
-        self._prepared.move_to_end(key)
-        found = self._prepared[key]
-        while len(self._prepared) > KEPT_PORTRAITS:
-            self._prepared.popitem(last=False)
-        return found
-
-
 class NeuralEngine:
     """Both networks and a portrait; see `engine_api.Engine`.
 
     Args:
         config: of the room.
-        networks: of another room, used if they are those of the configuration.
+        beside: of another room, whose networks are used if the configuration asks for the same.
 
     Raises:
         UserError: weights are missing or do not fit, or the driving video cannot be used.
     """
 
-    def __init__(self, config: Config, networks: Networks | None = None) -> None:
+    def __init__(self, config: Config, beside: NeuralEngine | None = None) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self.timer: Timer = untimed
         self._config = config
         self._background = Background.of(config.picture.background)  # before what takes longer to load
         self._more = [(name, other_picture(name)) for name in config.portrait.more]
-        self._networks = networks if networks is not None and networks.fit(config) else Networks(config)
+        if beside is not None and _weights(config) == _weights(beside._config):
+            self.networks, self._portraits = beside.networks, beside._portraits
+        else:
+            self.networks = Networks.load(config)
+            self._portraits = PreparedPortraits(self.networks.mcvdm)
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)
         self._person: Person | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
+    @property
+    def at_once(self) -> int:
+        """See `engine_api.Engine`."""
+        return 1
+
     def another(self, config: Config) -> NeuralEngine:
         """See `engine_api.Engine`."""
-        return NeuralEngine(config, self._networks)
+        return NeuralEngine(config, self)
 
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
         mean = MorphableModel.load().mean_68
-        identity, prepared = self._networks.prepare(portrait, mean)
+        identity, prepared = self._portraits.find(portrait, mean)
         for warning in warnings_of(identity):
             logger.warning("portrait", extra={"note": warning})
         picture = self._config.picture
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)
         filler = None
-        if self._networks.painter is not None:
-            filler = MouthFiller(self._networks.painter, reference=teeth_of(identity, self._more))
+        if self.networks.painter is not None:
+            filler = MouthFiller(self.networks.painter, reference=teeth_of(identity, self._more))
         compositor = Compositor(identity, framing, self._background, filler)
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
@@ -299,8 +268,8 @@ class NeuralEngine:
         stream = self._config.stream
         motion_steps, video_steps, stride, size_divisor = self._quality
         motion = MotionStream(
-            self._networks.atom,
-            self._networks.speech,
+            self.networks.atom,
+            self.networks.speech,
             person.identity,
             seed=stream.seed,
             first_frame=first_frame,
@@ -314,7 +283,7 @@ class NeuralEngine:
             timer=self.timer,
         )
         video = VideoStream(
-            self._networks.mcvdm,
+            self.networks.mcvdm,
             person.prepared,
             seed=stream.seed,
             first_frame=first_frame,
@@ -328,7 +297,7 @@ class NeuralEngine:
         person.start_from_portrait = person.start_from_portrait and warm_up
         self._streams = (motion, video)
         compositor = person.compositor_of(size_divisor)
-        decoding = self._networks.decoding
+        decoding = self.networks.decoding
         return NeuralStream(motion, video, person, compositor, first_frame, stride, decoding, self.timer)
 
     def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int, size_divisor: int = 1) -> None:
@@ -349,19 +318,7 @@ def ahead(items: Iterator[T], executor: Executor) -> Iterator[T]:
 
 def _weights(config: Config) -> tuple[object, ...]:
     """Of a configuration, what decides which networks are loaded."""
-    return config.speech, config.motion.weights, config.video
-
-
-def _speech(config: Speech) -> SpeechEncoder:
-    return HubertFeatures.load(config.weights) if config.encoder == "hubert" else WhisperFeatures.load(config.weights)
-
-
-def _painter(weights: str) -> MouthPainter | None:
-    if not weights:
-        return None
-    painter = MouthPainter.load(weights)
-    channels_last(painter)
-    return painter
+    return config.speech, config.motion.weights, config.video, config.inference
 
 
 def make_engine(config: Config) -> NeuralEngine:

@@ -44,9 +44,9 @@ def untimed(part: str) -> AbstractContextManager[None]:
 class Stream(Protocol, Generic[M, C]):
     """One unbroken run of both networks, in three stages that may run side by side.
 
-    Each method is called by one thread only, which is its stage's, and is given in order all that the stage before
-    yields. An iterable is used up before the method is called again, or the stream is given up. Between two things that
-    it yields, the thread may work for other streams.
+    Each method is called by one thread at a time, and is given in order all that the stage before yields. An iterable
+    is used up before the method is called again, or the stream is given up. Between two things that it yields, other
+    streams may have their turn, and another thread may go on with it.
     """
 
     def motion(self, samples: Samples) -> Iterable[M]:
@@ -63,6 +63,10 @@ class Engine(Protocol):
     """The two networks and a portrait: one room."""
 
     timer: Timer  # of the streams that begin from now on
+
+    @property
+    def at_once(self) -> int:
+        """Rooms that each stage should serve at the same time: 1 where nothing is gained by more."""
 
     def another(self, config: Config) -> Engine:
         """An engine for another room: the same networks where the configuration allows it, and no portrait yet.

@@ -1,7 +1,7 @@
 """What there is to do in each stage for the rooms of a process, and whose turn it is: the earliest deadline's.
 
-A stage serves one room at a time, a step at a time, and what is once begun is finished. So steps are short: a piece of
-sound, a clip, a few pictures. Among the rooms that have a step ready, the one goes first whose frames are due first
+A stage serves a room one step at a time, and what is once begun is finished. So steps are short: a piece of sound, a
+clip, a few pictures. Among the rooms that have a step ready, the one goes first whose frames are due first
 (earliest deadline first). A step is ready where there is something to work on, and a place for what becomes of it:
 no room's queue can stop another room.
 """
@@ -87,7 +87,7 @@ class _Queue(Generic[T]):
 
 
 class _Watch:
-    """Measures the steps of one stage; used by its thread only.
+    """Measures the steps of one stage.
 
     Args:
         elsewhere: core-seconds that this stage has used on other threads since it was asked last.
@@ -119,7 +119,7 @@ class _Watch:
 class Pipeline:
     """One epoch of a room: a stream, and what waits for its stages.
 
-    Each stage is one thread's, and `push` a fourth one's.
+    Each stage is one thread's at a time, and `push` a fourth one's.
 
     Args:
         epoch: its number.
@@ -242,6 +242,7 @@ class Turns:
         self._lock = threading.Lock()
         self._changed = {stage: threading.Condition(self._lock) for stage in Stage}
         self._pipelines: dict[int, Pipeline] = {}
+        self._running: set[tuple[Stage, Pipeline]] = set()
 
     @property
     def queued(self) -> int:
@@ -268,14 +269,25 @@ class Turns:
                 self._changed[Stage.MOTION].notify()
 
     def serve(self, stage: Stage, began: Callable[[], None]) -> None:
-        """Wait for the stage's next step, and do it; `began` is called in between."""
+        """Wait for the stage's next step, and do it; several threads may serve a stage.
+
+        Args:
+            stage: which one.
+            began: called when the wait is over.
+        """
         with self._lock:
-            while (pipeline := earliest(self._pipelines.values(), stage)) is None:
+            while (pipeline := earliest(self._free(stage), stage)) is None:
                 self._changed[stage].wait()
+            self._running.add((stage, pipeline))
         began()
         pipeline.run(stage)
         with self._lock:
+            self._running.remove((stage, pipeline))
             # The stage after has something to work on, the one before a place for what it makes.
             for other in Stage:
                 if abs(other - stage) == 1:
                     self._changed[other].notify()
+
+    def _free(self, stage: Stage) -> list[Pipeline]:
+        """Those that no thread is at work for in this stage."""
+        return [pipeline for pipeline in self._pipelines.values() if (stage, pipeline) not in self._running]

@@ -58,7 +58,7 @@ class InferencePool:
 
     def __init__(self, config: Config, engine: str, keep: bool = True) -> None:
         self.restarts = 0
-        self._engine = engine
+        self.engine = engine
         self._most = config.inference.workers or default_workers()
         self._at_once = config.inference.workers
         self._keep = keep
@@ -80,8 +80,8 @@ class InferencePool:
         Raises:
             ValueError: another engine than the pool's.
         """
-        if engine != self._engine:
-            raise ValueError(f"got the engine {engine}, expected {self._engine}")
+        if engine != self.engine:
+            raise ValueError(f"got the engine {engine}, expected {self.engine}")
         return Supervisor(next(self._numbers), config, portrait, self)
 
     def load(self, process: InferenceProcess) -> float:
@@ -122,7 +122,7 @@ class InferencePool:
         while self._rooms and len(self._processes) < self._wanted:
             homeless = [room for room in self._rooms.values() if room.homeless]
             sponsor = (homeless or list(self._rooms.values()))[0]
-            process = InferenceProcess(self._engine, self.settle)
+            process = InferenceProcess(self.engine, self.settle)
             task = asyncio.create_task(self._run(process, sponsor), name="inference process")
             self._processes[process] = task
 

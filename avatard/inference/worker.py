@@ -7,8 +7,9 @@ It has the networks once, and rooms that share them: each is a portrait, a confi
 Five threads: this one moves messages and says several times a second that it is alive, one for each stage of a stream
 (motion, generate, render; see `engine_api.Stream` and `pipeline`), and one looks at new portraits. Rendering is more
 work than the other two stages together: the engine decodes the next frames on another thread while it composes these.
-Each thread has one torch thread: two OpenMP threads per stage were measured slower. The process leaves when its
-standard input closes, which happens however the daemon dies.
+Each thread has one torch thread: two OpenMP threads per stage were measured slower. Where an engine serves several
+rooms at once, on a GPU, each stage has as many threads. The process leaves when its standard input closes, which
+happens however the daemon dies.
 """
 
 from __future__ import annotations
@@ -101,11 +102,9 @@ class Worker:
         self._frame_seconds = 0.0  # of a frame through all stages, in the warm-up
         self._rooms: dict[int, _Room] = {}
         self._turns = Turns()
-        self._since = dict.fromkeys(Stage, 0.0)  # when each stage began its current step; 0 without one
+        self._since: dict[int, float] = {}  # by stage thread: when its current step began; 0 without one
         self._portraits: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._failure: BaseException | None = None
-        for stage in Stage:
-            self._start(stage.name.lower(), partial(self._serve_stage, stage))
         self._start("portraits", lambda: self._portraits.get()())
 
     def _start(self, name: str, once: Callable[[], None]) -> None:
@@ -120,12 +119,12 @@ class Worker:
 
         threading.Thread(target=work, name=name, daemon=True).start()
 
-    def _serve_stage(self, stage: Stage) -> None:
+    def _serve_stage(self, stage: Stage, number: int) -> None:
         def began() -> None:
-            self._since[stage] = monotonic()
+            self._since[number] = monotonic()
 
         self._turns.serve(stage, began)
-        self._since[stage] = 0.0
+        self._since[number] = 0.0
 
     def serve(self) -> None:
         """Obey commands until `Stop`."""
@@ -135,7 +134,7 @@ class Worker:
             if self._failure is not None:
                 raise self._failure
             if (now := monotonic()) >= beat_due:
-                busy = max(now - since if since else 0.0 for since in self._since.values())
+                busy = max((now - since for since in self._since.values() if since), default=0.0)
                 self._send(ipc.Heartbeat(busy, self._turns.queued, _resident_bytes()))
                 beat_due = now + BEAT_SECONDS
             if not self._commands.poll(int(BEAT_SECONDS * 1000)):
@@ -155,6 +154,9 @@ class Worker:
                 engine.identify(Portrait(parts[0], command.face, command.name))
                 self._frame_seconds = _warm_up(engine, config.stream.hop_frames)
                 self._engine = engine.another(config)
+                for number, stage in enumerate(list(Stage) * engine.at_once):
+                    self._since[number] = 0.0
+                    self._start(stage.name.lower(), partial(self._serve_stage, stage, number))
                 self._send(ipc.Started())
             case ipc.OpenRoom():
                 self._portraits.put(lambda: self._open(command, Portrait(parts[0], command.face, command.name)))

@@ -84,13 +84,14 @@ async def pools(monkeypatch):
 
 
 async def open_room(pool: InferencePool, value: int, settings=None) -> Viewer:
-    viewer = Viewer(pool.open(settings or config(), face(value), ENGINE))
+    viewer = Viewer(pool.open(settings or config(), face(value), pool.engine))
     await viewer.room.start(viewer)
     return viewer
 
 
-async def test_rooms_of_one_process_never_exchange_frames(pools):
-    pool = pools()
+@pytest.mark.parametrize("engine", [ENGINE, "tests.support.warp_engine:make_parallel"])
+async def test_rooms_of_one_process_never_exchange_frames(pools, engine):
+    pool = pools(engine=engine)
     rooms = [await open_room(pool, value) for value in (40, 120, 200)]
     assert len(pool.processes) == 1 and len({viewer.room.pid for viewer in rooms}) == 1
     for viewer in rooms:

@@ -64,6 +64,7 @@ class WarpStream:
 
 class WarpEngine:
     trap = ""
+    at_once = 1
     seconds_per_frame = 0.002
 
     def __init__(self, config: Config) -> None:
@@ -153,6 +154,12 @@ class SlowEngine(WarpEngine):
     seconds_per_frame = 0.02
 
 
+class ParallelEngine(WarpEngine):
+    """Serves several rooms at once, as on a GPU."""
+
+    at_once = 3
+
+
 def make(config: Config) -> WarpEngine:
     return WarpEngine(config)
 
@@ -167,6 +174,10 @@ def make_slow_eyed(config: Config) -> WarpEngine:
 
 def make_lingering(config: Config) -> WarpEngine:
     return LingeringEngine(config)
+
+
+def make_parallel(config: Config) -> WarpEngine:
+    return ParallelEngine(config)
 
 
 def make_slow(config: Config) -> WarpEngine:
