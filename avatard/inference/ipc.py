@@ -29,6 +29,7 @@ class Start(Command, frozen=True):
     config: bytes  # JSON of avatard.config.Config
     name: str  # of the portrait, for messages
     face: int  # which one, from the left and from 1; 0: its only one
+    gently: bool = False  # others need the cores: take longer
 
 
 class OpenRoom(Command, frozen=True):

@@ -86,7 +86,7 @@ class InferencePool:
 
     def load(self, process: InferenceProcess) -> float:
         """Cores that the rooms of a process use, or may use soon."""
-        return sum(max(self._rooms[number].load, QUIET_ROOM_LOAD) for number in process.rooms)
+        return sum(max(room.load, QUIET_ROOM_LOAD) for room in self._rooms.values() if room.number in process.rooms)
 
     def join(self, room: Supervisor) -> None:
         """See `supervisor.Pool`."""
@@ -131,7 +131,7 @@ class InferencePool:
         empty, crowded = min(warm, key=lambda one: len(one.rooms)), max(warm, key=lambda one: len(one.rooms))
         if empty.rooms or len(crowded.rooms) < 2:
             return
-        quiet = [self._rooms[number] for number in crowded.rooms if self._rooms[number].quiet]
+        quiet = [room for room in self._rooms.values() if room.number in crowded.rooms and room.quiet]
         if quiet:
             min(quiet, key=lambda room: room.load).enter(empty)
         elif self._looking is None:
@@ -149,7 +149,9 @@ class InferencePool:
         """A process from start to end, and the pause after it; it is warmed up with the portrait of a room."""
         began = monotonic()
         try:
-            reason = await process.run(sponsor.config, sponsor.portrait)
+            # Rooms that are served meanwhile need the cores, unless others wait for this process.
+            gently = any(other.ready for other in self._processes)
+            reason = await process.run(sponsor.config, sponsor.portrait, gently)
             if not process.was_ready and not sponsor.was_ready and sponsor.homeless:
                 # What was never ready is not worth another try.
                 said = reason if process.failed is not None else f"the inference process did not start: {reason}"

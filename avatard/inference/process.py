@@ -65,15 +65,17 @@ class InferenceProcess:
         """The process, while there is one."""
         return self._process.pid if self._process is not None else None
 
-    async def run(self, config: Config, portrait: Portrait) -> str:
+    async def run(self, config: Config, portrait: Portrait, gently: bool = False) -> str:
         """Run it until it ends or hangs, and return why; it is gone then.
 
         Args:
             config: of the networks and the warm-up.
             portrait: of the warm-up.
+            gently: start it slowly, because other processes need the cores.
         """
+        start = ipc.Start(msgspec.json.encode(config), portrait.name, portrait.face, gently)
         try:
-            return await self._run(config, portrait)
+            return await self._run(start, portrait.data)
         except Exception as error:  # whatever it was, an avatar that comes back is better than none
             logger.debug("inference process not run", exc_info=True)
             return f"it cannot be run: {error}"
@@ -105,7 +107,7 @@ class InferenceProcess:
         finally:
             del self._answers[request]
 
-    async def _run(self, config: Config, portrait: Portrait) -> str:
+    async def _run(self, start: ipc.Start, portrait: bytes) -> str:
         with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
             context = zmq.asyncio.Context()
             commands, events = context.socket(zmq.PUSH), context.socket(zmq.PULL)
@@ -126,7 +128,7 @@ class InferenceProcess:
                 self._beat, self._busy = monotonic(), 0.0
                 tasks = [
                     asyncio.create_task(self._exit(self._process)),
-                    asyncio.create_task(self._watch(commands, config, portrait)),
+                    asyncio.create_task(self._watch(commands, start, portrait)),
                     asyncio.create_task(self._listen(events)),
                 ]
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -166,12 +168,11 @@ class InferenceProcess:
         code = await process.wait()
         return f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
 
-    async def _watch(self, commands: zmq.asyncio.Socket, config: Config, portrait: Portrait) -> str:
+    async def _watch(self, commands: zmq.asyncio.Socket, start: ipc.Start, portrait: bytes) -> str:
         """Send the first command, and return when the process hangs."""
         started = monotonic()
-        start = ipc.Start(msgspec.json.encode(config), portrait.name, portrait.face)
         # Waits for the process to connect, which no other command has to.
-        await commands.send_multipart([msgspec.msgpack.encode(start), portrait.data])
+        await commands.send_multipart([msgspec.msgpack.encode(start), portrait])
         while True:
             await asyncio.sleep(0.25)
             if not self.ready:

@@ -229,10 +229,10 @@ class Supervisor:
         # A room that is lost again and again may be the reason, and shall not take one process after the other along.
         if self._retry_at and not steady:
             self.retry_pause = min(max(FIRST_RETRY_SECONDS, 2 * self.retry_pause), LAST_RETRY_SECONDS)
-            asyncio.get_running_loop().call_later(self.retry_pause, self._pool.settle)
         else:
             self.retry_pause = 0.0
         self._retry_at = monotonic() + self.retry_pause
+        asyncio.get_running_loop().call_later(self.retry_pause, self._pool.settle)
 
     def refuse(self, message: str) -> None:
         """`start` fails."""

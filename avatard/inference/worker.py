@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -45,6 +46,7 @@ from avatard.timebase import SAMPLES_PER_FRAME
 BEAT_SECONDS = 0.25
 QUEUE_PORTRAITS = 4  # more at once are refused
 NICENESS = 2  # the event loop, which must send every 40 ms, goes first
+BACKGROUND_NICENESS = 15  # a process that is started while others serve rooms
 WARM_UP_HOPS = 8
 FLUSH_SECONDS = 0.1
 
@@ -92,12 +94,12 @@ class _Room:
 class Worker:
     """Moves commands to the stages and their pictures to the daemon."""
 
-    def __init__(self, commands: str, events: str, make_engine: MakeEngine) -> None:
+    def __init__(self, commands: str, events: str, engine: str) -> None:
         self._commands: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         self._commands.connect(commands)
         self._events = events
         self._local = threading.local()  # a socket for each thread: they may not be shared
-        self._make_engine = make_engine
+        self._engine_name = engine
         self._engine: Engine | None = None  # without a portrait: those of the rooms are made from it
         self._frame_seconds = 0.0  # of a frame through all stages, in the warm-up
         self._rooms: dict[int, _Room] = {}
@@ -150,9 +152,9 @@ class Worker:
             case ipc.Start():
                 config = msgspec.json.decode(command.config, type=Config)
                 setup(config.log)
-                engine = self._make_engine(config)
-                engine.identify(Portrait(parts[0], command.face, command.name))
-                self._frame_seconds = _warm_up(engine, config.stream.hop_frames)
+                load = partial(_load, self._engine_name, config, Portrait(parts[0], command.face, command.name))
+                engine = _in_background(load) if command.gently else load()
+                self._frame_seconds = _warm_up(engine, config.stream.hop_frames, command.gently)
                 self._engine = engine.another(config)
                 for number, stage in enumerate(list(Stage) * engine.at_once):
                     self._since[number] = 0.0
@@ -245,10 +247,41 @@ class Worker:
         self._send(ipc.WorkerFailed(_one_line(error) if user else f"{type(error).__name__}: {error}", user))
 
 
-def _warm_up(engine: Engine, hop_frames: int) -> float:
+def _load(engine: str, config: Config, portrait: Portrait) -> Engine:
+    """Import an engine, load its networks and show it a portrait."""
+    module, _, function = engine.partition(":")
+    make_engine: MakeEngine = getattr(importlib.import_module(module), function)
+    made = make_engine(config)
+    made.identify(portrait)
+    return made
+
+
+def _in_background(job: Callable[[], Engine]) -> Engine:
+    """Do a job on a thread that leaves the cores to others, where the system has niceness by thread."""
+    result: Future[Engine] = Future()
+
+    def run() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
+        try:
+            result.set_result(job())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return result.result()
+
+
+def _warm_up(engine: Engine, hop_frames: int, gently: bool) -> float:
     """Run silence through all stages until it is known how long the first pictures of a hop take.
 
-    One stage after the other, on one thread: a hop of live speech finds the stages idle, or nearly so.
+    One stage after the other, on one thread: a hop of live speech finds the stages idle, or nearly so. An engine's own
+    threads, which may begin here, have the niceness of this one for good, so that it cannot be done in the background.
+
+    Args:
+        engine: with a portrait.
+        hop_frames: of its configuration.
+        gently: leave the cores to others half of the time.
 
     Returns:
         Seconds for each frame of a hop.
@@ -258,7 +291,7 @@ def _warm_up(engine: Engine, hop_frames: int) -> float:
     seconds: list[float] = []
     # A hop at a time; a stream that makes nothing of a hundred is broken.
     for _ in range(100):
-        since = monotonic()
+        since = began = monotonic()
         for motion in stream.motion(silence):
             for clip in stream.generate(motion):
                 for n, _ in enumerate(stream.render(clip)):
@@ -267,6 +300,8 @@ def _warm_up(engine: Engine, hop_frames: int) -> float:
             since = monotonic()
         if len(seconds) >= WARM_UP_HOPS:
             break
+        if gently:
+            time.sleep(monotonic() - began)
     # The first hop pays for allocations and caches.
     return float(np.median(seconds[1:] or [1.0])) / hop_frames
 
@@ -295,8 +330,7 @@ def main(commands: str, events: str, engine: str) -> None:
     threading.Thread(target=_leave_with_the_daemon, name="parent", daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    module, _, function = engine.partition(":")
-    worker = Worker(commands, events, getattr(importlib.import_module(module), function))
+    worker = Worker(commands, events, engine)
     code = 0
     try:
         worker.serve()
