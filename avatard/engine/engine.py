@@ -213,11 +213,11 @@ class NeuralEngine:
         self._config = config
         self._background = Background.of(config.picture.background)  # before what takes longer to load
         self._more = [(name, other_picture(name)) for name in config.portrait.more]
-        if beside is not None and _weights(config) == _weights(beside._config):
-            self.networks, self._portraits = beside.networks, beside._portraits
-        else:
-            self.networks = Networks.load(config)
-            self._portraits = PreparedPortraits(self.networks.mcvdm)
+        shared = beside if beside is not None and _weights(config) == _weights(beside._config) else None
+        self.networks: Networks = shared.networks if shared is not None else Networks.load(config)
+        self._portraits: PreparedPortraits = (
+            shared._portraits if shared is not None else PreparedPortraits(self.networks.mcvdm)
+        )
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)

@@ -110,7 +110,7 @@ def test_rooms_share_the_networks_and_nothing_else(config, engine):
     rooms = [(engine, speech(20)), (other, 0.3 * speech(20))]
     alone = [[frame.pixels for _, frame in run(room, sound)] for room, sound in rooms]
     streams = [room.begin(0) for room, _ in rooms]
-    made = [[], []]
+    made: list[list[np.ndarray]] = [[], []]
     clips = [clips_of(stream, sound) for stream, (_, sound) in zip(streams, rooms, strict=True)]
     for pair in zip(*clips, strict=True):
         rendered = [stream.render(clip) for stream, clip in zip(streams, pair, strict=True)]
@@ -130,9 +130,14 @@ def test_rooms_share_the_networks_and_nothing_else(config, engine):
 
 
 def test_a_portrait_that_was_seen_lately_is_not_looked_at_again(config, engine, monkeypatch):
-    looked = []
+    looked: list[Portrait] = []
     find = Identity.find
-    monkeypatch.setattr(Identity, "find", lambda portrait: looked.append(portrait) or find(portrait))
+
+    def counting(portrait: Portrait) -> Identity:
+        looked.append(portrait)
+        return find(portrait)
+
+    monkeypatch.setattr(Identity, "find", counting)
     known = PreparedPortraits(engine.networks.mcvdm)
     mean = MorphableModel.load().mean_68
     data = Portrait.read(PORTRAIT).data

@@ -1,5 +1,6 @@
 """Whose turn it is, without threads: the earliest deadline's, and nobody's queue stops anybody else."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ PICTURE = Frame(
     np.zeros(52, np.float32),
     HeadPose((0, 0, 0, 1), (0, 0, 0), 1),
 )
+
+
+Log = list[tuple[str, int]]  # rooms, and the first frame of what was made for them
 
 
 class Piece(NamedTuple):
@@ -46,7 +50,7 @@ class HopStream:
 
 
 class Room:
-    def __init__(self, name: str, log: list, zero: float, first: int = 0) -> None:
+    def __init__(self, name: str, log: Log, zero: float, first: int = 0) -> None:
         self.made: list[Made] = []
         self.name, self.zero, self.log = name, zero, log
         self.pipeline = Pipeline(1, HopStream(first), first, HOP, self._made)
@@ -70,7 +74,7 @@ def run(rooms: list[Room], stage: Stage) -> list[str]:
 
 
 def test_the_room_whose_frames_are_due_first_goes_first():
-    log: list = []
+    log: Log = []
     relaxed, urgent = Room("relaxed", log, zero=10.0), Room("urgent", log, zero=9.9)
     rooms = [relaxed, urgent]
     for room in rooms:
@@ -85,7 +89,7 @@ def test_the_room_whose_frames_are_due_first_goes_first():
 
 
 def test_a_room_that_is_far_ahead_waits_for_one_that_is_late():
-    log: list = []
+    log: Log = []
     ahead, late = Room("ahead", log, zero=10.0, first=1000), Room("late", log, zero=10.0, first=0)
     for room in (ahead, late):
         room.hear(2)
@@ -94,7 +98,7 @@ def test_a_room_that_is_far_ahead_waits_for_one_that_is_late():
 
 
 def test_a_clock_that_was_moved_moves_the_deadlines():
-    log: list = []
+    log: Log = []
     one, other = Room("one", log, zero=10.0), Room("other", log, zero=11.0)
     for room in (one, other):
         room.hear(1)
@@ -105,7 +109,7 @@ def test_a_clock_that_was_moved_moves_the_deadlines():
 
 
 def test_a_full_queue_stops_its_own_room_only():
-    log: list = []
+    log: Log = []
     flooded, other = Room("flooded", log, zero=0.0), Room("other", log, zero=100.0)
     flooded.hear(50)
     other.hear(1)
@@ -155,8 +159,8 @@ def test_each_stage_is_accounted_for_once_and_waiting_for_other_rooms_is_its_own
 
     rooms = [Room("one", [], zero=0.0), Room("other", [], zero=0.001)]
     for room in rooms:
-        elsewhere = iter([0.005])
-        room.pipeline = Pipeline(1, Slow(), 0, HOP, room._made, lambda elsewhere=elsewhere: next(elsewhere, 0.0))
+        elsewhere = partial(next, iter([0.005]), 0.0)
+        room.pipeline = Pipeline(1, Slow(), 0, HOP, room._made, elsewhere)
         room.hear(1)
     for stage in Stage:
         run(rooms, stage)
@@ -180,7 +184,7 @@ def test_samples_of_another_epoch_are_dropped_and_an_ended_room_is_forgotten():
     assert turns.queued == 1
     began: list[Stage] = []
     for stage in (Stage.MOTION, Stage.MOTION, Stage.GENERATE, Stage.RENDER, Stage.RENDER):
-        turns.serve(stage, lambda stage=stage: began.append(stage))
+        turns.serve(stage, partial(began.append, stage))
     assert [part.first for part in made] == [0, 2] and len(began) == 5
     turns.push(7, 2, np.zeros(HOP_SAMPLES, np.float32), 0.0)
     turns.end(7)

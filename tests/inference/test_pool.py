@@ -30,6 +30,11 @@ def face(value: int) -> Portrait:
     return Portrait(cv2.imencode(".png", np.full((64, 64, 3), value, np.uint8))[1].tobytes())
 
 
+def kill(pid: int | None) -> None:
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
 class Viewer:
     """A room, and what came of it."""
 
@@ -50,6 +55,7 @@ class Viewer:
         self.frames.setdefault(made.epoch, []).extend(made.first + k for k in range(made.count))
         self.greys.update(int(picture.pixels[0, 0, 0]) for picture in pictures)
         self.core_seconds = made.core_seconds
+        self.channels = pictures[0].pixels.shape[2]
 
     def worker_lost(self, reason):
         self.lost.append(reason)
@@ -120,13 +126,11 @@ async def test_rooms_of_one_process_have_configurations_of_their_own(pools):
     opaque = await open_room(pool, 90)
     settings = config(picture=Picture(background="transparent"), stream=Stream(hop_frames=8))
     clear = await open_room(pool, 90, settings)
-    pictures = [[], []]
-    for viewer, seen in zip((opaque, clear), pictures, strict=True):
-        viewer.frames_ready = lambda made, frames, seen=seen: seen.append(frames)
+    for viewer in (opaque, clear):
         viewer.begin()
         viewer.speak(8)
-    await until(lambda: all(pictures))
-    assert pictures[0][0][0].pixels.shape[2] == 3 and pictures[1][0][0].pixels.shape[2] == 4
+    await until(lambda: opaque.shown and clear.shown)
+    assert (opaque.channels, clear.channels) == (3, 4)
 
 
 async def test_rooms_are_spread_over_processes_and_a_dead_one_touches_only_its_own(pools):
@@ -143,7 +147,7 @@ async def test_rooms_are_spread_over_processes_and_a_dead_one_touches_only_its_o
         viewer.begin()
         viewer.speak(2)
     await until(lambda: all(viewer.shown for viewer in rooms))
-    os.kill(killed, signal.SIGKILL)
+    kill(killed)
     for _ in range(20):
         for viewer in untouched:
             viewer.speak()
@@ -169,7 +173,7 @@ async def test_rooms_wait_for_the_successor_where_there_is_no_other_process(pool
     pool = pools()
     rooms = [await open_room(pool, value) for value in (30, 130)]
     killed = rooms[0].room.pid
-    os.kill(killed, signal.SIGKILL)
+    kill(killed)
     await until(lambda: all(viewer.lost for viewer in rooms))
     with pytest.raises(WorkerError, match="restarting"):
         await rooms[0].room.identify(face(1))
@@ -298,7 +302,7 @@ async def test_a_room_that_is_lost_again_and_again_takes_its_time(pools, monkeyp
     await until(lambda: sum(process.ready for process in pool.processes) == 2)
     pauses = []
     for n in range(3):
-        os.kill(viewer.room.pid, signal.SIGKILL)
+        kill(viewer.room.pid)
         await until(lambda n=n: viewer.ready == n + 2)
         pauses.append(viewer.room.retry_pause)
     assert pauses == [0.0, 0.2, 0.4] and len(viewer.lost) == 3
