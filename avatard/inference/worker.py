@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -101,6 +101,7 @@ class Worker:
         self._local = threading.local()  # a socket for each thread: they may not be shared
         self._engine_name = engine
         self._engine: Engine | None = None  # without a portrait: those of the rooms are made from it
+        self._warm: tuple[tuple[bytes, Portrait], _Shown] | None = None  # of the warm-up, until the first room
         self._frame_seconds = 0.0  # of a frame through all stages, in the warm-up
         self._rooms: dict[int, _Room] = {}
         self._turns = Turns()
@@ -152,10 +153,13 @@ class Worker:
             case ipc.Start():
                 config = msgspec.json.decode(command.config, type=Config)
                 setup(config.log)
-                load = partial(_load, self._engine_name, config, Portrait(parts[0], command.face, command.name))
-                engine = _in_background(load) if command.gently else load()
+                portrait = Portrait(parts[0], command.face, command.name)
+                load = partial(_load, self._engine_name, config, portrait)
+                shown = _in_background(load) if command.gently else load()
+                engine = shown.engine
                 self._frame_seconds = _warm_up(engine, config.stream.hop_frames, command.gently)
                 self._engine = engine.another(config)
+                self._warm = (command.config, portrait), shown
                 for number, stage in enumerate(list(Stage) * engine.at_once):
                     self._since[number] = 0.0
                     self._start(stage.name.lower(), partial(self._serve_stage, stage, number))
@@ -190,17 +194,20 @@ class Worker:
         """Portraits thread."""
         assert self._engine is not None
         config = msgspec.json.decode(command.config, type=Config)
+        warm, self._warm = self._warm, None
         try:
-            engine = self._engine.another(config)
-            digest, picture = engine.identify(portrait)
-            engine.begin(0, warm_up=True)  # tells now if the configuration does not fit
+            if warm is not None and warm[0] == (command.config, portrait):
+                shown = warm[1]  # the process was started for this room
+            else:
+                shown = _show(self._engine.another(config), portrait)
+            shown.engine.begin(0, warm_up=True)  # tells now if the configuration does not fit
         except UserError as error:
             self._send(ipc.RoomFailed(command.room, _one_line(error)))
             return
-        self._rooms[command.room] = _Room(command.room, config, engine)
-        height, width, _ = picture.pixels.shape
-        ready = ipc.Ready(digest, height, width, self._frame_seconds * config.stream.hop_frames, command.room)
-        self._send(ready, *_raw(picture))
+        self._rooms[command.room] = _Room(command.room, config, shown.engine)
+        height, width, _ = shown.picture.pixels.shape
+        hop_seconds = self._frame_seconds * config.stream.hop_frames
+        self._send(ipc.Ready(shown.digest, height, width, hop_seconds, command.room), *_raw(shown.picture))
 
     def _close(self, number: int) -> None:
         """Portraits thread."""
@@ -247,18 +254,28 @@ class Worker:
         self._send(ipc.WorkerFailed(_one_line(error) if user else f"{type(error).__name__}: {error}", user))
 
 
-def _load(engine: str, config: Config, portrait: Portrait) -> Engine:
+class _Shown(NamedTuple):
+    """An engine with a portrait."""
+
+    engine: Engine
+    digest: str
+    picture: Frame  # at rest
+
+
+def _show(engine: Engine, portrait: Portrait) -> _Shown:
+    return _Shown(engine, *engine.identify(portrait))
+
+
+def _load(engine: str, config: Config, portrait: Portrait) -> _Shown:
     """Import an engine, load its networks and show it a portrait."""
     module, _, function = engine.partition(":")
     make_engine: MakeEngine = getattr(importlib.import_module(module), function)
-    made = make_engine(config)
-    made.identify(portrait)
-    return made
+    return _show(make_engine(config), portrait)
 
 
-def _in_background(job: Callable[[], Engine]) -> Engine:
+def _in_background(job: Callable[[], _Shown]) -> _Shown:
     """Do a job on a thread that leaves the cores to others, where the system has niceness by thread."""
-    result: Future[Engine] = Future()
+    result: Future[_Shown] = Future()
 
     def run() -> None:
         if sys.platform == "linux":
