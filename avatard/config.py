@@ -102,7 +102,7 @@ class Video(Section, frozen=True):
 
 
 class Inference(Section, frozen=True):
-    """Where the networks run."""
+    """Where the networks run, and in how many processes."""
 
     device: Annotated[
         str,
@@ -112,6 +112,15 @@ class Inference(Section, frozen=True):
             extra={"allowed": "auto, cpu, mps, cuda or cuda:N"},
         ),
     ] = "auto"
+
+    workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=64,
+            description="processes that share the rooms, all started at once; 0: by cores, as rooms come",
+        ),
+    ] = 0
 
 
 class Portrait(Section, frozen=True):

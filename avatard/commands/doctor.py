@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from avatard.config import Config, Output, Tts, Zmq
 from avatard.errors import UserError
-from avatard.session.load import cores
+from avatard.inference.pool import cores
 
 #: `missing`: `serve` needs it. `note`: only an option needs it, or only speed suffers.
 State = Literal["ok", "note", "missing"]

@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from avatard.config import Config
 from avatard.engine import affine
 from avatard.engine.background import Background
+from avatard.engine.batch import MOST_SESSIONS
 from avatard.engine.compositor import Compositor, Drawn
 from avatard.engine.enlarged import EnlargedCompositor
 from avatard.engine.eye_motion import EyeMotion, look
@@ -31,6 +32,7 @@ from avatard.engine.idle_motion import Idle
 from avatard.engine.motion_stream import MotionStream
 from avatard.engine.networks import Networks
 from avatard.engine.portrait_check import warnings_of
+from avatard.engine.prepared import PreparedPortraits
 from avatard.engine.teeth import other_picture, teeth_of
 from avatard.engine.video_stream import Clip, PreparedPortrait, VideoStream
 from avatard.frame import Backdrop, Frame, HeadPose, Samples
@@ -198,28 +200,46 @@ class NeuralStream:
 class NeuralEngine:
     """Both networks and a portrait; see `engine_api.Engine`.
 
+    Args:
+        config: of the room.
+        beside: of another room, whose networks are used if the configuration asks for the same.
+
     Raises:
         UserError: weights are missing or do not fit, or the driving video cannot be used.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, beside: NeuralEngine | None = None) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self.timer: Timer = untimed
         self._config = config
         self._background = Background.of(config.picture.background)  # before what takes longer to load
         self._more = [(name, other_picture(name)) for name in config.portrait.more]
-        self.networks = Networks.load(config)
+        shared = beside if beside is not None and _weights(config) == _weights(beside._config) else None
+        self.networks: Networks = shared.networks if shared is not None else Networks.load(config)
+        self._portraits: PreparedPortraits = (
+            shared._portraits if shared is not None else PreparedPortraits(self.networks.mcvdm)
+        )
         self._driving = DrivingPose(Path(config.idle.pose_video)) if config.idle.pose_video else None
         self._size: tuple[int, int] | None = None  # width and height of frames: viewers keep those of the first person
         self._quality = (config.stream.motion_steps, config.stream.video_steps, 1, 1)
         self._person: Person | None = None
         self._streams: tuple[MotionStream, VideoStream] | None = None
 
+    @property
+    def at_once(self) -> int:
+        """See `engine_api.Engine`."""
+        return 1 if self.networks.passes is None else MOST_SESSIONS
+
+    def another(self, config: Config) -> NeuralEngine:
+        """See `engine_api.Engine`."""
+        return NeuralEngine(config, self)
+
     @refused_when_full("this portrait")
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
-        identity = Identity.find(portrait)
+        mean = MorphableModel.load().mean_68
+        identity, prepared = self._portraits.find(portrait, mean)
         for warning in warnings_of(identity):
             logger.warning("portrait", extra={"note": warning})
         picture = self._config.picture
@@ -230,11 +250,10 @@ class NeuralEngine:
         if painter is not None:
             filler = MouthFiller(painter, reference=teeth_of(identity, self._more), mouths=passes and passes.mouths)
         compositor = Compositor(identity, framing, self._background, filler)
-        mean = MorphableModel.load().mean_68
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
             identity,
-            PreparedPortrait.of(self.networks.mcvdm, identity, mean),
+            prepared,
             compositor,
             idle,
             EyeMotion(identity.pose, idle, self._config.idle.motion),
@@ -303,6 +322,11 @@ def ahead(items: Iterator[T], executor: Executor) -> Iterator[T]:
     while (item := following.result()) is not None:
         following = executor.submit(next, items, None)
         yield item
+
+
+def _weights(config: Config) -> tuple[object, ...]:
+    """Of a configuration, what decides which networks are loaded."""
+    return config.speech, config.motion.weights, config.video, config.inference
 
 
 def make_engine(config: Config) -> NeuralEngine:

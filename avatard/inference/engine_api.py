@@ -11,9 +11,19 @@ from avatard.errors import UserError
 from avatard.frame import Frame, Samples
 from avatard.portrait import Portrait
 
+
+class Piece(Protocol):
+    """What one stage hands to the next: something of consecutive frames."""
+
+    @property
+    def first(self) -> int:
+        """Absolute number of the first of them."""
+        ...
+
+
 #: What the motion network hands to the video network, and what that hands to the renderer.
-M = TypeVar("M")
-C = TypeVar("C")
+M = TypeVar("M", bound=Piece)
+C = TypeVar("C", bound=Piece)
 
 
 class EngineError(UserError):
@@ -34,8 +44,9 @@ def untimed(part: str) -> AbstractContextManager[None]:
 class Stream(Protocol, Generic[M, C]):
     """One unbroken run of both networks, in three stages that may run side by side.
 
-    Each method is called by one thread only, which is its stage's, and is given in order all that the stage before
-    yields. An iterable is used up before the method is called again, or the stream is given up.
+    Each method is called by one thread at a time, and is given in order all that the stage before yields. An iterable
+    is used up before the method is called again, or the stream is given up. Between two things that it yields, other
+    streams may have their turn, and another thread may go on with it.
     """
 
     def motion(self, samples: Samples) -> Iterable[M]:
@@ -49,9 +60,20 @@ class Stream(Protocol, Generic[M, C]):
 
 
 class Engine(Protocol):
-    """The two networks and a portrait."""
+    """The two networks and a portrait: one room."""
 
     timer: Timer  # of the streams that begin from now on
+
+    @property
+    def at_once(self) -> int:
+        """Rooms that each stage should serve at the same time: 1 where nothing is gained by more."""
+
+    def another(self, config: Config) -> Engine:
+        """An engine for another room: the same networks where the configuration allows it, and no portrait yet.
+
+        Raises:
+            UserError: the configuration cannot be used.
+        """
 
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """Use this portrait from the next `begin` on; return its digest, and itself as a frame at rest.

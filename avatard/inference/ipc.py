@@ -20,20 +20,37 @@ FACE_FLOATS = 3 * LANDMARKS + BLENDSHAPES + 8
 
 
 class Command(msgspec.Struct, frozen=True, tag=True):
-    """From the daemon to the inference process."""
+    """From the daemon to the inference process. Rooms have numbers, of which none is used twice."""
 
 
 class Start(Command, frozen=True):
-    """Load the networks, warm up and answer `Ready`; the portrait's bytes follow."""
+    """Load the networks, warm up with a portrait, whose bytes follow, and answer `Started`."""
 
     config: bytes  # JSON of avatard.config.Config
     name: str  # of the portrait, for messages
     face: int  # which one, from the left and from 1; 0: its only one
+    gently: bool = False  # others need the cores: take longer
+
+
+class OpenRoom(Command, frozen=True):
+    """Another room; answered by `Ready` or `RoomFailed`. The portrait's bytes follow."""
+
+    room: int
+    config: bytes
+    name: str
+    face: int
+
+
+class CloseRoom(Command, frozen=True):
+    """Forget all that belongs to a room."""
+
+    room: int
 
 
 class StartEpoch(Command, frozen=True):
-    """A new epoch: drop what is queued and in flight."""
+    """A new epoch: drop what of the room is queued and in flight."""
 
+    room: int
     epoch: int
     first_frame: int
 
@@ -41,18 +58,21 @@ class StartEpoch(Command, frozen=True):
 class PushAudio(Command, frozen=True):
     """The next samples of the epoch, float32, follow."""
 
+    room: int
     epoch: int
+    zero: float  # when frame 0 would be due, in seconds of the daemon's clock: the room that is in a hurry goes first
 
 
 class Identify(Command, frozen=True):
     """Check a portrait, whose bytes follow, and use it from the next `StartEpoch` on; answered by `Identified`."""
 
+    room: int
     request: int
     name: str
     face: int
 
 
-class QualityLevel(Command, frozen=True):
+class QualityLevel(msgspec.Struct, frozen=True):
     """How much work a frame may cost; see `Engine.set_quality`. Under overload the daemon asks for less."""
 
     motion_steps: int
@@ -66,6 +86,13 @@ class QualityLevel(Command, frozen=True):
         return 1 / self.size_divisor
 
 
+class SetQuality(Command, frozen=True):
+    """Another level for a room."""
+
+    room: int
+    level: QualityLevel
+
+
 class Stop(Command, frozen=True):
     """Leave."""
 
@@ -74,13 +101,25 @@ class Event(msgspec.Struct, frozen=True, tag=True):
     """From the inference process to the daemon."""
 
 
+class Started(Event, frozen=True):
+    """The process is warm: rooms may be opened."""
+
+
 class Ready(Event, frozen=True):
-    """Warmed up; the portrait at rest follows as one frame: its face and its pixels."""
+    """A room is open; its portrait at rest follows as one frame: its face and its pixels."""
 
     digest: str
     height: int
     width: int
-    hop_seconds: float  # median of a hop through all stages to its first frames, in the warm-up
+    hop_seconds: float  # of a hop through all stages to its first frames, as measured in the warm-up of the process
+    room: int = 0
+
+
+class RoomFailed(Event, frozen=True):
+    """A room cannot be opened: a `UserError`."""
+
+    room: int
+    message: str
 
 
 class Identified(Event, frozen=True):
@@ -100,6 +139,10 @@ class FramesReady(Event, frozen=True):
 
     Where only a rectangle moves, the pixels are the rectangle's; what it belongs into follows as a third part with the
     first frames of a person, and is kept until another one comes.
+
+    What each stage took for them is told twice. Seconds by the wall count from when the stage could have begun, so
+    that they include its waiting for a core and for other rooms: their rate says whether it keeps up. Core-seconds are
+    what it used, on all threads: they are the same on a busy machine, and add up over rooms.
     """
 
     epoch: int
@@ -107,10 +150,12 @@ class FramesReady(Event, frozen=True):
     count: int
     height: int
     width: int
-    motion_seconds: float  # what each stage took for them, waiting for a core included
+    motion_seconds: float
     generate_seconds: float
     render_seconds: float
     moving: Rectangle | None = None
+    core_seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)  # motion, generate, render
+    room: int = 0
 
 
 class Heartbeat(Event, frozen=True):
@@ -128,8 +173,10 @@ class WorkerFailed(Event, frozen=True):
     user: bool = False  # a `UserError`: no restart cures it
 
 
-AnyCommand = Start | StartEpoch | PushAudio | Identify | QualityLevel | Stop
-AnyEvent = Ready | Identified | FramesReady | Heartbeat | WorkerFailed
+AnyCommand = Start | OpenRoom | CloseRoom | StartEpoch | PushAudio | Identify | SetQuality | Stop
+#: What a room is told of.
+RoomEvent = Ready | RoomFailed | FramesReady
+AnyEvent = Started | RoomEvent | Identified | Heartbeat | WorkerFailed
 
 
 def pack_faces(frames: Sequence[Frame]) -> bytes:

@@ -1,35 +1,32 @@
-"""The daemon's side of the inference process: starts it, talks to it, and starts another one when it dies or hangs."""
+"""One room as the daemon sees it: it has a process that makes its pictures, and gets another one when that is lost."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import sys
-import tempfile
-from typing import Protocol, cast
+import math
+from collections import deque
+from typing import Protocol
 
 import msgspec
 import numpy as np
 import zmq
-import zmq.asyncio
 
 from avatard.clock import monotonic
 from avatard.config import Config
 from avatard.errors import UserError
 from avatard.frame import Backdrop, Frame, Samples
 from avatard.inference import ipc
+from avatard.inference.process import InferenceProcess
 from avatard.portrait import Portrait, PortraitError
-from avatard.protocols.tasks import cancel_and_wait
 
-logger = logging.getLogger(__name__)
-
-SILENT_SECONDS = 3.0  # without a beat
-BUSY_SECONDS = 5.0  # at one job
-START_SECONDS = 90.0  # until ready
-STOP_SECONDS = 2.0
+STEADY_SECONDS = 30.0  # a process that was lost after less is not trusted at once
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 10.0
+OPEN_SECONDS = 60.0  # until a warm process has opened the room
+LOAD_SECONDS = 10.0  # that the load is the mean of
+QUIET_SECONDS, QUIET_LEVEL = 2.0, 0.02  # a room in which nothing louder was said for so long may move
+
+RESTARTING = "the inference process is restarting; try again"
 
 
 class WorkerError(UserError):
@@ -48,76 +45,127 @@ class Listener(Protocol):
         """There are pictures."""
 
     def worker_lost(self, reason: str) -> None:
-        """The process is gone; another one is being started."""
+        """The process is gone; another one is looked for, or being started."""
+
+
+class Pool(Protocol):
+    """What a room needs of the pool of processes."""
+
+    def join(self, room: Supervisor) -> None:
+        """Find it a process, now and whenever it has none."""
+
+    async def leave(self, room: Supervisor) -> None:
+        """It needs none any more."""
+
+    def settle(self) -> None:
+        """Look again what is to be done."""
 
 
 class Supervisor:
-    """One inference process at a time.
+    """A room.
 
     Args:
+        number: no other room of the pool has it, ever.
         config: sent to the process.
         portrait: the first identity.
-        engine: `module:function` that makes the engine in the process.
+        pool: finds it a process.
     """
 
-    def __init__(self, config: Config, portrait: Portrait, engine: str) -> None:
+    def __init__(self, number: int, config: Config, portrait: Portrait, pool: Pool) -> None:
+        self.number = number
+        self.config = config
+        self.portrait = portrait
         self.restarts = 0
-        self.resident_bytes = 0
-        self.queued = 0
-        self._config = config
-        self._portrait = portrait
+        self.was_ready = False
+        self.retry_pause = 0.0  # after the last loss, in seconds
+        self._pool = pool
         self._listener: Listener
-        self._engine = engine
-        self._process: asyncio.subprocess.Process | None = None
-        self._commands: zmq.asyncio.Socket | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._ready = False
-        self._failed: ipc.WorkerFailed | None = None
-        self._beat = 0.0
-        self._busy = 0.0
-        self._requests = 0
-        self._answers: dict[int, asyncio.Future[tuple[str, Frame]]] = {}
+        self._first: asyncio.Future[None]
+        self._process: InferenceProcess | None = None  # the room is open in it
+        self._next: InferenceProcess | None = None  # the room is being opened in it
+        self._late: asyncio.TimerHandle | None = None  # meanwhile
+        self._open_since = 0.0
+        self._retry_at = 0.0
+        self._heard_at = 0.0
+        self._checking = 0  # portraits
+        self._backdrop: Backdrop | None = None
+        self._spent: deque[tuple[float, ipc.FramesReady]] = deque()  # when, and what for
 
     @property
     def ready(self) -> bool:
-        """Whether a warm process waits for work."""
-        return self._ready
+        """Whether the room is open in a process that is not known to be gone."""
+        return self._process is not None and self._process.ready
 
     @property
     def pid(self) -> int | None:
         """The process now, if there is one."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def queued(self) -> int:
+        """What waits in the process, of all its rooms."""
+        return self._process.queued if self._process is not None else 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the process, with all its rooms."""
+        return self._process.resident_bytes if self._process is not None else 0
+
+    @property
+    def core_seconds(self) -> tuple[float, float, float]:
+        """What motion, generate and render take for a frame now; nothing where no frame was made lately."""
+        self._forget()
+        frames = sum(made.count for _, made in self._spent)
+        motion, generate, render = (
+            sum(made.core_seconds[stage] for _, made in self._spent) / max(frames, 1) for stage in range(3)
+        )
+        return motion, generate, render
+
+    @property
+    def load(self) -> float:
+        """Cores that the room used lately."""
+        self._forget()
+        return sum(sum(made.core_seconds) for _, made in self._spent) / LOAD_SECONDS
+
     async def start(self, listener: Listener) -> None:
-        """Start the process and wait until it is warm.
+        """Find a process, open the room in it and wait until it is there.
 
         Args:
             listener: told of everything from now on.
 
         Raises:
-            WorkerError: it could not be started; a mistake of the user has its text.
+            WorkerError: it could not be opened; a mistake of the user has its text.
         """
         self._listener = listener
-        first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._keep_running(first), name="supervisor")
-        await first
+        self._first = asyncio.get_running_loop().create_future()
+        self._pool.join(self)
+        await self._first
 
     async def stop(self) -> None:
-        """Stop the process for good."""
-        await cancel_and_wait(self._task)
-        self._task = None
+        """Close the room for good."""
+        self._give_up_opening()
+        self._leave_process()
+        await self._pool.leave(self)
 
     def start_epoch(self, epoch: int, first_frame: int) -> None:
         """Start a new epoch."""
-        self._send(ipc.StartEpoch(epoch, first_frame))
+        self._send(ipc.StartEpoch(self.number, epoch, first_frame))
 
-    def push_audio(self, epoch: int, samples: Samples) -> None:
-        """Give the epoch's next samples."""
-        self._send(ipc.PushAudio(epoch), samples.tobytes())
+    def push_audio(self, epoch: int, samples: Samples, zero: float = 0.0) -> None:
+        """Give the epoch's next samples.
+
+        Args:
+            epoch: theirs.
+            samples: float32 `[T]`.
+            zero: when frame 0 would be due, in seconds of `clock.monotonic`.
+        """
+        if np.abs(samples).max(initial=0.0) > QUIET_LEVEL:
+            self._heard_at = monotonic()
+        self._send(ipc.PushAudio(self.number, epoch, zero), samples.tobytes())
 
     def set_quality(self, level: ipc.QualityLevel) -> None:
         """Change how much work is put in."""
-        self._send(level)
+        self._send(ipc.SetQuality(self.number, level))
 
     async def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """Check a portrait and use it from the next `begin` on; its digest, and itself as a picture at rest.
@@ -126,159 +174,125 @@ class Supervisor:
             PortraitError: it cannot be used.
             WorkerError: the process is not there, or went away meanwhile.
         """
-        if not self._ready:
-            raise WorkerError("the inference process is restarting; try again")
-        self._requests += 1
-        request = self._requests
-        answer: asyncio.Future[tuple[str, Frame]] = asyncio.get_running_loop().create_future()
-        self._answers[request] = answer
+        if self._process is None or not self._process.ready:
+            raise WorkerError(RESTARTING)
+        self._checking += 1
+        self._give_up_opening()
         try:
-            self._send(ipc.Identify(request, portrait.name, portrait.face), portrait.data)
-            digest, picture = await answer
+            answer, parts = await self._process.identify(self.number, portrait)
+        except ConnectionError:
+            raise WorkerError(RESTARTING) from None
         finally:
-            del self._answers[request]
-        self._portrait = portrait
-        return digest, picture
-
-    def _send(self, command: ipc.AnyCommand, *parts: bytes) -> None:
-        if self._commands is None:
-            return
-        # zmq.Again means that the process is gone, or hangs with a full queue: the watch finds out.
-        sent = cast(
-            "asyncio.Future[None]",
-            self._commands.send_multipart([msgspec.msgpack.encode(command), *parts], zmq.NOBLOCK),
-        )
-        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def _keep_running(self, first: asyncio.Future[None]) -> None:
-        pause = FIRST_RETRY_SECONDS
-        while True:
-            started = monotonic()
-            try:
-                reason = await self._run_once(first)
-            except Exception as error:  # whatever it was, an avatar that comes back is better than none
-                logger.debug("inference process not run", exc_info=True)
-                reason = f"it cannot be run: {error}"
-            if not first.done():  # a process that was never ready is not worth another try
-                said = reason if self._failed is not None else f"the inference process did not start: {reason}"
-                first.set_exception(WorkerError(said))
-                return
-            self.restarts += 1
-            logger.error("inference process lost", extra={"reason": reason, "restarts": self.restarts})
-            self._listener.worker_lost(reason)
-            pause = FIRST_RETRY_SECONDS if monotonic() - started > 30 else min(2 * pause, LAST_RETRY_SECONDS)
-            await asyncio.sleep(pause)
-
-    async def _run_once(self, first: asyncio.Future[None]) -> str:
-        """One process from start to end; says why it ended."""
-        self._failed = None
-        with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
-            context = zmq.asyncio.Context()
-            commands, events = context.socket(zmq.PUSH), context.socket(zmq.PULL)
-            commands.linger = events.linger = 0
-            tasks: list[asyncio.Task[str]] = []
-            try:
-                commands.bind(f"ipc://{folder}/commands")
-                events.bind(f"ipc://{folder}/events")
-                self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "avatard.inference.worker"),
-                    *(f"ipc://{folder}/commands", f"ipc://{folder}/events", self._engine),
-                    stdin=asyncio.subprocess.PIPE,
-                    start_new_session=True,  # Ctrl-C is the daemon's: it stops the process in good order
-                    # More OpenMP threads than one per stage were measured slower; idle ones must not spin.
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-                )
-                self._commands = commands
-                self._beat, self._busy = monotonic(), 0.0
-                tasks = [
-                    asyncio.create_task(self._exit(self._process)),
-                    asyncio.create_task(self._watch(commands)),
-                    asyncio.create_task(self._listen(events, first)),
-                ]
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                if tasks[0] in done and self._failed is None:
-                    # What it said last may still be in the socket.
-                    await asyncio.wait(tasks[2:], timeout=0.2)
-                return self._reason(done)
-            finally:
-                self._ready = False
-                await self._end(tasks)
-                self._commands = self._process = None
-                commands.close()
-                events.close()
-                context.term()
-
-    def _reason(self, done: set[asyncio.Task[str]]) -> str:
-        """Why the process is gone: its own words if it had any."""
-        return self._failed.message if self._failed is not None else done.pop().result()
-
-    async def _end(self, tasks: list[asyncio.Task[str]]) -> None:
-        await cancel_and_wait(tasks)
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(WorkerError("the inference process is restarting; try again"))
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        self._send(ipc.Stop())
-        try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS if self._responsive else 0.01)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+            self._checking -= 1
+        if answer.error:
+            raise PortraitError(answer.error, code=answer.code, **answer.fields)
+        self.portrait = portrait
+        return answer.digest, _frames(1, answer, parts)[0]
 
     @property
-    def _responsive(self) -> bool:
-        return monotonic() - self._beat < 1.0 and self._busy < 1.0
+    def homeless(self) -> bool:
+        """Whether it has no process, nor is about to have one."""
+        return self._process is None and self._next is None
 
-    async def _exit(self, process: asyncio.subprocess.Process) -> str:
-        code = await process.wait()
-        return f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
+    @property
+    def patient(self) -> bool:
+        """Whether it shall not have a process yet: it lost too many."""
+        return monotonic() < self._retry_at
 
-    async def _watch(self, commands: zmq.asyncio.Socket) -> str:
-        """Send the first command, and return when the process hangs."""
-        started = monotonic()
-        start = ipc.Start(msgspec.json.encode(self._config), self._portrait.name, self._portrait.face)
-        # Waits for the process to connect, which no other command has to.
-        await commands.send_multipart([msgspec.msgpack.encode(start), self._portrait.data])
-        while True:
-            await asyncio.sleep(0.25)
-            if not self._ready:
-                if monotonic() - started > START_SECONDS:
-                    return f"it was not ready after {START_SECONDS:.0f} s"
-            elif monotonic() - self._beat > SILENT_SECONDS:
-                return f"it was silent for {SILENT_SECONDS:.0f} s"
-            elif self._busy > BUSY_SECONDS:
-                return f"it was busy with one job for {self._busy:.0f} s"
+    @property
+    def quiet(self) -> bool:
+        """Whether it may move to another process: it is open in one, and nothing was said for a while."""
+        busy = self._next is not None or self._checking or monotonic() - self._heard_at < QUIET_SECONDS
+        return self.ready and not busy
 
-    async def _listen(self, events: zmq.asyncio.Socket, first: asyncio.Future[None]) -> str:
-        decoder = msgspec.msgpack.Decoder(ipc.AnyEvent)
-        backdrop: Backdrop | None = None
-        while True:
-            head, *parts = await events.recv_multipart(copy=False)
-            event = decoder.decode(head.buffer)
-            match event:
-                case ipc.Heartbeat():
-                    self._beat, self._busy = monotonic(), event.busy_seconds
-                    self.queued, self.resident_bytes = event.queued, event.resident_bytes
-                case ipc.FramesReady():
-                    backdrop = _backdrop(event, parts, backdrop)
-                    self._listener.frames_ready(event, _frames(event.count, event, parts, backdrop))
-                case ipc.Ready():
-                    self._ready, self._beat = True, monotonic()
-                    self._listener.worker_ready(event, _frames(1, event, parts)[0])
-                    if not first.done():
-                        first.set_result(None)
-                case ipc.Identified():
-                    answer = self._answers.get(event.request)
-                    if answer is not None and not answer.done():
-                        if event.error:
-                            answer.set_exception(PortraitError(event.error, code=event.code, **event.fields))
-                        else:
-                            answer.set_result((event.digest, _frames(1, event, parts)[0]))
-                case ipc.WorkerFailed():
-                    self._failed = event
-                    return event.message
+    def enter(self, process: InferenceProcess) -> None:
+        """Open the room in a warm process; the one it has now, if any, serves it until then."""
+        self._next = process
+        process.rooms[self.number] = self
+        portrait = self.portrait
+        opening = ipc.OpenRoom(self.number, msgspec.json.encode(self.config), portrait.name, portrait.face)
+        process.send(opening, portrait.data)
+        late = ipc.RoomFailed(self.number, f"the room was not open after {OPEN_SECONDS:.0f} s")
+        self._late = asyncio.get_running_loop().call_later(OPEN_SECONDS, self.received, late, [])
+
+    def lost(self, reason: str, process: InferenceProcess | None = None) -> None:
+        """A process is gone, or the room cannot be opened again, or none can be started."""
+        if process is self._next:
+            self._give_up_opening()
+            if self.ready:
+                return  # it was to move, and stays
+        steady = self._process is not None and monotonic() - self._open_since > STEADY_SECONDS
+        self._leave_process()
+        if self.was_ready:
+            self.restarts += 1
+            self._listener.worker_lost(reason)
+        # A room that is lost again and again may be the reason, and shall not take one process after the other along.
+        if self._retry_at and not steady:
+            self.retry_pause = min(max(FIRST_RETRY_SECONDS, 2 * self.retry_pause), LAST_RETRY_SECONDS)
+        else:
+            self.retry_pause = 0.0
+        self._retry_at = monotonic() + self.retry_pause
+        asyncio.get_running_loop().call_later(self.retry_pause, self._pool.settle)
+
+    def refuse(self, message: str) -> None:
+        """`start` fails."""
+        self._retry_at = math.inf
+        if not self._first.done():
+            self._first.set_exception(WorkerError(message))
+
+    def received(self, event: ipc.RoomEvent, parts: list[zmq.Frame]) -> None:
+        """See `process.Resident`."""
+        match event:
+            case ipc.FramesReady():
+                self._forget()
+                self._spent.append((monotonic(), event))
+                self._backdrop = _backdrop(event, parts, self._backdrop)
+                self._listener.frames_ready(event, _frames(event.count, event, parts, self._backdrop))
+            case ipc.Ready() if self._next is not None:
+                self._leave_process()
+                self._process, self._next = self._next, None
+                self._opening_ends()
+                self._open_since, self.was_ready = monotonic(), True
+                self._listener.worker_ready(event, _frames(1, event, parts)[0])
+                if not self._first.done():
+                    self._first.set_result(None)
+            case ipc.RoomFailed() if self.was_ready:
+                self.lost(event.message, self._next)
+            case ipc.RoomFailed():
+                self._give_up_opening()
+                self.refuse(event.message)
+
+    def _leave_process(self) -> None:
+        """The room is not open any more."""
+        if self._process is not None:
+            self._close_in(self._process)
+        self._process = self._backdrop = None
+
+    def _give_up_opening(self) -> None:
+        """The room is not being opened any more."""
+        if self._next is not None:
+            self._close_in(self._next)
+        self._next = None
+        self._opening_ends()
+
+    def _opening_ends(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late = None
+
+    def _close_in(self, process: InferenceProcess) -> None:
+        process.rooms.pop(self.number, None)
+        process.send(ipc.CloseRoom(self.number))
+
+    def _send(self, command: ipc.AnyCommand, *parts: bytes) -> None:
+        if self._process is not None:
+            self._process.send(command, *parts)
+
+    def _forget(self) -> None:
+        """What was spent too long ago."""
+        since = monotonic() - LOAD_SECONDS
+        while self._spent and self._spent[0][0] < since:
+            self._spent.popleft()
 
 
 def _frames(

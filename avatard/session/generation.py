@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from avatard.clock import monotonic
 from avatard.config import Stream
 from avatard.frame import Frame
 from avatard.inference import ipc
@@ -79,7 +80,7 @@ class Generation:
                 self.supervisor.start_epoch(command.epoch, command.first_frame)
                 self._latency.epoch_started()
             else:
-                self.supervisor.push_audio(command.epoch, command.samples)
+                self.supervisor.push_audio(command.epoch, command.samples, monotonic() - now / FPS)
                 self._latency.audio_sent(command, now)
 
     def frame_played(self, speaking: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import deque
 from typing import Final
 
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatard.inference.ipc import FramesReady
+from avatard.inference.pool import cores
 from avatard.timebase import FPS
 
 #: In the order in which a frame passes them.
@@ -20,11 +19,6 @@ STAGES: Final = ("motion", "generate", "render")
 def seconds_of(ready: FramesReady) -> tuple[float, float, float]:
     """What each of the STAGES took for these frames."""
     return ready.motion_seconds, ready.generate_seconds, ready.render_seconds
-
-
-def cores() -> int:
-    """Cores that this process and its children may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class StageLoad:

@@ -19,6 +19,7 @@ import numpy as np
 
 from avatard.clock import MediaClock
 from avatard.config import Config
+from avatard.inference.pool import open_alone
 from avatard.inference.supervisor import Supervisor
 from avatard.playout.audio_timeline import Timing
 from avatard.playout.scheduler import PlayoutFrame, Scheduler
@@ -43,7 +44,7 @@ class Session:
         config: the effective configuration.
         portrait: whom to show.
         engine: `module:function` that makes the engine in the inference process.
-        make_supervisor: makes what runs that process.
+        make_supervisor: finds it a process; see `inference.pool`.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Session:
         config: Config,
         portrait: Portrait,
         engine: str = ENGINE,
-        make_supervisor: Callable[[Config, Portrait, str], Supervisor] = Supervisor,
+        make_supervisor: Callable[[Config, Portrait, str], Supervisor] = open_alone,
     ) -> None:
         self.clock = MediaClock()
         self.metrics = Metrics()

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from avatard.commands.render import play_out
-from avatard.config import Config, Motion, Stream, Video
+from avatard.config import Config, Motion, Picture, Stream, Video
 from avatard.engine.engine import ahead, make_engine
+from avatard.engine.identity import Identity
 from avatard.engine.networks import shared_passes
+from avatard.engine.prepared import PreparedPortraits
 from avatard.engine.video_stream import PreparedPortrait
 from avatard.errors import UserError
 from avatard.frame import Sound
@@ -22,6 +24,7 @@ from avatard.inference.engine_api import EngineError
 from avatard.models import checkpoint
 from avatard.models.atom.model import AtomConfig
 from avatard.models.device import DeviceError
+from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
 from avatard.playout.audio_timeline import Timing
 from avatard.playout.scheduler import AudioChunk, PlayoutFrame, Scheduler
@@ -100,6 +103,56 @@ def test_only_the_first_take_of_a_face_begins_with_the_portrait(engine):
     assert mouth_opening(first) > mouth_opening(second) + 0.02  # she smiles; an interrupt is to close the mouth
     engine.identify(Portrait.read(PORTRAIT))
     np.testing.assert_array_equal(run(engine, speech(14))[0][1].landmarks, first)
+
+
+def test_rooms_share_the_networks_and_nothing_else(config, engine):
+    """Their clips are made by turns; each has the frames that it would have alone."""
+    transparent = msgspec.structs.replace(config, picture=Picture(background="transparent", size=256))
+    other = engine.another(transparent)
+    assert other.networks is engine.networks
+    other.identify(Portrait.read(PORTRAIT))
+    other.begin(0)
+    rooms = [(engine, speech(20)), (other, 0.3 * speech(20))]
+    alone = [[frame.pixels for _, frame in run(room, sound)] for room, sound in rooms]
+    streams = [room.begin(0) for room, _ in rooms]
+    made: list[list[np.ndarray]] = [[], []]
+    clips = [clips_of(stream, sound) for stream, (_, sound) in zip(streams, rooms, strict=True)]
+    for pair in zip(*clips, strict=True):
+        rendered = [stream.render(clip) for stream, clip in zip(streams, pair, strict=True)]
+        while rendered:
+            for room, pictures in enumerate(list(rendered)):
+                some = next(pictures, None)
+                if some is None:
+                    rendered = []
+                else:
+                    made[room] += [frame.pixels for frame in some[1]]
+    for seen, expected in zip(made, alone, strict=True):
+        assert len(seen) == len(expected) > 10
+        np.testing.assert_array_equal(np.stack(seen), np.stack(expected))
+    loaded = engine.another(msgspec.structs.replace(config, motion=Motion(weights=config.motion.weights, gain=2.0)))
+    assert loaded.networks is engine.networks
+    assert make_engine(config).networks is not engine.networks
+
+
+def test_a_portrait_that_was_seen_lately_is_not_looked_at_again(config, engine, monkeypatch):
+    looked: list[Portrait] = []
+    find = Identity.find
+
+    def counting(portrait: Portrait) -> Identity:
+        looked.append(portrait)
+        return find(portrait)
+
+    monkeypatch.setattr(Identity, "find", counting)
+    known = PreparedPortraits(engine.networks.mcvdm)
+    mean = MorphableModel.load().mean_68
+    data = Portrait.read(PORTRAIT).data
+    first = known.find(Portrait(data), mean)
+    assert known.find(Portrait(data, name="again"), mean) is first and len(looked) == 1
+    monkeypatch.setattr("avatard.engine.prepared.KEPT", 1)
+    known.find(Portrait(data, face=1), mean)
+    assert len(looked) == 2
+    known.find(Portrait(data), mean)
+    assert len(looked) == 3, "it made room"
 
 
 def spoken(config, **motion):

@@ -14,6 +14,7 @@ from avatard.config import Config
 from avatard.frame import Frame, Samples
 from avatard.inference.engine_api import EngineError
 from avatard.inference.ipc import FramesReady, QualityLevel, Ready
+from avatard.inference.pool import InferencePool
 from avatard.inference.supervisor import Listener, Supervisor, WorkerError
 from avatard.portrait import Portrait, PortraitError
 from tests.support.warp_engine import WarpEngine, WarpStream
@@ -58,7 +59,7 @@ class InlineSupervisor(Supervisor):
     compute_seconds = COMPUTE_SECONDS
 
     def __init__(self, config: Config, portrait: Portrait, engine: str) -> None:
-        super().__init__(config, portrait, engine)
+        super().__init__(1, config, portrait, InferencePool(config, engine))
         self.engine = WarpEngine(config)
         self.engine.seconds_per_frame = 0
         self.first_portrait = portrait
@@ -98,7 +99,7 @@ class InlineSupervisor(Supervisor):
         if self._up:
             self._epoch, self._stream = epoch, self.engine.begin(first_frame)
 
-    def push_audio(self, epoch: int, samples: Samples) -> None:
+    def push_audio(self, epoch: int, samples: Samples, zero: float = 0.0) -> None:
         self.chunks.append(len(samples))
         if self._stream is None or epoch != self._epoch:
             return

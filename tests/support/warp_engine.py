@@ -64,6 +64,7 @@ class WarpStream:
 
 class WarpEngine:
     trap = ""
+    at_once = 1
     seconds_per_frame = 0.002
 
     def __init__(self, config: Config) -> None:
@@ -71,6 +72,9 @@ class WarpEngine:
         self.timer: Timer = untimed
         self.portrait = np.zeros((SIZE, SIZE, 3), np.uint8)
         self.backdrop = Backdrop(self.portrait, MOUTH)
+
+    def another(self, config: Config) -> "WarpEngine":
+        return type(self)(config)
 
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         face, name = portrait.face, portrait.name
@@ -114,37 +118,22 @@ class WarpEngine:
         return Frame(pixels, landmarks, blendshapes, head, self.backdrop)
 
 
-def make(config: Config) -> WarpEngine:
-    return WarpEngine(config)
-
-
-def make_hanging(config: Config) -> WarpEngine:
+class HangingEngine(WarpEngine):
     """Hangs in its first clip after the warm-up."""
-    engine = WarpEngine(config)
-    begin, begun = engine.begin, []
 
-    def counting(first_frame: int, warm_up: bool = False) -> WarpStream:
-        begun.append(first_frame)
-        engine.trap = "hang" if len(begun) > 1 else ""
-        return begin(first_frame, warm_up)
-
-    engine.begin = counting  # type: ignore[method-assign]
-    return engine
+    def begin(self, first_frame: int, warm_up: bool = False) -> WarpStream:
+        self.trap = "" if warm_up else "hang"
+        return super().begin(first_frame, warm_up)
 
 
-def make_slow_eyed(config: Config) -> WarpEngine:
+class SlowEyedEngine(WarpEngine):
     """Looks at a portrait for as long as the file named by `LOOK_WHILE` is there."""
-    engine = WarpEngine(config)
-    identify = engine.identify
-    held = Path(os.environ["LOOK_WHILE"])
 
-    def slowly(portrait: Portrait) -> tuple[str, Frame]:
+    def identify(self, portrait: Portrait) -> tuple[str, Frame]:
+        held = Path(os.environ["LOOK_WHILE"])
         while held.exists():
             time.sleep(0.05)
-        return identify(portrait)
-
-    engine.identify = slowly  # type: ignore[method-assign]
-    return engine
+        return super().identify(portrait)
 
 
 class Lingering(Motion):
@@ -154,26 +143,50 @@ class Lingering(Motion):
         time.sleep(0.4)
 
 
-def make_lingering(config: Config) -> WarpEngine:
+class LingeringEngine(WarpEngine):
     """Warms up for seconds, and is not done at once when it has made the last pictures."""
-    engine = WarpEngine(config)
-    begin = engine.begin
 
-    def lingering(first_frame: int, warm_up: bool = False) -> WarpStream:
-        stream = begin(first_frame, warm_up)
+    def begin(self, first_frame: int, warm_up: bool = False) -> WarpStream:
+        stream = super().begin(first_frame, warm_up)
         if warm_up:
             stream.generate = lambda motion: iter([Lingering(*motion)])  # type: ignore[method-assign]
         return stream
 
-    engine.begin = lingering  # type: ignore[method-assign]
-    return engine
+
+class SlowEngine(WarpEngine):
+    """As slow as real time, once it is warm."""
+
+    seconds_per_frame = 0.02
+
+
+class ParallelEngine(WarpEngine):
+    """Serves several rooms at once, as on a GPU."""
+
+    at_once = 3
+
+
+def make(config: Config) -> WarpEngine:
+    return WarpEngine(config)
+
+
+def make_hanging(config: Config) -> WarpEngine:
+    return HangingEngine(config)
+
+
+def make_slow_eyed(config: Config) -> WarpEngine:
+    return SlowEyedEngine(config)
+
+
+def make_lingering(config: Config) -> WarpEngine:
+    return LingeringEngine(config)
+
+
+def make_parallel(config: Config) -> WarpEngine:
+    return ParallelEngine(config)
 
 
 def make_slow(config: Config) -> WarpEngine:
-    """As slow as real time, once it is warm."""
-    engine = WarpEngine(config)
-    engine.seconds_per_frame = 0.02
-    return engine
+    return SlowEngine(config)
 
 
 def make_broken(config: Config) -> WarpEngine:
