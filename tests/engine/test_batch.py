@@ -98,6 +98,14 @@ def test_video_is_the_same_whoever_shares_its_passes(count):
         close(one_made, pass_.made[-1])
 
 
+def test_a_clip_without_a_new_frame_has_no_layers():
+    stream = VideoStream(
+        MODEL, portraits(1)[0], clip=8, hop=3, fade=5, layers=lambda inputs: make_layers(MODEL, inputs)
+    )
+    clips = list(stream.generate(*motion(0, 6)))
+    assert [sum(len(made) for _, made in stream.layers(clip)) for clip in clips] == [0, 1]
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_motion_is_the_same_whoever_shares_its_passes(count):
     torch.manual_seed(1)
