@@ -35,7 +35,7 @@ class CudaRecord:
         """See `Record`."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
-            stream = self._stream = self._stream or torch.cuda.Stream()
+            stream = self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
             # Libraries prepare themselves for each thread and stream, which cannot be recorded.
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
