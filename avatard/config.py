@@ -108,7 +108,7 @@ class Inference(Section, frozen=True):
         str,
         Meta(
             pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$",
-            description="of the networks: cpu, cuda (cuda:1: the second), mps; auto: a GPU where there is one",
+            description="where the networks run: cpu, cuda (cuda:1 is the second), mps; auto: a GPU where there is one",
             extra={"allowed": "auto, cpu, mps, cuda or cuda:N"},
         ),
     ] = "auto"

@@ -134,7 +134,8 @@ def memory_each(engine: Engine, portrait: Portrait, config: Config, count: int =
         for motion in kept[-1].motion(voice(4 * config.stream.hop_frames / FPS)):
             for clip in kept[-1].generate(motion):
                 list(kept[-1].render(clip))
-    return max(0.0, (process.memory_info().rss - before) / count / 1e6)
+    grown = int(process.memory_info().rss) - int(before)
+    return max(0.0, grown / count / 1e6)
 
 
 def sessions(engine: Engine, portrait: Portrait, config: Config, costs: dict[str, dict[str, float]]) -> Report:

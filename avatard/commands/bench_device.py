@@ -51,7 +51,7 @@ class _Session:
             hop_frames=stream.hop_frames,
             lookahead_ms=stream.lookahead_ms,
             steps=stream.motion_steps,
-            hops=passes and passes.motion,
+            hops=passes.motion,
         )
         self._video = VideoStream(
             networks.mcvdm,
@@ -60,8 +60,8 @@ class _Session:
             hop=stream.hop_frames,
             fade=stream.fade_frames,
             steps=stream.video_steps,
-            hops=passes and passes.hops,
-            layers=passes and passes.layers,
+            hops=passes.hops,
+            layers=passes.layers,
         )
 
     def run(self, hops: int, voice: NDArray[np.float32]) -> None:

@@ -68,7 +68,7 @@ def together(run: Callable[..., O], inputs: Sequence[I], *settings: int) -> list
     made = run(rebuilt(inputs[0], joined), *settings)
     counts = [len(next(leaves(one))) for one in inputs]
     # Copies: a part would keep all of the pass's memory for as long as one of its sessions lives.
-    split = zip(*([part.clone() for part in whole.split(counts)] for whole in leaves(made)), strict=True)
+    split = zip(*([part.clone() for part in torch.split(whole, counts)] for whole in leaves(made)), strict=True)
     return [rebuilt(made, iter(parts)) for parts in split]
 
 

@@ -248,7 +248,7 @@ class NeuralEngine:
         painter, passes = self.networks.painter, self.networks.passes
         filler = None
         if painter is not None:
-            filler = MouthFiller(painter, reference=teeth_of(identity, self._more), mouths=passes and passes.mouths)
+            filler = MouthFiller(painter, reference=teeth_of(identity, self._more), mouths=passes.mouths)
         compositor = Compositor(identity, framing, self._background, filler)
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
@@ -287,7 +287,7 @@ class NeuralEngine:
             idle=person.idle,
             start_from_portrait=person.start_from_portrait,
             timer=self.timer,
-            hops=passes and passes.motion,
+            hops=passes.motion,
         )
         video = VideoStream(
             networks.mcvdm,
@@ -299,8 +299,8 @@ class NeuralEngine:
             fade=stream.fade_frames // stride,
             steps=video_steps,
             timer=self.timer,
-            hops=passes and passes.hops,
-            layers=passes and passes.layers,
+            hops=passes.hops,
+            layers=passes.layers,
         )
         # After an interrupt the mouth is to be closed, not to smile as in the portrait.
         person.start_from_portrait = person.start_from_portrait and warm_up

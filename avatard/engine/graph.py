@@ -28,14 +28,21 @@ class CudaRecord:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
 
     def __call__(self, run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """See `Record`."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
+            stream = self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            # Libraries prepare themselves for each thread and stream, which cannot be recorded.
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                run()
+            torch.cuda.current_stream().wait_stream(stream)
             # Other threads go on using the device meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"):
                 made = run()
             self._pool = graph.pool()
         return made, graph.replay
@@ -50,9 +57,9 @@ class _Recording(NamedTuple):
 class Graphed(Generic[I, O]):
     """A pass that is recorded when inputs of the same shapes come a second time, and replayed from then on.
 
-    The first time it runs as it is, which prepares what must not be recorded. Numbers of sessions are rounded up to
-    powers of two, so that few recordings serve all; what is computed beyond them is left out. If a pass cannot be
-    recorded, it runs as it is for good. One thread at a time may call it.
+    What comes only once is not worth it. Numbers of sessions are rounded up to powers of two, so that few recordings
+    serve all; what is computed beyond them is left out. If a pass cannot be recorded, it runs as it is for good. One
+    thread at a time may call it.
 
     Args:
         run: the pass.

@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes that sessions share."""
+    """Passes that sessions share; None where each session has its own."""
 
-    motion: Shared[MotionInputs, torch.Tensor]
-    hops: Shared[HopInputs, HopMade]
-    layers: Shared[LayerInputs, LayerTensors]
-    mouths: Shared[MouthInputs, torch.Tensor] | None  # None without a painter
+    motion: Shared[MotionInputs, torch.Tensor] | None = None
+    hops: Shared[HopInputs, HopMade] | None = None
+    layers: Shared[LayerInputs, LayerTensors] | None = None
+    mouths: Shared[MouthInputs, torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Networks:
     atom: Atom
     mcvdm: Mcvdm
     painter: MouthPainter | None
-    passes: Passes | None  # None on a processor: there each session has its own
+    passes: Passes  # none on a processor
     decoding: Executor  # makes the layers of the next frames while a session composes these
 
     @classmethod
@@ -69,7 +69,7 @@ class Networks:
             atom = Atom.load(config.motion.weights).to(device)
             mcvdm = Mcvdm.load(config.video.weights).for_inference(device)
             painter = _painter(config.video.mouth, device)
-        passes = None if on_cpu else shared_passes(atom, speech, mcvdm, painter)
+        passes = Passes() if on_cpu else shared_passes(atom, speech, mcvdm, painter)
         decoding = ThreadPoolExecutor(1 if on_cpu else MOST_SESSIONS, "decode")
         return cls(device, speech, atom, mcvdm, painter, passes, decoding)
 

@@ -202,7 +202,7 @@ class VideoStream:
         """As `pictures`, but what each picture is made of, for a compositor that uses paint in this window."""
         # Only passes of the same shapes can be shared: they paint all that any face needs, and make whole clips.
         if self._shared_layers is not None:
-            window, at_once, run = FACE, len(clip.volumes), self._shared_layers
+            window, at_once, run = FACE, max(1, len(clip.volumes)), self._shared_layers
         else:
             window, at_once, run = painted_in, CHUNK, partial(make_layers, self._mcvdm, painted_in=painted_in)
         for first, inputs in self._chunks(clip, at_once):

@@ -153,5 +153,5 @@ def remap_tensor(enlarged: Tensor, flow: Tensor, window: tuple[slice, slice]) ->
     """`remapped` with tensor operations alone: the same within OpenCV's rounding of positions to 1/32 pixel."""
     size = (enlarged.shape[2] // 2, enlarged.shape[3] // 2)
     lifted = F.interpolate(flow.flatten(0, 1), size, mode="bilinear", align_corners=False)
-    positions = absolute(lifted)[..., window[0], window[1]].unflatten(0, flow.shape[:2])
-    return sample(enlarged, positions).round_().to(torch.uint8)
+    positions = absolute(lifted)[..., window[0], window[1]]
+    return sample(enlarged, positions.view(*flow.shape[:2], *positions.shape[1:])).round_().to(torch.uint8)

@@ -71,8 +71,8 @@ class LayerTensors(NamedTuple):
 
     def of_frames(self, window: tuple[slice, slice]) -> list[Layers]:
         """Of the first clip, for a compositor: each frame's, fetched from the device at once."""
-        parts = (part[0].cpu().numpy() for part in self)
-        return [Layers(*one, window) for one in zip(*parts, strict=True)]
+        flow, painted, keep = (part[0].cpu().numpy() for part in self)
+        return [Layers(*one, window) for one in zip(flow, painted, keep, strict=True)]
 
 
 class Window(NamedTuple):

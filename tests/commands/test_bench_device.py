@@ -1,6 +1,8 @@
 """How many sessions a device keeps up with, measured with tiny networks on the processor."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,16 +30,23 @@ def networks() -> Networks:
     torch.manual_seed(0)
     speech = WhisperFeatures(WhisperConfig(width=24, heads=2, layers=1)).eval().requires_grad_(False)
     atom, mcvdm = awake(AtomConfig(speech_dim=48, width=24, depth=1, rest_depth=1, heads=2)), tiny()
-    return Networks(torch.device("cpu"), speech, atom, mcvdm, None, shared_passes(atom, speech, mcvdm, None), None)
+    return Networks(
+        torch.device("cpu"), speech, atom, mcvdm, None, shared_passes(atom, speech, mcvdm, None), ThreadPoolExecutor(1)
+    )
 
 
 def test_sessions_are_doubled_and_share_passes():
     shared = networks()
-    assert shared.passes is not None
+    assert shared.passes.hops is not None
     sizes: list[int] = []
     run = shared.passes.hops._run
-    shared.passes.hops._run = lambda inputs, *settings: (sizes.append(len(inputs.small)), run(inputs, *settings))[1]
-    who = Neutral(**vars(someone()))
+
+    def counted(inputs, *settings):
+        sizes.append(len(inputs.small))
+        return run(inputs, *settings)
+
+    shared.passes.hops._run = counted
+    who: Any = Neutral(**vars(someone()))
     measured = list(loads(shared, who, MorphableModel.load().mean_68, STREAM, VOICE, most=4, hops=2))
     assert [load.sessions for load in measured] == [1, 2, 4]
     assert all(load.hop_ms > 0 and load.bytes_each is None for load in measured)
@@ -46,8 +55,8 @@ def test_sessions_are_doubled_and_share_passes():
 
 def test_a_full_memory_ends_the_measurement():
     shared = networks()
-    assert shared.passes is not None
     passes = shared.passes.hops
+    assert passes is not None
     run, alone = passes._run, iter(range(100))
 
     def small(inputs, *settings):
@@ -56,7 +65,7 @@ def test_a_full_memory_ends_the_measurement():
         return run(inputs, *settings)
 
     passes._run = small
-    who = Neutral(**vars(someone()))
+    who: Any = Neutral(**vars(someone()))
     measured = list(loads(shared, who, MorphableModel.load().mean_68, STREAM, VOICE, most=8, hops=2))
     assert [load.sessions for load in measured] == [1, 2][: len(measured)] and len(measured) < 4
 

@@ -85,17 +85,27 @@ def test_video_is_the_same_whoever_shares_its_passes(count):
             assert torch.equal(clip.volumes, other.volumes)
             shown, expected = list(stream.layers(clip)), list(alone.layers(other))
             assert [first for first, _ in shown] == [first for first, _ in expected]
-            for one, another in zip(shown, expected, strict=True):
-                for part, same in zip(one[1], another[1], strict=True):
-                    assert all(np.array_equal(a, b) for a, b in zip(part[:3], same[:3], strict=True))
+            for (_, some), (_, same) in zip(shown, expected, strict=True):
+                for layer, another in zip(some, same, strict=True):
+                    for part, equal in ((layer.flow, another.flow), (layer.painted, another.painted)):
+                        np.testing.assert_array_equal(part, equal)
+                    np.testing.assert_array_equal(layer.keep, another.keep)
     for n in range(3):  # the first hop, which has nothing before it, too
         given = [hop.given[n][0] for hop in hops]
         made = together(lambda inputs, steps: make_hop(MODEL, inputs, steps), given, 1)
-        for one, hop in zip(made, hops, strict=True):
-            close(one, hop.made[n])
+        for hop_made, hop in zip(made, hops, strict=True):
+            close(hop_made, hop.made[n])
     made_layers = together(lambda inputs: make_layers(MODEL, inputs), [one.given[-1][0] for one in layers])
     for one_made, pass_ in zip(made_layers, layers, strict=True):
         close(one_made, pass_.made[-1])
+
+
+def test_a_clip_without_a_new_frame_has_no_layers():
+    stream = VideoStream(
+        MODEL, portraits(1)[0], clip=8, hop=3, fade=5, layers=lambda inputs: make_layers(MODEL, inputs)
+    )
+    clips = list(stream.generate(*motion(0, 6)))
+    assert [sum(len(made) for _, made in stream.layers(clip)) for clip in clips] == [0, 1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -111,8 +121,7 @@ def test_motion_is_the_same_whoever_shares_its_passes(count):
     for n in range(count):
         passes.append(Recorded(run))
         streams = [
-            MotionStream(atom, speech, someone_neutral(n), seed=n, noise=1.0, **hops)
-            for hops in ({"hops": passes[-1]}, {})
+            MotionStream(atom, speech, someone_neutral(n), seed=n, noise=1.0, hops=hops) for hops in (passes[-1], None)
         ]
         said = np.random.default_rng(n).normal(0, 0.1, 14 * SAMPLES_PER_FRAME).astype(np.float32)
         for one, other in zip(*(stream.push(said) for stream in streams), strict=True):
@@ -227,5 +236,6 @@ def test_a_memory_that_does_not_hold_one_refuses_in_one_line():
     def full(given):
         raise torch.OutOfMemoryError
 
+    passes: Shared[Given, Given] = Shared(full)
     with pytest.raises(DeviceError, match="the GPU's memory is full"):
-        Shared(full)(Given(torch.zeros(1, 1)))
+        passes(Given(torch.zeros(1, 1)))

@@ -14,7 +14,7 @@ from avatard.commands.render import play_out
 from avatard.config import Config, Motion, Picture, Stream, Video
 from avatard.engine.engine import ahead, make_engine
 from avatard.engine.identity import Identity
-from avatard.engine.networks import shared_passes
+from avatard.engine.networks import Passes, shared_passes
 from avatard.engine.prepared import PreparedPortraits
 from avatard.engine.video_stream import PreparedPortrait
 from avatard.errors import UserError
@@ -316,7 +316,7 @@ def test_sessions_that_share_passes_show_what_each_shows_alone(config):
     own = engine.networks
     passes = shared_passes(own.atom, own.speech, own.mcvdm, own.painter)
     streams, sounds = [], [speech(12) * (n + 1) for n in range(3)]
-    for shared in (None, passes, passes, passes):
+    for shared in (Passes(), passes, passes, passes):
         engine.networks = replace(own, passes=shared, decoding=ThreadPoolExecutor(3))
         engine.identify(Portrait.read(PORTRAIT))
         streams.append(engine.begin(0))

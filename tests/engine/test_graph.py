@@ -44,7 +44,7 @@ def of(*numbers: float) -> Given:
 
 def test_the_second_time_is_recorded_and_the_rest_are_replayed():
     recorder = Recorder()
-    run = Graphed(triple, recorder)
+    run: Graphed[Given, tuple[Tensor, Tensor]] = Graphed(triple, recorder)
     for n in range(4):
         made, sums = run(of(n))
         assert made.tolist() == [[3 * n, 3]] and sums.tolist() == [n + 1]
@@ -52,14 +52,14 @@ def test_the_second_time_is_recorded_and_the_rest_are_replayed():
 
 
 def test_what_was_made_stays_when_the_next_is_replayed():
-    run = Graphed(triple, Recorder())
+    run: Graphed[Given, tuple[Tensor, Tensor]] = Graphed(triple, Recorder())
     kept = [run(of(n))[0] for n in range(4)]
     assert [one[0, 0].item() for one in kept] == [0, 3, 6, 9]
 
 
 def test_numbers_of_sessions_are_rounded_up():
     recorder = Recorder()
-    run = Graphed(triple, recorder)
+    run: Graphed[Given, tuple[Tensor, Tensor]] = Graphed(triple, recorder)
     for numbers in ([1], [1], [1, 2], [1, 2], [1, 2, 3], [1, 2, 3], [1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11]):
         made, sums = run(of(*numbers))
         assert made[:, 0].tolist() == [3 * n for n in numbers] and sums.tolist() == [n + 1 for n in numbers]
@@ -68,7 +68,7 @@ def test_numbers_of_sessions_are_rounded_up():
 
 def test_settings_and_what_is_left_out_are_recorded_apart():
     recorder = Recorder()
-    run = Graphed(triple, recorder)
+    run: Graphed[Given, tuple[Tensor, Tensor]] = Graphed(triple, recorder)
     for _ in range(3):
         assert run(of(2), 3)[0][0, 0] == 6
         assert run(of(2), 5)[0][0, 0] == 10
@@ -77,14 +77,14 @@ def test_settings_and_what_is_left_out_are_recorded_apart():
 
 
 def test_what_cannot_be_recorded_runs_as_it_is(caplog):
-    run = Graphed(triple, Recorder(RuntimeError("operation not permitted when stream is capturing\nand more")))
+    run: Graphed[Given, tuple[Tensor, Tensor]] = Graphed(triple, Recorder(RuntimeError("not permitted\nand more")))
     for n in range(4):
         assert run(of(n))[0][0, 0] == 3 * n
     assert [record.message for record in caplog.records] == ["networks not recorded"]
 
 
 def test_a_full_memory_is_no_reason_not_to_record():
-    run = Graphed(triple, Recorder(torch.OutOfMemoryError("full")))
+    run: Graphed[Given, tuple[Tensor, Tensor]] = Graphed(triple, Recorder(torch.OutOfMemoryError("full")))
     run(of(1))
     with pytest.raises(torch.OutOfMemoryError):
         run(of(1))
