@@ -116,10 +116,12 @@ class Ready(Event, frozen=True):
 
 
 class RoomFailed(Event, frozen=True):
-    """A room cannot be opened: a `UserError`."""
+    """A room cannot be opened: a `UserError`, its message, code and fields."""
 
     room: int
     message: str
+    code: str = ""
+    fields: dict[str, Any] = {}
 
 
 class Identified(Event, frozen=True):
@@ -170,7 +172,8 @@ class WorkerFailed(Event, frozen=True):
     """The process cannot go on; it exits after this."""
 
     message: str
-    user: bool = False  # a `UserError`: no restart cures it
+    code: str = ""  # of a `UserError`, which no restart cures, with its fields
+    fields: dict[str, Any] = {}
 
 
 AnyCommand = Start | OpenRoom | CloseRoom | StartEpoch | PushAudio | Identify | SetQuality | Stop

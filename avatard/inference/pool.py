@@ -26,6 +26,7 @@ from avatard.inference.supervisor import (
     LAST_RETRY_SECONDS,
     STEADY_SECONDS,
     Supervisor,
+    WorkerError,
 )
 from avatard.portrait import Portrait
 from avatard.protocols.tasks import cancel_and_wait
@@ -154,9 +155,11 @@ class InferencePool:
             reason = await process.run(sponsor.config, sponsor.portrait, gently)
             if not process.was_ready and not sponsor.was_ready and sponsor.homeless:
                 # What was never ready is not worth another try.
-                said = reason if process.failed is not None else f"the inference process did not start: {reason}"
                 self._rooms.pop(sponsor.number, None)
-                sponsor.refuse(said)
+                if (failed := process.failed) is not None:
+                    sponsor.refuse(WorkerError(failed.message, code=failed.code, **failed.fields))
+                else:
+                    sponsor.refuse(WorkerError(f"the inference process did not start: {reason}"))
             else:
                 self._lost(process, reason)
                 steady = monotonic() - began > STEADY_SECONDS

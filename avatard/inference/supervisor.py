@@ -134,7 +134,7 @@ class Supervisor:
             listener: told of everything from now on.
 
         Raises:
-            WorkerError: it could not be opened; a mistake of the user has its text.
+            WorkerError: it could not be opened; a mistake of the user has its text, code and fields.
         """
         self._listener = listener
         self._first = asyncio.get_running_loop().create_future()
@@ -234,11 +234,11 @@ class Supervisor:
         self._retry_at = monotonic() + self.retry_pause
         asyncio.get_running_loop().call_later(self.retry_pause, self._pool.settle)
 
-    def refuse(self, message: str) -> None:
+    def refuse(self, error: WorkerError) -> None:
         """`start` fails."""
         self._retry_at = math.inf
         if not self._first.done():
-            self._first.set_exception(WorkerError(message))
+            self._first.set_exception(error)
 
     def received(self, event: ipc.RoomEvent, parts: list[zmq.Frame]) -> None:
         """See `process.Resident`."""
@@ -260,7 +260,7 @@ class Supervisor:
                 self.lost(event.message, self._next)
             case ipc.RoomFailed():
                 self._give_up_opening()
-                self.refuse(event.message)
+                self.refuse(WorkerError(event.message, code=event.code, **event.fields))
 
     def _leave_process(self) -> None:
         """The room is not open any more."""

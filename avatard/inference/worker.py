@@ -202,7 +202,7 @@ class Worker:
                 shown = _show(self._engine.another(config), portrait)
             shown.engine.begin(0, warm_up=True)  # tells now if the configuration does not fit
         except UserError as error:
-            self._send(ipc.RoomFailed(command.room, _one_line(error)))
+            self._send(ipc.RoomFailed(command.room, _one_line(error), error.code, error.fields))
             return
         self._rooms[command.room] = _Room(command.room, config, shown.engine)
         height, width, _ = shown.picture.pixels.shape
@@ -250,8 +250,10 @@ class Worker:
 
     def fail(self, error: BaseException) -> None:
         """Tell the daemon why this process ends."""
-        user = isinstance(error, UserError)
-        self._send(ipc.WorkerFailed(_one_line(error) if user else f"{type(error).__name__}: {error}", user))
+        if isinstance(error, UserError):
+            self._send(ipc.WorkerFailed(_one_line(error), error.code, error.fields))
+        else:
+            self._send(ipc.WorkerFailed(f"{type(error).__name__}: {error}"))
 
 
 class _Shown(NamedTuple):

@@ -231,9 +231,14 @@ async def test_a_room_that_cannot_be_opened_hurts_no_other(pools):
     good = await open_room(pool, 30)
     for _ in range(2):
         bad = pool.open(config(), Portrait(b"garbage"), ENGINE)
-        with pytest.raises(WorkerError, match="^the portrait is not a picture"):
+        with pytest.raises(WorkerError, match="^the portrait is not a picture") as refused:
             await bad.start(Viewer(bad))
+        assert refused.value.code == "engine"
         await bad.stop()
+    crowd = pool.open(config(), Portrait(cv2.imencode(".png", np.zeros((64, 200, 3), np.uint8))[1].tobytes()), ENGINE)
+    with pytest.raises(WorkerError) as refused:
+        await crowd.start(Viewer(crowd))
+    assert refused.value.code == "several-faces" and refused.value.fields["faces"] == 3
     assert good.room.ready and not good.lost and pool.restarts == 0
     with pytest.raises(ValueError, match="expected tests"):
         pool.open(config(), face(1), "another:engine")
