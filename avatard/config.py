@@ -179,6 +179,18 @@ class Server(Section, frozen=True):
             extra={"secret": True, "allowed": "letters, digits and -._~+/"},
         ),
     ] = ""
+    max_rooms: Annotated[
+        int, Meta(ge=0, le=10_000, description="rooms beside the default one, if the machine has room for them")
+    ] = 64
+    room_idle_seconds: Annotated[
+        float, Meta(ge=0, le=86_400, description="a room without clients and speech ends after so long; 0: never")
+    ] = 120.0
+    room_quiet_share: Annotated[
+        float, Meta(gt=0, le=1, description="part of its full load that a room counts for while it does not speak")
+    ] = 0.25
+    data_dir: Annotated[
+        str, Meta(description="folder that keeps uploaded identities; not set: until the daemon ends")
+    ] = ""
     tls_certificate_file: Annotated[str, Meta(description="PEM file; with tls_key_file: HTTPS")] = ""
     tls_key_file: Annotated[str, Meta(description="PEM file")] = ""
 

@@ -8,10 +8,11 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from avatard.config import Config, Output
-from avatard.gateways.http import Server
+from avatard.gateways.http import Server, make_rooms
 from avatard.gateways.local import check_microphone, speak_file, speak_microphone
 from avatard.gateways.loudspeaker import Loudspeaker, check_loudspeaker
 from avatard.gateways.motion_udp import MotionGateway
@@ -66,7 +67,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
     motion = MotionGateway(config.engines)
     session = Session(config, portrait, engine)
     outputs = Outputs(config.output, session)
-    server = Server(config, session, outputs)
+    server = Server(config, session, outputs, partial(make_rooms, engine=engine))
     _check_devices(config)
     await server.check_address()
     stopping = asyncio.create_task(stopped.wait(), name="signal")

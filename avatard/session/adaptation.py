@@ -99,7 +99,7 @@ class LoadController:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.level = self._wanted = QualityLevel(stream.motion_steps, stream.video_steps)
+        self.level = self.wanted = QualityLevel(stream.motion_steps, stream.video_steps)
         self._hop_frames = stream.hop_frames
         self._side = 0  # the longer one of the pictures
         self._level_at = monotonic()
@@ -148,7 +148,7 @@ class LoadController:
 
     def _higher(self, loads: NDArray[np.float64]) -> QualityLevel:
         """The next higher level, or this one if that would not be calm."""
-        now, wanted = self.level, self._wanted
+        now, wanted = self.level, self.wanted
         if now.frame_stride > 1:
             level, growth = structs.replace(now, frame_stride=now.frame_stride // 2), (1.0, 2.0, 2.0)
         elif now.size_divisor > 1:

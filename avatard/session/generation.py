@@ -43,6 +43,7 @@ class Generation:
     ) -> None:
         self.digest = ""
         self.at_rest: Frame | None = None  # the portrait
+        self.hop_seconds = 0.0  # of a hop through all stages, in the warm-up
         self.supervisor = supervisor
         self._speaking = False  # while speech is heard the latency stays
         self._stream = stream
@@ -70,6 +71,11 @@ class Generation:
     def level(self) -> ipc.QualityLevel:
         """The quality level now."""
         return self._load.level
+
+    @property
+    def whole(self) -> bool:
+        """Whether frames are made as the configuration wants them, and not with less work."""
+        return self._load.level == self._load.wanted
 
     def dispatch(self) -> None:
         """Forward what the networks have not had yet."""
@@ -111,7 +117,7 @@ class Generation:
     def worker_ready(self, ready: ipc.Ready, portrait: Frame) -> None:
         """Start, or go on with the sound where it is now."""
         logger.info("inference process ready", extra={"hop_seconds": round(ready.hop_seconds, 4)})
-        self.digest, self.at_rest = ready.digest, portrait
+        self.digest, self.at_rest, self.hop_seconds = ready.digest, portrait, ready.hop_seconds
         self._latency, self._load = LatencyEstimator(), LoadController(self._stream)
         self._metrics.quality(self.level)
         if self._playout.playing:
