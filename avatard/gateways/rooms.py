@@ -256,6 +256,10 @@ class Rooms(Collector):
             if resident.started and (reason := resident.end_reason(now)):
                 self._begin_end(name, reason)
 
+    def kind(self, wanted: Wanted | None = None) -> Kind:
+        """What the cost of such a room depends on; by default of one that wants nothing."""
+        return Kind.of(room_config(self._config, wanted or Wanted()))
+
     @property
     def demand(self) -> float:
         """What all rooms take, in core-ms a second. The default one counts while anybody is there."""

@@ -341,3 +341,57 @@ async def test_five_hundred_rooms_in_a_row_take_no_memory(serving):
     grown = psutil.Process().memory_info().rss - before
     print(f"resident: {before / 1e6:.1f} MB, {grown / 1e6:+.1f} MB after 500 rooms")
     assert grown < 5e6
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Two cores; the test engine takes 40 ms for a hop of four frames."""
+    monkeypatch.setattr("avatard.gateways.rooms.cores", lambda: 2)
+
+
+async def test_a_room_that_does_not_fit_is_told_what_would(two_cores):
+    async with room_server() as serving:
+        serving.rooms.look()
+        capacity, cost = serving.rooms.capacity, serving.rooms.capacity.cost(serving.rooms.kind())
+        capacity.total = 2.75 * cost
+        speaking = [await serving.create() for _ in range(2)]
+        for _, _, room in speaking:
+            room.session.turns._activity.speaking = True
+        serving.rooms.look()
+        async with serving.http.post(f"{serving.url}/api/rooms", json={}, headers=ADMIN) as response:
+            answer = await response.json()
+            assert response.status == 503 and response.headers["Retry-After"] == "10"
+        assert answer["code"] == "no-capacity" and answer["retry_after_s"] == 10
+        assert answer["needed_core_ms"] == pytest.approx(cost, abs=1)
+        assert answer["headroom_core_ms"] == pytest.approx(0.75 * cost, abs=1)
+        assert answer["fits"]["size"] < 512 and f"at {answer['fits']['size']} pixels would fit" in answer["error"]
+        await serving.create(**answer["fits"])
+        _, listed = await serving.ask("GET", "/api/rooms", ADMIN)
+        assert listed["count"] == 3 and listed["headroom_core_ms"] >= 0
+        for _, _, room in speaking:
+            room.session.turns._activity.speaking = False
+        serving.clock.now += 31
+        await serving.create()
+
+
+async def test_four_rooms_of_which_one_speaks_fit_where_two_that_speak_do(two_cores):
+    async with room_server() as serving:
+        serving.rooms.look()
+        serving.rooms.capacity.total = 2.2 * serving.rooms.capacity.cost(serving.rooms.kind())
+        rooms = [(await serving.create())[2] for _ in range(4)]
+        rooms[0].session.turns._activity.speaking = True
+        serving.rooms.look()
+        assert serving.rooms.figures()["headroom_core_ms"] >= 0
+
+
+async def test_the_default_room_counts_while_somebody_is_there(two_cores):
+    async with room_server() as serving:
+        serving.rooms.look()
+        assert serving.rooms.demand == 0
+        screen = Screen()
+        serving.server.room.session.attach(screen)
+        assert serving.rooms.demand == pytest.approx(serving.rooms.capacity.cost(serving.rooms.kind()) / 4)
+        before = serving.rooms.capacity.cost(serving.rooms.kind())
+        await until(lambda: len(serving.server.room.session.metrics.load) >= 12)
+        serving.rooms.look()
+        assert serving.rooms.capacity.cost(serving.rooms.kind()) != before, "its frames tell what a room costs"
