@@ -149,6 +149,10 @@ class Idle(Section, frozen=True):
 
     motion: Annotated[float, Meta(ge=0, le=2, description="scale of head motion; 0 still, 1 natural")] = 1.0
     pose_video: Annotated[str, Meta(description="a video whose head pose drives the avatar's")] = ""
+    half_rate: Annotated[
+        Literal["rooms", "always", "never"],
+        Meta(description="every second picture is left out while nobody speaks: in rooms, in all avatars, in none"),
+    ] = "rooms"
 
 
 class Audio(Section, frozen=True):

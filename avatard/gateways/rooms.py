@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 WATCH_SECONDS = 0.5
 LAST_CLIENT_SECONDS = 5.0  # after the last client, which may only reload its page
 ACTIVE_SECONDS = 30.0  # a room that spoke so lately is in a conversation
+PRESSED_SECONDS = 20.0  # after an overload quiet rooms give way for so long
+PATIENCE_SECONDS = 5.0  # until it is seen whether that helps
 RETRY_SECONDS = 10
 LEARNING_PARTS = 12  # parts of clips, from which on the load of a room is known
 ID_BYTES, TOKEN_BYTES = 16, 24
@@ -176,6 +178,7 @@ class Rooms(Collector):
         self._endings: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._closing = False
+        self._busy_at = self._pressed_at = -math.inf
 
     def __len__(self) -> int:
         return len(self._residents)
@@ -252,6 +255,7 @@ class Rooms(Collector):
         for resident in (self._default, *list(self._residents.values())):
             resident.look(now)
             self._learn(resident)
+        self._arbitrate(now)
         for name, resident in list(self._residents.items()):
             if resident.started and (reason := resident.end_reason(now)):
                 self._begin_end(name, reason)
@@ -341,6 +345,22 @@ class Rooms(Collector):
         if session.playout.playing and session.generation.whole and len(session.metrics.load) >= LEARNING_PARTS:
             self.capacity.measured(resident.kind, session.metrics.load.stages)
 
+    def _arbitrate(self, now: float) -> None:
+        """Under overload rooms in which nobody speaks give way first, and the others wait whether that helps."""
+        sessions = [resident.room.session for resident in (self._default, *self._residents.values())]
+        watched = [session for session in sessions if session.playout.playing]
+        quiet = [session.generation for session in watched if session.turns.quiet] if len(self) else []
+        if any(session.generation.busy for session in watched):
+            self._busy_at = now
+        pressed = now - self._busy_at < PRESSED_SECONDS
+        if pressed and not all(generation.pressed for generation in quiet):
+            self._pressed_at = now
+        patient = bool(quiet) and (not pressed or now - self._pressed_at < PATIENCE_SECONDS)
+        for session in sessions:
+            generation = session.generation
+            generation.pressed = pressed and generation in quiet
+            generation.patient = patient and generation not in quiet
+
     def _begin_end(self, name: str, reason: str) -> asyncio.Task[None]:
         resident = self._residents.pop(name)
         del self._doors[name]
@@ -389,5 +409,7 @@ def room_config(config: Config, wanted: Wanted) -> Config:
     if wanted.voice is not None:
         tts = replace(tts, voice=wanted.voice)
     portrait = config.portrait if not wanted.identity else type(config.portrait)()
+    idle = replace(config.idle, half_rate="always") if config.idle.half_rate == "rooms" else config.idle
     output = replace(config.output, push=(), record="", camera="", sound="")
-    return replace(config, stream=stream, picture=picture, server=server, tts=tts, portrait=portrait, output=output)
+    sections = {"picture": picture, "server": server, "tts": tts, "portrait": portrait, "output": output, "idle": idle}
+    return replace(config, stream=stream, **sections)

@@ -121,6 +121,7 @@ class Metrics:
 
     def quality(self, level: QualityLevel) -> None:
         """Note the quality level from now on."""
+        self.load.clear()
         self.steps.labels("motion").set(level.motion_steps)
         self.steps.labels("video").set(level.video_steps)
         self.picture_rate.set(FPS / level.frame_stride)

@@ -13,6 +13,7 @@ import pytest
 from avatard.commands.bench_client import LiveClient
 from avatard.gateways.room import Room
 from avatard.gateways.rooms import LAST_CLIENT_SECONDS
+from avatard.inference.ipc import FramesReady
 from avatard.media.pcm import to_pcm16
 from tests.support.memory import long
 from tests.support.room_server import ADMIN, room_server
@@ -395,3 +396,35 @@ async def test_the_default_room_counts_while_somebody_is_there(two_cores):
         await until(lambda: len(serving.server.room.session.metrics.load) >= 12)
         serving.rooms.look()
         assert serving.rooms.capacity.cost(serving.rooms.kind()) != before, "its frames tell what a room costs"
+
+
+async def test_under_overload_rooms_in_which_nobody_speaks_give_way_first():
+    async with room_server() as serving:
+        rooms = [(await serving.create())[2] for _ in range(2)]
+        speaking, quiet = (room.session.generation for room in rooms)
+        for room in rooms:
+            room.session.attach(Screen())
+        await until(lambda: all(room.session.playout.playing for room in rooms))
+        rooms[0].session.turns._activity.speaking = True
+
+        def look(seconds: float) -> tuple[bool, bool, bool]:
+            rooms[0].session.turns._activity.speaking = True
+            serving.clock.now += seconds
+            serving.rooms.look()
+            return speaking.pressed, speaking.patient, quiet.pressed
+
+        assert look(1) == (False, True, False)
+        for _ in range(40):
+            speaking._load.frames_ready(FramesReady(0, 0, 1, 2, 2, 0.01, 0.01, 0.1))
+        assert speaking.busy
+        assert look(1) == (False, True, True), "the quiet one gives way, the other waits"
+        assert speaking._load.decide(patient=True) is None
+        for _ in range(40):
+            speaking._load.frames_ready(FramesReady(0, 0, 1, 2, 2, 0.01, 0.01, 0.1))
+        assert look(6) == (False, False, True), "that did not help"
+        speaking._load.forget()
+        assert look(25) == (False, True, False), "it is over"
+        for room in rooms:
+            await serving.rooms.end(room.name, "test")
+        serving.rooms.look()
+        assert not serving.server.room.session.generation.patient

@@ -1,5 +1,7 @@
 """What rooms cost, and which fits: as measured, estimated for what was not, and a fifth stays free."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from avatard.session.capacity import FIRST_SHARES, Capacity, Kind
 from tests.support.serving import config
 
 
-def kind(size: int = 256, **stream: int) -> Kind:
+def kind(size: int = 256, **stream: Any) -> Kind:
     return Kind.of(config(stream=Stream(**stream), picture=Picture(size=size)))
 
 
