@@ -86,6 +86,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
         if gateway is not None:
             stack.push_async_callback(gateway.stop)
             await gateway.start(session)
+            server.rooms.guests.append(gateway)
         outputs.start()
         stack.push_async_callback(motion.stop)
         motion.start(session)

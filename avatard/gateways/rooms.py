@@ -76,12 +76,13 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     background: Annotated[str, msgspec.Meta(pattern="^(keep|transparent|#[0-9A-Fa-f]{6})$")] | None = None
     voice: Annotated[str, msgspec.Meta(pattern=VOICE)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] | None = None
+    zmq: bool = False  # whether the daemon's ZeroMQ sockets have it, too
     idle_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
     end_with_last_client: bool = False
 
 
 class Guest(Protocol):
-    """Something that every room is shown to, such as a gateway of its own socket."""
+    """A gateway with sockets of its own, which is told of the rooms that ask for it (`Wanted.zmq`)."""
 
     def room_opened(self, room: Room) -> None:
         """The room has started."""
@@ -241,7 +242,7 @@ class Rooms(Collector):
             self._begin_end(room.name, "it could not be made")
             raise
         logger.info("room opened", extra={"room": room.name, "rooms": len(self)})
-        for guest in self.guests:
+        for guest in self.guests if wanted.zmq else ():
             guest.room_opened(room)
         return room
 
