@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from avatard.commands.inputs import check_pictures
 from avatard.config import Config, Output
 from avatard.gateways.http import Server, make_rooms
 from avatard.gateways.local import check_microphone, speak_file, speak_microphone
@@ -68,8 +69,11 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
     session = Session(config, portrait, engine)
     outputs = Outputs(config.output, session)
     server = Server(config, session, outputs, partial(make_rooms, engine=engine))
+    check_pictures(config)
     _check_devices(config)
     await server.check_address()
+    if gateway is not None:
+        gateway.check_addresses()
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(session.stop)
@@ -105,7 +109,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
 
 
 def _check_devices(config: Config) -> None:
-    """Refuse a missing file, microphone, camera or sound output before the networks load. Raises `UserError`."""
+    """Refuse a missing sound file, microphone, camera or sound output before the networks load. Raises `UserError`."""
     source = config.audio.source
     if source == MICROPHONE:
         check_microphone()

@@ -149,7 +149,7 @@ class Room:
         try:
             digest = await self.session.identify(portrait)
         except PortraitError as error:
-            raise web.HTTPUnprocessableEntity(text=str(error)) from error
+            raise unusable(error) from error
         except WorkerError as error:
             raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: "5"}) from error
         return web.json_response({"identity": digest})
@@ -190,6 +190,12 @@ class Room:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self.session.metrics.text(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
+
+
+def unusable(error: PortraitError) -> web.HTTPException:
+    """The answer where a portrait cannot be used; raise it from the error."""
+    # The command line's way to choose a face, and the routes'.
+    return web.HTTPUnprocessableEntity(text=str(error).replace("--face ", "face="))
 
 
 async def read_portrait(request: web.Request) -> Portrait:

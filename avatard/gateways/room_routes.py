@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from avatard.gateways.dispatch import RoomsResource
-from avatard.gateways.room import Room, read_portrait
+from avatard.gateways.room import Room, read_portrait, unusable
 from avatard.gateways.rooms import RETRY_SECONDS, RoomError, Rooms, Wanted
 from avatard.inference.supervisor import WorkerError
 from avatard.media.identities import IdentityError, KnownIdentityError, ManyIdentitiesError, UnknownIdentityError
@@ -52,7 +52,9 @@ def add_rooms(app: web.Application, rooms: Rooms) -> None:
         wanted = _parse(await read_text(request, "application/json", MAX_BYTES))
         try:
             room = await rooms.create(wanted)
-        except (PortraitError, UnknownIdentityError) as error:
+        except PortraitError as error:
+            raise unusable(error) from error
+        except UnknownIdentityError as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
         except (RoomError, WorkerError) as error:
             headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}

@@ -26,7 +26,7 @@ from avatard.playout.scheduler import PlayoutFrame
 from avatard.portrait import Portrait, PortraitError
 from avatard.protocols import events, messages
 from avatard.protocols.curve import ServerKeys, load_server_keys
-from avatard.protocols.endpoint import check_endpoint
+from avatard.protocols.endpoint import check_address, check_endpoint
 from avatard.protocols.events import Event
 from avatard.protocols.image import Encoding, ImageFormat
 from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Speech, State, Topic, UtteranceState
@@ -78,6 +78,11 @@ class ZmqGateway:
         self._default: _Voice
         self._rooms: dict[str, tuple[str, _Voice]] = {}  # token and voice by id
         self._receiving: asyncio.Task[None] | None = None
+
+    def check_addresses(self) -> None:
+        """Refuse addresses that cannot be bound, before anything slow is done. Raises `EndpointError`."""
+        for endpoint in filter(None, (self._config.publish, self._config.audio)):
+            check_address(endpoint)
 
     async def start(self, session: Session) -> None:
         """Bind and serve; the session is warm.
