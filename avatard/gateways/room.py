@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import WSCloseCode, hdrs, web
 
 from avatard.config import Config
+from avatard.errors import UserError
 from avatard.gateways.agent import serve_liveavatar
 from avatard.gateways.first_portrait import add_first_portrait
 from avatard.gateways.livekit import LiveKitRoute
@@ -192,7 +193,7 @@ class Room:
         return web.Response(body=self.session.metrics.text(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
 
 
-def unusable(error: PortraitError) -> web.HTTPException:
+def unusable(error: UserError) -> web.HTTPException:
     """The answer where a portrait cannot be used; raise it from the error."""
     # The command line's way to choose a face, and the routes'.
     return web.HTTPUnprocessableEntity(text=str(error).replace("--face ", "face="))

@@ -57,6 +57,8 @@ def add_rooms(app: web.Application, rooms: Rooms) -> None:
         except UnknownIdentityError as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
         except (RoomError, WorkerError) as error:
+            if isinstance(error, WorkerError) and error.code != WorkerError.CODE:
+                raise unusable(error) from error  # a mistake in what was asked for, which the networks found
             headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
             raise web.HTTPServiceUnavailable(text=str(error), headers=headers) from error
         return web.json_response({"id": room.name, "token": room.token, "urls": _urls(request, room)}, status=201)
