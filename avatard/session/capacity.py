@@ -88,12 +88,12 @@ class Capacity:
 
     def cost(self, kind: Kind) -> float:
         """What a room of this kind takes while it speaks: as measured, or estimated from the kind most like it."""
-        if kind in self._known:
-            return float(self._known[kind].sum())
         if not self._known:
             return 0.0
         like = min(self._known, key=lambda known: (known.framing != kind.framing, *_differences(known, kind)))
-        return float((self._known[like] * _growth(like, kind)).sum())
+        cost = float((self._known[like] * _growth(like, kind)).sum())
+        # A warm-up on a busy machine tells anything. One room is let in then, and its frames tell better.
+        return cost if like in self._followed else min(cost, self.total)
 
     def demand(self, rooms: Iterable[tuple[Kind, bool]]) -> float:
         """What rooms take together; of each the kind, and whether it speaks."""

@@ -41,6 +41,14 @@ def test_the_warm_up_tells_the_first_cost_and_frames_a_better_one(capacity):
     assert capacity.cost(kind()) == pytest.approx(600), "frames know better"
 
 
+def test_a_warm_up_on_a_busy_machine_keeps_nobody_out_of_an_empty_one():
+    capacity = Capacity(2, 0.25)
+    capacity.warmed_up(kind(), 20.0)
+    assert capacity.cost(kind()) == capacity.cost(kind(512)) == capacity.total
+    capacity.measured(kind(), (1.0, 1.0, 1.0))
+    assert capacity.cost(kind()) == 3000 > capacity.total, "frames are believed"
+
+
 def test_less_is_believed_sooner_than_more(capacity):
     """Where rooms wait for a core, their frames seem to take longer than they do."""
     capacity.measured(kind(), (0.1, 0.2, 0.3))
