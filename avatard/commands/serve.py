@@ -20,6 +20,7 @@ from avatard.gateways.motion_udp import MotionGateway
 from avatard.gateways.outputs import Outputs
 from avatard.gateways.virtual_camera import VirtualCamera, check_camera
 from avatard.gateways.zeromq import ZmqGateway
+from avatard.inference.pool import InferencePool
 from avatard.media.audio_file import open_audio
 from avatard.portrait import Portrait
 from avatard.session.session import ENGINE, Session
@@ -66,9 +67,10 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
             loop.add_signal_handler(number, stopped.set)
     gateway = ZmqGateway(config.zmq) if config.zmq.publish or config.zmq.audio else None
     motion = MotionGateway(config.engines)
-    session = Session(config, portrait, engine)
+    pool = InferencePool(config, engine)
+    session = Session(config, portrait, engine, pool.open)
     outputs = Outputs(config.output, session)
-    server = Server(config, session, outputs, partial(make_rooms, engine=engine))
+    server = Server(config, session, outputs, partial(make_rooms, engine=engine, make_supervisor=pool.open))
     check_pictures(config)
     _check_devices(config)
     await server.check_address()
@@ -76,6 +78,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
         gateway.check_addresses()
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(pool.stop)
         stack.push_async_callback(session.stop)
         starting = asyncio.create_task(session.start(), name="start")
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)

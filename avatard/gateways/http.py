@@ -22,7 +22,10 @@ from avatard.gateways.outputs import Outputs
 from avatard.gateways.room import Room
 from avatard.gateways.room_routes import add_identities, add_rooms
 from avatard.gateways.rooms import Rooms
+from avatard.inference.pool import open_alone
+from avatard.inference.supervisor import Supervisor
 from avatard.media.identities import Identities
+from avatard.portrait import Portrait
 from avatard.protocols.network import is_loopback
 from avatard.session.session import ENGINE, Session
 
@@ -35,10 +38,15 @@ class ServerError(UserError):
     CODE = "listen"
 
 
-def make_rooms(config: Config, room: Room, engine: str = ENGINE) -> Rooms:
-    """A registry of rooms whose networks each run in a process of their own; see `Rooms`."""
+def make_rooms(
+    config: Config,
+    room: Room,
+    engine: str = ENGINE,
+    make_supervisor: Callable[[Config, Portrait, str], Supervisor] = open_alone,
+) -> Rooms:
+    """A registry of rooms beside this one; see `Rooms`."""
     folder = Path(config.server.data_dir) if config.server.data_dir else None
-    return Rooms(config, room, Identities(folder), engine)
+    return Rooms(config, room, Identities(folder), engine, make_supervisor)
 
 
 class Server:

@@ -20,13 +20,13 @@ from avatard.config import PICTURE_SIZES, PROFILES, VOICE, Config, FramingMode, 
 from avatard.errors import UserError
 from avatard.gateways.dispatch import Door
 from avatard.gateways.room import Room
+from avatard.inference.pool import cores, open_alone
 from avatard.inference.supervisor import Supervisor
 from avatard.media.identities import Identities
 from avatard.portrait import Portrait
 from avatard.protocols import events
 from avatard.protocols.tasks import cancel_and_wait
 from avatard.session.capacity import Capacity, Kind
-from avatard.session.load import cores
 from avatard.session.session import ENGINE, Session
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Rooms(Collector):
         default: the avatar of the command line, which is there as long as the daemon.
         identities: portraits by name.
         engine: `module:function` that makes the engine in an inference process.
-        make_supervisor: makes what runs the networks of a room, as of `Session`.
+        make_supervisor: finds a room a process, as of `Session`.
         now: a clock, in seconds.
     """
 
@@ -166,7 +166,7 @@ class Rooms(Collector):
         default: Room,
         identities: Identities,
         engine: str = ENGINE,
-        make_supervisor: Callable[[Config, Portrait, str], Supervisor] = Supervisor,
+        make_supervisor: Callable[[Config, Portrait, str], Supervisor] = open_alone,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.identities = identities

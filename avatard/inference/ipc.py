@@ -104,6 +104,8 @@ class Event(msgspec.Struct, frozen=True, tag=True):
 class Started(Event, frozen=True):
     """The process is warm: rooms may be opened."""
 
+    at_once: int = 1  # rooms that it serves at the same time; see `engine_api.Engine`
+
 
 class Ready(Event, frozen=True):
     """A room is open; its portrait at rest follows as one frame: its face and its pixels."""

@@ -60,8 +60,7 @@ class InferencePool:
     def __init__(self, config: Config, engine: str, keep: bool = True) -> None:
         self.restarts = 0
         self.engine = engine
-        self._most = config.inference.workers or default_workers()
-        self._at_once = config.inference.workers
+        self._workers = config.inference.workers
         self._keep = keep
         self._numbers = itertools.count(1)
         self._rooms: dict[int, Supervisor] = {}
@@ -144,7 +143,11 @@ class InferencePool:
 
     @property
     def _wanted(self) -> int:
-        return min(self._most, max(len(self._rooms), self._at_once, 1))
+        if self._workers:
+            return self._workers
+        # One that serves many rooms at a time shares their passes: a second one would only take memory of its GPU.
+        most = 1 if any(process.at_once > 1 for process in self._processes) else default_workers()
+        return min(most, max(len(self._rooms), 1))
 
     async def _run(self, process: InferenceProcess, sponsor: Supervisor) -> None:
         """A process from start to end, and the pause after it; it is warmed up with the portrait of a room."""

@@ -48,6 +48,7 @@ class InferenceProcess:
         self.rooms: dict[int, Resident] = {}  # open or being opened in it, by number
         self.ready = False  # warm, and not known to be gone
         self.was_ready = False
+        self.at_once = 1  # rooms that it serves at the same time
         self.queued = 0
         self.resident_bytes = 0
         self.failed: ipc.WorkerFailed | None = None  # what it said last
@@ -197,6 +198,7 @@ class InferenceProcess:
                         room.received(event, parts)
                 case ipc.Started():
                     self.ready, self.was_ready, self._beat = True, True, monotonic()
+                    self.at_once = event.at_once
                     self._started()
                 case ipc.Identified():
                     answer = self._answers.get(event.request)

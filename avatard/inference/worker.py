@@ -163,7 +163,7 @@ class Worker:
                 for number, stage in enumerate(list(Stage) * engine.at_once):
                     self._since[number] = 0.0
                     self._start(stage.name.lower(), partial(self._serve_stage, stage, number))
-                self._send(ipc.Started())
+                self._send(ipc.Started(engine.at_once))
             case ipc.OpenRoom():
                 self._portraits.put(lambda: self._open(command, Portrait(parts[0], command.face, command.name)))
             case ipc.CloseRoom():

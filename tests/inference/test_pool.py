@@ -81,7 +81,7 @@ async def pools(monkeypatch):
     made: list[InferencePool] = []
 
     def make(workers: int = 1, engine: str = ENGINE, keep: bool = True) -> InferencePool:
-        made.append(InferencePool(config(inference=Inference(workers)), engine, keep))
+        made.append(InferencePool(config(inference=Inference(workers=workers)), engine, keep))
         return made[-1]
 
     yield make
