@@ -95,6 +95,30 @@ async def test_a_sound_file_is_spoken_from_the_start(portrait, tmp_path):
     assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
+async def test_rooms_are_made_and_end_with_the_daemon(portrait, tmp_path):
+    process, url, _ = await start(portrait, f"server.data_dir={tmp_path / 'data'}")
+    async with aiohttp.ClientSession() as http:
+        image = {"Content-Type": "image/png"}
+        async with http.post(f"{url}/api/identities?name=ada", data=portrait.read_bytes(), headers=image) as response:
+            assert response.status == 201
+        async with http.post(f"{url}/api/rooms", json={"identity": "ada"}) as response:
+            made = await response.json()
+            assert response.status == 201
+        key = {"Authorization": f"Bearer {made['token']}"}
+        async with http.ws_connect(url + made["urls"]["audio"], headers=key) as socket:
+            await socket.send_json({"sample_rate": 16000})
+            await socket.send_bytes(to_pcm16(beeps(2)).tobytes())
+            while (await socket.receive_json(timeout=20))["type"] != "bot-started-speaking":
+                pass
+            process.send_signal(signal.SIGTERM)
+            while (message := await socket.receive(timeout=20)).type is aiohttp.WSMsgType.TEXT:
+                pass
+            assert message.data == 1001
+    rest = (await process.stderr.read()).decode()
+    assert await asyncio.wait_for(process.wait(), 60) == 0 and "Traceback" not in rest
+    assert (tmp_path / "data" / "identities" / "ada" / "picture").read_bytes() == portrait.read_bytes()
+
+
 async def test_what_is_recorded_is_whole_when_it_is_stopped(portrait, tmp_path):
     write_wav(tmp_path / "voice.wav", beeps(2))
     process, url, _ = await start(

@@ -11,6 +11,7 @@ import zmq.asyncio
 
 from avatard.config import Server, Zmq
 from avatard.gateways.zeromq import ZmqGateway
+from avatard.integrations.daemon import DaemonStream
 from avatard.protocols.messages import (
     EndOfUtterance,
     Interrupt,
@@ -79,6 +80,25 @@ async def test_a_room_that_asks_for_it_has_its_own_topics(serving):
     assert seen[topic_of(Topic.META, room.name)].identity == room.session.generation.digest
     assert not hidden.session.playout.playing, "nobody may look at it"
     assert not found.server.room.session.playout.playing, "who names a room asks for no other"
+
+
+async def test_the_stream_of_an_agent_may_be_a_room(serving):
+    found, gateway, _, _ = serving
+    await found.keep("dark", 20)
+    _, _, room = await found.create(identity="dark", zmq=True)
+    stream = DaemonStream(found.url, gateway.publisher.endpoint, token=room.token, room=room.name)
+    await stream.start()
+    stream.push(np.full(8000, 0.3, np.float32), 16_000)
+    stream.end()
+    seen: list[int] = []
+    async for frame in stream:
+        if frame.picture is not None:
+            seen.append(int(frame.picture[-1, 0, 0]))
+        if len(seen) == 5:
+            break
+    assert max(abs(value - 20) for value in seen) < 4
+    assert room.clients == 1 and not found.server.room.session.playout.playing
+    await stream.stop()
 
 
 async def test_who_subscribed_before_there_were_rooms_asks_for_none(serving):
