@@ -8,16 +8,19 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from avatard.commands.inputs import check_pictures
 from avatard.config import Config, Output
-from avatard.gateways.http import Server
+from avatard.gateways.http import Server, make_rooms
 from avatard.gateways.local import check_microphone, speak_file, speak_microphone
 from avatard.gateways.loudspeaker import Loudspeaker, check_loudspeaker
 from avatard.gateways.motion_udp import MotionGateway
 from avatard.gateways.outputs import Outputs
 from avatard.gateways.virtual_camera import VirtualCamera, check_camera
 from avatard.gateways.zeromq import ZmqGateway
+from avatard.inference.pool import InferencePool
 from avatard.media.audio_file import open_audio
 from avatard.portrait import Portrait
 from avatard.session.session import ENGINE, Session
@@ -64,13 +67,18 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
             loop.add_signal_handler(number, stopped.set)
     gateway = ZmqGateway(config.zmq) if config.zmq.publish or config.zmq.audio else None
     motion = MotionGateway(config.engines)
-    session = Session(config, portrait, engine)
+    pool = InferencePool(config, engine)
+    session = Session(config, portrait, engine, pool.open)
     outputs = Outputs(config.output, session)
-    server = Server(config, session, outputs)
+    server = Server(config, session, outputs, partial(make_rooms, engine=engine, make_supervisor=pool.open))
+    check_pictures(config)
     _check_devices(config)
     await server.check_address()
+    if gateway is not None:
+        gateway.check_addresses()
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(pool.stop)
         stack.push_async_callback(session.stop)
         starting = asyncio.create_task(session.start(), name="start")
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -85,6 +93,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
         if gateway is not None:
             stack.push_async_callback(gateway.stop)
             await gateway.start(session)
+            server.rooms.guests.append(gateway)
         outputs.start()
         stack.push_async_callback(motion.stop)
         motion.start(session)
@@ -103,7 +112,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
 
 
 def _check_devices(config: Config) -> None:
-    """Refuse a missing file, microphone, camera or sound output before the networks load. Raises `UserError`."""
+    """Refuse a missing sound file, microphone, camera or sound output before the networks load. Raises `UserError`."""
     source = config.audio.source
     if source == MICROPHONE:
         check_microphone()
