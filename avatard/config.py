@@ -112,6 +112,14 @@ class Inference(Section, frozen=True):
             description="processes that share the rooms, all started at once; 0: by cores, as rooms come",
         ),
     ] = 0
+    device: Annotated[
+        str,
+        Meta(
+            pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$",
+            description="of the networks: cpu, cuda (cuda:1: the second), mps; auto: a GPU where there is one",
+            extra={"allowed": "auto, cpu, mps, cuda or cuda:N"},
+        ),
+    ] = "auto"
 
 
 class Portrait(Section, frozen=True):

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avatard.models.device import CPU
+
 Pictures = NDArray[np.uint8]
 
 
@@ -15,9 +17,9 @@ def normalise(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def to_tensor(pictures: Pictures) -> Tensor:
-    """`[N, H, W, 3]` → `[N, 3, H, W]` in [-1, 1]."""
-    return normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+def to_tensor(pictures: Pictures, device: torch.device = CPU) -> Tensor:
+    """`[N, H, W, 3]` → `[N, 3, H, W]` in [-1, 1] on a device, to which they travel as bytes."""
+    return normalise(torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2))
 
 
 def to_bytes(pictures: Tensor) -> Pictures:

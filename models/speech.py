@@ -82,10 +82,10 @@ def log_mel(spectrum: Tensor, filters: Tensor) -> Tensor:
     return (torch.maximum(power, loudest - 8) + 4) / 4
 
 
-def sinusoids(length: int, width: int) -> Tensor:
+def sinusoids(length: int, width: int, device: torch.device | None = None) -> Tensor:
     """Whisper's position encoding `[length, width]`: sines, then cosines."""
-    rate = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2))
-    angle = torch.arange(length)[:, None] * rate
+    rate = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2, device=device))
+    angle = torch.arange(length, device=device)[:, None] * rate
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -157,7 +157,7 @@ class WhisperFeatures(nn.Module):
         assert isinstance(self.filters, Tensor)
         x = log_mel(spectrum, self.filters)  # [B, bands, T / 160]
         x = F.gelu(self.conv2(F.gelu(self.conv1(x)))).transpose(1, 2)  # [B, T / 320, width]
-        x = x + sinusoids(x.shape[1], x.shape[2]).to(x.device)
+        x = x + sinusoids(x.shape[1], x.shape[2], x.device)
         for layer in self.layers:
             x = layer(x)
         return x.reshape(len(x), -1, self.dim)

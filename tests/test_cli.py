@@ -96,3 +96,12 @@ def test_a_receiver_that_is_no_address_is_one_line_before_anything_is_loaded(tmp
     assert (ran.returncode, ran.stdout) == (1, "")
     expected = "avatard: 'studio:x' is no receiver: expected HOST or HOST:PORT, such as 127.0.0.1:39539\n"
     assert ran.stderr == expected
+
+
+@pytest.mark.parametrize("verb", ["serve", "render", "bench"])
+def test_a_device_that_cannot_be_is_refused_with_those_that_can(verb):
+    given = {"serve": [], "render": ["--audio", "a.wav", "-o", "a.mp4"], "bench": []}[verb]
+    ran = avatard(verb, "--identity", "me.png", *given, "--device", "tpu")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    said = "avatard: inference.device = 'tpu' (command line): expected auto, cpu, mps, cuda or cuda:N\n"
+    assert ran.stderr == said

@@ -28,7 +28,7 @@ def examine(config: Config) -> Iterator[Check]:
     """Run every check that concerns `serve` with this configuration."""
     yield _python()
     yield from _cpu()
-    yield _torch()
+    yield from _torch(config.inference.device)
     live = bool(config.output.push or config.output.record)
     yield from _codecs("h264" if live else config.webrtc.codec)
     yield _portaudio(needed=config.audio.source == "mic")
@@ -68,12 +68,26 @@ def _cpu() -> Iterator[Check]:
     yield Check("CPU features", "ok" if fast else "note", (", ".join(found) or "none that help") + slow)
 
 
-def _torch() -> Check:
+def _torch(device: str) -> Iterator[Check]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Check("torch", "missing", f"{_first_line(error)}: reinstall avatard")
-    return Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+        yield Check("torch", "missing", f"{_first_line(error)}: reinstall avatard")
+        return
+    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    from avatard.models.device import choose_device, device_memory, device_name
+    from avatard.models.precision import inference_dtype
+
+    try:
+        chosen = choose_device(device)
+    except UserError as error:
+        yield Check("device", "missing", str(error))
+        return
+    precision = f"networks in {str(inference_dtype(chosen)).removeprefix('torch.')}"
+    memory = device_memory(chosen)
+    room = f", {memory[0] / 1e9:.1f} of {memory[1] / 1e9:.1f} GB free" if memory is not None else ""
+    model = "" if chosen.type == "cpu" else f" ({device_name(chosen)})"
+    yield Check("device", "ok", f"{chosen}{model}{room}, {precision}")
 
 
 def _codecs(codec: str) -> Iterator[Check]:

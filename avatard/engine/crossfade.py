@@ -15,9 +15,17 @@ def fade_in(fade: int) -> list[float]:
     return weights
 
 
-def blend(before: Tensor, after: Tensor) -> Tensor:
-    """From one clip's frames to another's frames of the same moments; both `[X, …]`, time first."""
-    if before.shape != after.shape:
-        raise ValueError(f"got {tuple(before.shape)} and {tuple(after.shape)}, expected the same frames of both clips")
-    weight = torch.tensor(fade_in(len(before)), dtype=before.dtype, device=before.device)
-    return torch.lerp(before, after, weight.view(-1, *[1] * (before.ndim - 1)))
+def blend(before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
+    """From one clip's frames to another's frames of the same moments.
+
+    Args:
+        before: `[B, X, …]`.
+        after: the same.
+        weights: of `after`, `[B, X]`: `fade_in`.
+    """
+    if before.shape != after.shape or weights.shape != before.shape[:2]:
+        raise ValueError(
+            f"got {tuple(before.shape)}, {tuple(after.shape)} and {tuple(weights.shape)}, expected the same frames of "
+            "both clips and their weights"
+        )
+    return torch.lerp(before, after, weights.to(before.dtype).view(*weights.shape, *[1] * (before.ndim - 2)))

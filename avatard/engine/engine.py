@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from avatard.config import Config
 from avatard.engine import affine
 from avatard.engine.background import Background
+from avatard.engine.batch import MOST_SESSIONS
 from avatard.engine.compositor import Compositor, Drawn
 from avatard.engine.enlarged import EnlargedCompositor
 from avatard.engine.eye_motion import EyeMotion, look
@@ -36,6 +37,7 @@ from avatard.engine.teeth import other_picture, teeth_of
 from avatard.engine.video_stream import Clip, PreparedPortrait, VideoStream
 from avatard.frame import Backdrop, Frame, HeadPose, Samples
 from avatard.inference.engine_api import Timer, untimed
+from avatard.models.device import refused_when_full
 from avatard.models.face.arkit_solver import ArkitSolver, smoothed
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
@@ -227,12 +229,13 @@ class NeuralEngine:
     @property
     def at_once(self) -> int:
         """See `engine_api.Engine`."""
-        return 1
+        return 1 if self.networks.device.type == "cpu" else MOST_SESSIONS
 
     def another(self, config: Config) -> NeuralEngine:
         """See `engine_api.Engine`."""
         return NeuralEngine(config, self)
 
+    @refused_when_full("this portrait")
     def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         """See `engine_api.Engine`."""
         mean = MorphableModel.load().mean_68
@@ -242,9 +245,10 @@ class NeuralEngine:
         picture = self._config.picture
         framing = frame_identity(identity, picture.framing, picture.size, self._size)
         self._size = (framing.width, framing.height)
+        painter, passes = self.networks.painter, self.networks.passes
         filler = None
-        if self.networks.painter is not None:
-            filler = MouthFiller(self.networks.painter, reference=teeth_of(identity, self._more))
+        if painter is not None:
+            filler = MouthFiller(painter, reference=teeth_of(identity, self._more), mouths=passes.mouths)
         compositor = Compositor(identity, framing, self._background, filler)
         idle = Idle(mean + identity.neutral, self._config.stream.seed)
         self._person = person = Person(
@@ -261,15 +265,17 @@ class NeuralEngine:
         rest = Face(identity.neutral, identity.pose, person.arkit(identity.neutral))
         return identity.digest, person.frame(compositor.still, compositor.backdrop, rest)
 
+    @refused_when_full("another session")
     def begin(self, first_frame: int, warm_up: bool = False) -> NeuralStream:
         """See `engine_api.Engine`."""
         person = self._person
         assert person is not None
         stream = self._config.stream
         motion_steps, video_steps, stride, size_divisor = self._quality
+        networks, passes = self.networks, self.networks.passes
         motion = MotionStream(
-            self.networks.atom,
-            self.networks.speech,
+            networks.atom,
+            networks.speech,
             person.identity,
             seed=stream.seed,
             first_frame=first_frame,
@@ -281,9 +287,10 @@ class NeuralEngine:
             idle=person.idle,
             start_from_portrait=person.start_from_portrait,
             timer=self.timer,
+            hops=passes.motion,
         )
         video = VideoStream(
-            self.networks.mcvdm,
+            networks.mcvdm,
             person.prepared,
             seed=stream.seed,
             first_frame=first_frame,
@@ -292,13 +299,14 @@ class NeuralEngine:
             fade=stream.fade_frames // stride,
             steps=video_steps,
             timer=self.timer,
+            hops=passes.hops,
+            layers=passes.layers,
         )
         # After an interrupt the mouth is to be closed, not to smile as in the portrait.
         person.start_from_portrait = person.start_from_portrait and warm_up
         self._streams = (motion, video)
         compositor = person.compositor_of(size_divisor)
-        decoding = self.networks.decoding
-        return NeuralStream(motion, video, person, compositor, first_frame, stride, decoding, self.timer)
+        return NeuralStream(motion, video, person, compositor, first_frame, stride, networks.decoding, self.timer)
 
     def set_quality(self, motion_steps: int, video_steps: int, frame_stride: int, size_divisor: int = 1) -> None:
         """See `engine_api.Engine`; a stride must divide the hop."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +46,34 @@ class Motion:
     landmarks: NDArray[np.float32]  # [k, 68, 3], offsets from the 3DMM's mean, interocular distances
 
 
+class MotionInputs(NamedTuple):
+    """What a hop of motion is made of, on the networks' device."""
+
+    audio: Tensor  # [B, T], the window
+    reference: Tensor  # [B, 2, 68, 3], c_lmd
+    prefix: Tensor  # [B, P, 68, 3], displacements already made
+    noise: Tensor  # [B, H, 68, 3]
+
+
+@torch.inference_mode()
+def make_motion(
+    atom: Atom, speech: SpeechEncoder, inputs: MotionInputs, steps: int, lookahead: int, timer: Timer = untimed
+) -> Tensor:
+    """Displacements `[B, H, 68, 3]` of the next frames of one stream, or of several that share the pass."""
+    with timer("speech features"):
+        features = speech(inputs.audio)
+    with timer("AToM-Net"):
+        return atom.sample(features, inputs.reference, inputs.prefix, inputs.noise, steps=steps, lookahead=lookahead)
+
+
+class MotionPass(Protocol):
+    """Makes hops of motion: `make_motion`, or what shares its passes among streams."""
+
+    def __call__(self, inputs: MotionInputs, steps: int, lookahead: int, /, *, timer: Timer = untimed) -> Tensor:
+        """See `make_motion`."""
+        ...
+
+
 class MotionStream:
     """Speech encoder and AToM-Net on a sliding window.
 
@@ -65,6 +94,7 @@ class MotionStream:
         idle: blinks and brows on top of what the network makes; none without it.
         start_from_portrait: begin with the portrait's own expression instead of a face at rest.
         timer: entered around each network.
+        hops: makes the hops; without it this stream has passes of its own.
 
     Raises:
         EngineError: the sizes do not fit the network, or the encoder is another one.
@@ -86,6 +116,7 @@ class MotionStream:
         idle: Idle | None = None,
         start_from_portrait: bool = False,
         timer: Timer = untimed,
+        hops: MotionPass | None = None,
     ) -> None:
         config = atom.config
         if speech.dim != config.speech_dim:
@@ -97,17 +128,18 @@ class MotionStream:
         self._lookahead = -(-lookahead_ms // FRAME_MS)
         if not 0 <= self._lookahead <= config.max_lookahead:
             raise EngineError(f"got a look-ahead of {lookahead_ms} ms, expected 0 to {config.max_lookahead * FRAME_MS}")
-        self._atom, self._speech, self._seed = atom, speech, seed
+        self._atom, self._seed = atom, seed
+        self._make_hop = partial(make_motion, atom, speech) if hops is None else hops
         self._noise, self._gain = noise, gain
         self._hop, self.steps = hop_frames, steps
         neutral = np.asarray(identity.neutral, np.float32)
         self._portrait = torch.from_numpy(np.asarray(identity.landmarks, np.float32))
-        self._reference = reference_of(self._portrait, torch.from_numpy(neutral))[None]
-        self._resting = atom.resting(self._reference)[0]
+        self._reference = reference_of(self._portrait, torch.from_numpy(neutral))[None].to(atom.device)
+        self._resting = atom.resting(self._reference)[0].cpu()
         self._start_from_portrait = start_from_portrait
         self._timer = timer
         self._idle = idle
-        self._prefix = torch.zeros(1, config.frames - hop_frames, LANDMARKS, 3)
+        self._prefix = torch.zeros(1, config.frames - hop_frames, LANDMARKS, 3, device=atom.device)
         self._before: Tensor | None = None  # the last hop as it was given out, without `idle`
         self._received = 0  # samples
         self._first = self._next = first_frame
@@ -156,21 +188,13 @@ class MotionStream:
     def _make(self) -> Motion:
         """One hop from the samples at the front of the buffer."""
         window = torch.from_numpy(self._audio[: self.window_samples])[None]
-        noise = start_noise(self._seed, range(self._next, self._next + self._hop), self._noise)
-        with self._timer("speech features"):
-            features = self._speech(window)
-        with self._timer("AToM-Net"):
-            new = self._atom.sample(
-                features,
-                self._reference,
-                self._prefix,
-                torch.from_numpy(noise)[None],
-                steps=self.steps,
-                lookahead=self._lookahead,
-            )
+        noise = torch.from_numpy(start_noise(self._seed, range(self._next, self._next + self._hop), self._noise))[None]
+        device = self._atom.device
+        inputs = MotionInputs(window.to(device), self._reference, self._prefix, noise.to(device))
+        new = self._make_hop(inputs, self.steps, self._lookahead, timer=self._timer)
         self._prefix = torch.cat([self._prefix, new], dim=1)[:, self._hop :]
         self._audio = self._audio[self._hop * SAMPLES_PER_FRAME :]
-        face = self._gain * new[0] + self._resting
+        face = self._gain * new[0].cpu() + self._resting  # from here on a few numbers, which the head's pose needs, too
         if self._before is not None:
             face = without_step(self._before, face)
         self._before = face

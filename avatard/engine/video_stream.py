@@ -13,19 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avatard.engine.crossfade import blend
+from avatard.engine.crossfade import fade_in
+from avatard.engine.hop import HopInputs, HopMade, HopState, LayerInputs, make_hop, make_layers
 from avatard.inference.engine_api import EngineError, Timer, untimed
 from avatard.models.face import warp
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.decoder import CELLS, FACE, FRAME, Layers, Pictures, PortraitFeatures, Window
-from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
+from avatard.models.mcvdm.decoder import CELLS, FACE, FRAME, Layers, LayerTensors, Pictures, Window
+from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
 from avatard.models.precision import inference_autocast
@@ -36,8 +37,6 @@ CLIP_UNIT = 4
 REACH, OUTSIDE = 1.0, 1.0
 #: Frames rendered at a time: a few stay in the processor's cache, a long hop does not.
 CHUNK = 4
-
-Made = TypeVar("Made", Pictures, list[Layers])
 
 
 class Face(Protocol):
@@ -65,19 +64,19 @@ class PreparedPortrait:
 
     mean: NDArray[np.float32]  # [68, 3], the 3DMM's mean face
     face: NDArray[np.float32]  # [68, 3], the face as photographed, frontal
-    source: Tensor  # [1, 68, 2], its landmarks in portrait pixels
-    photograph: Pictures  # `warp.enlarge` of the portrait
+    source: Tensor  # [1, 68, 2], its landmarks in portrait pixels; this and what follows on the networks' device
+    photograph: Tensor  # [1, 3, 512, 512], `warp.enlarged_tensor` of the portrait
     encoding: IdentityEncoding
 
     @classmethod
     def of(cls, mcvdm: Mcvdm, identity: Face, mean: NDArray[np.float32]) -> PreparedPortrait:
         """Run the portrait through the encoders of `mcvdm`; `mean` is the 3DMM's mean face."""
-        face = identity.landmarks + mean
-        with torch.inference_mode(), inference_autocast():
+        face, device = identity.landmarks + mean, mcvdm.device
+        with torch.inference_mode(), inference_autocast(device):
             picture = torch.from_numpy(identity.portrait).permute(2, 0, 1)[None].float() / 127.5 - 1
-            encoding = mcvdm.encode_identity(picture)
-        source = torch.from_numpy(identity.pose.project(face)[None, :, :2]).float()
-        return cls(mean, face, source, warp.enlarge(identity.portrait), encoding)
+            encoding = mcvdm.encode_identity(picture.to(device))
+        source = torch.from_numpy(identity.pose.project(face)[None, :, :2]).float().to(device)
+        return cls(mean, face, source, warp.enlarged_tensor(identity.portrait, device), encoding)
 
 
 class Clip(NamedTuple):
@@ -86,6 +85,14 @@ class Clip(NamedTuple):
     first: int  # absolute frame number
     volumes: Tensor  # [k, W, 32, 32]
     flow: Tensor  # [k, 2, 32, 32], of the head; neither tensor is changed any more
+
+
+class HopPass(Protocol):
+    """Makes hops: `make_hop`, or what shares its passes among streams."""
+
+    def __call__(self, inputs: HopInputs, steps: int, /, *, timer: Timer = untimed) -> HopMade:
+        """See `make_hop`."""
+        ...
 
 
 class VideoStream:
@@ -103,6 +110,8 @@ class VideoStream:
         fade: X, frames cross-faded with the clip before.
         steps: denoising steps; may be changed between pushes.
         timer: entered around each network.
+        hops: makes the hops; without it this stream has passes of its own.
+        layers: says what pictures are made of; likewise.
 
     Raises:
         EngineError: the sizes do not fit.
@@ -120,6 +129,8 @@ class VideoStream:
         fade: int = 2,
         steps: int = 2,
         timer: Timer = untimed,
+        hops: HopPass | None = None,
+        layers: Callable[[LayerInputs], LayerTensors] | None = None,
     ) -> None:
         if clip % CLIP_UNIT or clip < CLIP_UNIT:
             raise EngineError(f"got a clip of {clip} frames, expected a multiple of {CLIP_UNIT}")
@@ -128,16 +139,16 @@ class VideoStream:
         self._mcvdm, self._seed, self.steps = mcvdm, seed, steps
         self._clip, self._hop, self._fade = clip, hop, fade
         self._portrait, self._timer = portrait, timer
-        self._start_noise = self._noise_of(0, (1, mcvdm.config.unet.latent, CELLS, CELLS))
-        self._last = (portrait.source[0], portrait.source[0])
+        self._make_hop = partial(make_hop, mcvdm) if hops is None else hops
+        self._shared_layers = layers
+        self._start_noise = self._noise_of(0, (1, mcvdm.config.unet.latent, CELLS, CELLS)).to(mcvdm.device)
+        self._weights = torch.tensor([fade_in(fade)], device=mcvdm.device)
+        source = portrait.source[0].cpu()
+        self._last = (source, source)
         self._points: list[tuple[Tensor, Tensor]] = []  # rigid and target points of the frames waiting for a hop
-        # Of the last clip's frames: the head's flow [1, S, 2, 32, 32], and what the landmark encoder makes of each.
-        self._flow: Tensor | None = None
-        self._features: Tensor | None = None
+        self._state: HopState | None = None  # that the last clip left
         self._next = first_frame  # the first frame that was not pushed yet
         self._shown = first_frame  # the first frame that was not given out yet
-        self._previous: Planes | None = None
-        self._held: Tensor | None = None  # volumes of the last clip's X last frames
         self._finished = False
 
     def push(self, landmarks: NDArray[np.floating], poses: Sequence[Pose]) -> list[tuple[int, Pictures]]:
@@ -181,11 +192,24 @@ class VideoStream:
 
     def pictures(self, clip: Clip) -> Iterator[tuple[int, Pictures]]:
         """Render a clip: runs of its frames as of `push`, as soon as they are there."""
-        return self._render(clip, self._mcvdm.autoencoder.render_uint8)
+        for first, inputs in self._chunks(clip, CHUNK):
+            # No context of torch may span a `yield`: leaving inference mode there would switch autocast off for good.
+            with torch.inference_mode(), inference_autocast(self._mcvdm.device), self._timer("decoder"):
+                frames = self._mcvdm.autoencoder.render_uint8(*inputs)[0]
+            yield first, frames.permute(0, 2, 3, 1).cpu().numpy()
 
     def layers(self, clip: Clip, painted_in: Window = FACE) -> Iterator[tuple[int, list[Layers]]]:
         """As `pictures`, but what each picture is made of, for a compositor that uses paint in this window."""
-        return self._render(clip, partial(self._mcvdm.autoencoder.layers, painted_in=painted_in))
+        # Only passes of the same shapes can be shared: they paint all that any face needs, and make whole clips.
+        if self._shared_layers is not None:
+            window, at_once, run = FACE, max(1, len(clip.volumes)), self._shared_layers
+        else:
+            window, at_once, run = painted_in, CHUNK, partial(make_layers, self._mcvdm, painted_in=painted_in)
+        for first, inputs in self._chunks(clip, at_once):
+            with self._timer("decoder"):
+                made = run(inputs).of_frames(self._mcvdm.autoencoder.painted(window))
+            for start in range(0, len(made), CHUNK):
+                yield first + start, made[start : start + CHUNK]
 
     def _place(self, offsets: NDArray[np.floating], pose: Pose) -> tuple[Tensor, Tensor]:
         """Rigid and target points `[68, 2]` of a frame; those of the frame before where they cannot be a face."""
@@ -207,56 +231,34 @@ class VideoStream:
         self._shown = until
         return clip
 
-    @torch.inference_mode()
     def _denoise(self) -> tuple[Tensor, Tensor]:
         """The next clip's volumes `[X + H, W, 32, 32]`, blended with those held, and the head's flow for them."""
-        rigid, target = (torch.stack(points)[None] for points in zip(*self._points, strict=True))
-        geometry = Geometry(self._portrait.source, rigid, target)
+        portrait, device = self._portrait, self._mcvdm.device
+        rigid, target = (torch.stack(points)[None].to(device) for points in zip(*self._points, strict=True))
         self._points = []
-        flow = geometry.rigid_flow()
-        with inference_autocast():
-            with self._timer("landmark encoder"):
-                features = self._mcvdm.landmarks.features(condition_maps(geometry, self._portrait.encoding.small, flow))
-                self._flow, self._features = self._roll(self._flow, flow), self._roll(self._features, features)
-                zl = self._mcvdm.landmarks.pool(self._features)
-            with self._timer("diffusion UNet"):
-                noise = self._noise(self._next - self._clip)
-                latent = self._mcvdm.generate(zl, self._portrait.encoding.latent, self._previous, noise, self.steps)
-            new = self._hop + self._fade
-            with self._timer("decoder trunk"):
-                clean = self._mcvdm.denormalise(latent)
-                volume = self._mcvdm.autoencoder.volume(clean, slice(self._clip - new, None))[0]
-            if self._held is not None and self._fade:
-                volume = torch.cat([blend(self._held, volume[: self._fade]), volume[self._fade :]])
-        self._previous = latent
-        self._held = volume[self._hop :].clone()
-        return volume, self._flow[0, -new:]
+        inputs = HopInputs(
+            Geometry(portrait.source, rigid, target),
+            portrait.encoding.small,
+            portrait.encoding.latent,
+            self._noise(self._next - self._clip),
+            self._weights,
+            self._state,
+        )
+        volumes, flow, self._state = self._make_hop(inputs, self.steps, timer=self._timer)
+        return volumes[0], flow[0]
 
-    def _roll(self, old: Tensor | None, new: Tensor) -> Tensor:
-        """The last S frames `[1, S, …]`; before the first one the face rests where the first one has it."""
-        if old is None:
-            old = new[:, :1].expand(-1, self._clip, *new.shape[2:])
-        return torch.cat([old, new], 1)[:, -self._clip :]
-
-    def _render(
-        self, clip: Clip, render: Callable[[Tensor, PortraitFeatures, Tensor, Pictures], Made]
-    ) -> Iterator[tuple[int, Made]]:
-        """Render a clip, a few frames at a time."""
+    def _chunks(self, clip: Clip, size: int) -> Iterator[tuple[int, LayerInputs]]:
+        """A clip, a few frames at a time, each with the absolute number of its first."""
         portrait = self._portrait
-        for start in range(0, len(clip.volumes), CHUNK):
-            chosen = slice(start, start + CHUNK)
-            # No context of torch may span a `yield`: leaving inference mode there would switch autocast off for good.
-            with torch.inference_mode(), inference_autocast(), self._timer("decoder"):
-                made = render(
-                    clip.volumes[None, chosen], portrait.encoding.portrait, clip.flow[None, chosen], portrait.photograph
-                )
-            yield clip.first + start, made
+        for start in range(0, len(clip.volumes), size):
+            volumes, flow = (part[None, start : start + size] for part in (clip.volumes, clip.flow))
+            yield clip.first + start, LayerInputs(volumes, portrait.encoding.portrait, flow, portrait.photograph)
 
     def _noise(self, first: int) -> Planes:
         """Start noise: xy is the session's, rows of xt and yt belong to absolute frames."""
         channels = self._mcvdm.config.unet.latent
         rows = [self._noise_of(n + 1, (2, channels, CELLS)) for n in range(first, first + self._clip)]
-        xt, yt = torch.stack(rows, 2)[:, None]
+        xt, yt = torch.stack(rows, 2)[:, None].to(self._mcvdm.device)
         return Planes(self._start_noise, xt, yt)
 
     def _noise_of(self, counter: int, shape: tuple[int, ...]) -> Tensor:

@@ -86,7 +86,8 @@ class Engine(Protocol):
         """Start a new stream at this frame.
 
         The frames of a warm-up are discarded: the next stream still starts from the portrait's own expression.
-        May be called while another thread is in `identify`.
+        May be called while another thread is in `identify`. Streams may run side by side: on a GPU, those that are used
+        by different threads share passes of the networks.
 
         Raises:
             UserError: the configuration does not fit the networks.

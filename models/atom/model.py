@@ -141,13 +141,16 @@ class Atom(nn.Module):
     reference_scale: Tensor
     bound: Tensor
     alpha_bar: Tensor
+    lip: Tensor
+    rest: Tensor
 
     def __init__(self, config: AtomConfig) -> None:
         super().__init__()
         self.config = config
         width, self.two_streams = config.width, config.variant == "C"
         lip = LIP_68 if self.two_streams else torch.arange(LANDMARKS).numpy()
-        self.lip, self.rest = torch.as_tensor(lip), torch.as_tensor(REST_68)
+        self.register_buffer("lip", torch.as_tensor(lip), persistent=False)
+        self.register_buffer("rest", torch.as_tensor(REST_68), persistent=False)
         reference = 0 if config.variant == "A" else width
         self.audio_in = nn.Sequential(
             nn.LayerNorm(config.speech_dim), nn.Dropout(config.dropout), nn.Linear(config.speech_dim, width)
@@ -186,6 +189,11 @@ class Atom(nn.Module):
     def load(cls, name: str | Path = "atom_nano.safetensors") -> Atom:
         """The shipped network, or one from a path. Raises `CheckpointError`."""
         return checkpoint.build(name, "weights of AToM-Net", lambda config: cls(AtomConfig(**json.loads(config))))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.scale.device
 
     def resting(self, reference: Tensor) -> Tensor:
         """Landmarks `[..., 68, 3]` from which displacement is counted, of c_lmd `[..., 2, 68, 3]`."""

@@ -121,3 +121,37 @@ def remap(
     x = x * width + (2 * np.arange(width, dtype=np.float32)[window[1]] + 0.5)
     y = y * height + (2 * np.arange(height, dtype=np.float32)[window[0], None] + 0.5)
     return np.asarray(cv2.remap(enlarged, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def enlarged_tensor(photograph: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """`enlarge` of a photograph for `remapped`: `[1, 3, 2H, 2W]` bytes, whose channels are innermost in memory."""
+    return torch.from_numpy(enlarge(photograph)).permute(2, 0, 1)[None].to(device)
+
+
+def remapped(enlarged: Tensor, flow: Tensor, window: tuple[slice, slice] = (slice(None), slice(None))) -> Tensor:
+    """`remap` of clips of frames, on their device.
+
+    Args:
+        enlarged: photographs `[B, 3, 2H, 2W]`, see `enlarged_tensor`.
+        flow: `[B, S, 2, h, w]`.
+        window: rows and columns of the result; the rest is left out.
+
+    Returns:
+        `[B, S, 3, H, W]` bytes.
+    """
+    if flow.device.type != "cpu":
+        return remap_tensor(enlarged, flow, window)
+    pictures = [
+        np.stack([remap(picture, one, window) for one in clip])
+        for picture, clip in zip(enlarged.permute(0, 2, 3, 1).numpy(), flow.numpy(), strict=True)
+    ]
+    made = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
+    return torch.from_numpy(made).permute(0, 1, 4, 2, 3)
+
+
+def remap_tensor(enlarged: Tensor, flow: Tensor, window: tuple[slice, slice]) -> Tensor:
+    """`remapped` with tensor operations alone: the same within OpenCV's rounding of positions to 1/32 pixel."""
+    size = (enlarged.shape[2] // 2, enlarged.shape[3] // 2)
+    lifted = F.interpolate(flow.flatten(0, 1), size, mode="bilinear", align_corners=False)
+    positions = absolute(lifted)[..., window[0], window[1]]
+    return sample(enlarged, positions.view(*flow.shape[:2], *positions.shape[1:])).round_().to(torch.uint8)

@@ -19,7 +19,7 @@ from avatard.models.mcvdm.decoder import (
     CELLS,
     FACE,
     WHOLE,
-    Layers,
+    LayerTensors,
     PlainDecoder,
     PortraitFeatures,
     ReferenceDecoder,
@@ -29,7 +29,6 @@ from avatard.models.mcvdm.decoder import (
 from avatard.models.mcvdm.latent import MOTION_SCALE, AutoencoderConfig, Planes
 from avatard.models.mcvdm.layers import ResBlock, activate, channels_last, clips_of, conv
 from avatard.models.mcvdm.timesformer import TimeSformerEncoder
-from avatard.models.pixels import Pictures, to_bytes
 
 
 class ConvEncoder(nn.Module):
@@ -139,11 +138,11 @@ class Autoencoder(nn.Module):
         rendering: Rendering = self.decoder(volume, portrait, rigid, window)
         return rendering
 
-    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> Pictures:
-        """Volumes of one clip → pictures; see `ReferenceDecoder.show`."""
+    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Tensor) -> Tensor:
+        """Volumes of clips → pictures; see `ReferenceDecoder.render_uint8`."""
         if isinstance(self.decoder, PlainDecoder):
-            return to_bytes(self.decoder(volume)[0])
-        pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
+            return self.decoder.render_uint8(volume)
+        pictures: Tensor = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 
     def layers(
@@ -151,14 +150,18 @@ class Autoencoder(nn.Module):
         volume: Tensor,
         portrait: PortraitFeatures,
         rigid: Tensor,
-        photograph: Pictures,
+        photograph: Tensor,
         painted_in: Window = FACE,
-    ) -> list[Layers]:
-        """Volumes of one clip → what each of its frames is made of; see `ReferenceDecoder.layers`."""
+    ) -> LayerTensors:
+        """Volumes of clips → what each of their frames is made of; see `ReferenceDecoder.layers`."""
         if isinstance(self.decoder, PlainDecoder):
-            return [Layers.painted_only(f) for f in self.render_uint8(volume, portrait, rigid, photograph)]
-        layers: list[Layers] = self.decoder.layers(volume, portrait, rigid, photograph, painted_in)
+            return LayerTensors.painted_only(self.decoder.render_uint8(volume))
+        layers: LayerTensors = self.decoder.layers(volume, portrait, rigid, photograph, painted_in)
         return layers
+
+    def painted(self, painted_in: Window = FACE) -> tuple[slice, slice]:
+        """Rows and columns of the frame that `layers` paints for the same window."""
+        return (WHOLE if isinstance(self.decoder, PlainDecoder) else painted_in).pixels
 
     def decode(self, planes: Planes, portrait: PortraitFeatures, rigid: Tensor, frames: slice = slice(None)) -> Tensor:
         """Latent → the chosen frames `[B, k, 3, 256, 256]` in [-1, 1]; `rigid` `[B, k, 2, 32, 32]` is theirs."""

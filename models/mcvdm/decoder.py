@@ -54,11 +54,25 @@ class Layers(NamedTuple):
     keep: NDArray[np.uint8]  # [h, w], the share of the warp in it, of 255
     window: tuple[slice, slice]  # that part: rows and columns of the 256
 
+
+class LayerTensors(NamedTuple):
+    """What the frames of clips are made of, on the networks' device; see `Layers`."""
+
+    flow: Tensor  # [B, S, 2, 64, 64]
+    painted: Tensor  # [B, S, h, w, 3], bytes
+    keep: Tensor  # [B, S, h, w], bytes
+
     @classmethod
-    def painted_only(cls, frame: Pictures) -> Layers:
-        """Of a frame `[256, 256, 3]` that shows nothing of the portrait itself."""
-        flow = np.zeros((2, FINE_CELLS, FINE_CELLS), np.float32)
-        return cls(flow, frame, np.zeros(frame.shape[:2], np.uint8), (slice(0, FRAME), slice(0, FRAME)))
+    def painted_only(cls, frames: Tensor) -> LayerTensors:
+        """Of frames `[B, S, 3, 256, 256]` that show nothing of the portrait itself."""
+        painted = frames.permute(0, 1, 3, 4, 2).contiguous()
+        keep = torch.zeros_like(painted[..., 0])
+        return cls(keep.new_zeros(*keep.shape[:2], 2, FINE_CELLS, FINE_CELLS, dtype=torch.float32), painted, keep)
+
+    def of_frames(self, window: tuple[slice, slice]) -> list[Layers]:
+        """Of the first clip, for a compositor: each frame's, fetched from the device at once."""
+        flow, painted, keep = (part[0].cpu().numpy() for part in self)
+        return [Layers(*one, window) for one in zip(flow, painted, keep, strict=True)]
 
 
 class Window(NamedTuple):
@@ -161,21 +175,21 @@ class ReferenceDecoder(nn.Module):
         painted, keep = self._paint(h, warped, window)
         return Rendering(torch.lerp(painted, warped, keep), painted, warped, keep, coarse_flow)
 
-    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> Pictures:
-        """The frames of one clip as they are shown: those of `forward` within rounding, at a third of its cost.
+    def render_uint8(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Tensor) -> Tensor:
+        """The frames of clips as they are shown: those of `forward` within rounding, at a third of its cost.
 
         Args:
-            volume: `[1, S, W, 32, 32]`.
-            portrait: of the clip.
-            rigid: `[1, S, 2, 32, 32]`.
-            photograph: `warp.enlarge` of the portrait.
+            volume: `[B, S, W, 32, 32]`.
+            portrait: of each clip.
+            rigid: `[B, S, 2, 32, 32]`.
+            photograph: `warp.enlarged_tensor` of each portrait, `[B, 3, 512, 512]`.
 
         Returns:
-            RGB `[S, 256, 256, 3]`.
+            RGB `[B, S, 3, 256, 256]`, bytes.
         """
         h, flow = self._flow(volume, portrait, rigid)
-        frames = np.stack([warp.remap(photograph, f) for f in flow])
-        face = FACE.crop(torch.from_numpy(frames).permute(0, 3, 1, 2))[None]  # a view: what is written is shown
+        frames = warp.remapped(photograph, flow)
+        face = FACE.crop(frames)  # a view: what is written is shown
         warped = face.contiguous().float().div_(127.5).sub_(1)
         painted, keep = self._paint(h, warped, FACE)
         face.copy_(_bytes(torch.lerp(painted, warped, keep)))
@@ -186,9 +200,9 @@ class ReferenceDecoder(nn.Module):
         volume: Tensor,
         portrait: PortraitFeatures,
         rigid: Tensor,
-        photograph: Pictures,
+        photograph: Tensor,
         painted_in: Window = FACE,
-    ) -> list[Layers]:
+    ) -> LayerTensors:
         """What `render_uint8` puts together, for the same arguments, but apart.
 
         Args:
@@ -199,20 +213,18 @@ class ReferenceDecoder(nn.Module):
             painted_in: a part of FACE: nothing else is painted, which saves a quarter of the work at a mouth.
         """
         h, flow = self._flow(volume, portrait, rigid)
-        frames = np.stack([warp.remap(photograph, f, painted_in.pixels) for f in flow])
-        warped = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float().div_(127.5).sub_(1)
+        warped = warp.remapped(photograph, flow, painted_in.pixels).float().div_(127.5).sub_(1)
         painted, keep = self._paint(painted_in.crop(h, of=FACE), warped, painted_in)
-        paint = _bytes(painted.clone())[0].byte().permute(0, 2, 3, 1).contiguous().numpy()
-        share = (keep[0, :, 0] * 255).round().byte().numpy()
-        return [Layers(f, p, k, painted_in.pixels) for f, p, k in zip(flow, paint, share, strict=True)]
+        paint = _bytes(painted.clone()).byte().permute(0, 1, 3, 4, 2).contiguous()
+        return LayerTensors(flow, paint, (keep[:, :, 0] * 255).round().byte())
 
-    def _flow(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
-        """Of one clip: features of its frames in FACE, and their flow `[S, 2, 64, 64]`."""
+    def _flow(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor) -> tuple[Tensor, Tensor]:
+        """Of clips: features of their frames in FACE, and their flow `[B, S, 2, 64, 64]`."""
         h, coarse_flow = self._move(volume, portrait, rigid)
         flow = _upsample_flow(coarse_flow, 2)
         h, correction = self._refine(h, FACE.crop(flow), portrait, FACE)
         FACE.crop(flow).add_(correction)
-        return h, flow[0].numpy()
+        return h, flow
 
     def _move(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse level of whole frames: features `[B * S, W, 32, 32]` and the flow `[B, S, 2, 32, 32]`."""
@@ -304,3 +316,7 @@ class PlainDecoder(nn.Module):
         h = window.crop(clips_of(h, volume)).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         frames: Tensor = clips_of(self.small(upsample(self.mid(upsample(h)))), volume).float()
         return frames
+
+    def render_uint8(self, volume: Tensor) -> Tensor:
+        """Volumes → frames as they are shown, `[B, S, 3, 256, 256]` bytes."""
+        return _bytes(self(volume)).byte()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avatard.models.face import warp
+from avatard.models.face.device_raster import raster_tensor
 from avatard.models.face.raster import raster
 from avatard.models.mcvdm.decoder import CELLS, FRAME
 from avatard.models.mcvdm.latent import MOTION_SCALE, Planes
@@ -56,10 +57,15 @@ def thumbnail(picture: Tensor) -> Tensor:
 
 
 def rasters(target: Tensor) -> Tensor:
-    """Points `[B, S, 68, 2]` in pixels of the crop → rasters `[B, S, 3, 64, 64]` in [0, 1]."""
-    points: NDArray[np.float64] = target.double().cpu().numpy()
+    """Points `[B, S, 68, 2]` in pixels of the crop → rasters `[B, S, 3, 64, 64]` in [0, 1].
+
+    On the CPU OpenCV draws them, as it did in training and in a fraction of the time.
+    """
+    if target.device.type != "cpu":
+        return raster_tensor(target, THUMBNAIL, side=FRAME)
+    points: NDArray[np.float64] = target.double().numpy()
     drawn = torch.from_numpy(raster(points, THUMBNAIL, side=FRAME))
-    return drawn.to(target.device).permute(0, 1, 4, 2, 3).float() / 255
+    return drawn.permute(0, 1, 4, 2, 3).float() / 255
 
 
 def condition_maps(geometry: Geometry, small: Tensor, rigid: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from avatard.models import checkpoint
+from avatard.models.device import CPU
 from avatard.models.diffusion import cosine_alpha_bar, ddim, sqrt_linear_alpha_bar
 from avatard.models.mcvdm.autoencoder import Autoencoder
 from avatard.models.mcvdm.decoder import PortraitFeatures
 from avatard.models.mcvdm.landmark_encoder import Geometry, LandmarkEncoder, condition_maps, thumbnail
 from avatard.models.mcvdm.latent import AutoencoderConfig, Planes
 from avatard.models.mcvdm.unet import UNet, UNetConfig
-from avatard.models.precision import has_native_bfloat16
+from avatard.models.precision import narrowed
 
 #: Length of the diffusion in training; few steps of it are taken when generating.
 TIMESTEPS = 1000
@@ -126,17 +127,16 @@ class Mcvdm(nn.Module):
         """A trained network, in float32, for inference. Raises `CheckpointError`."""
         return checkpoint.build(name_or_path, "weights of MC-VDM", lambda config: cls(McvdmConfig.from_json(config)))
 
-    def for_inference(self) -> Mcvdm:
-        """This network with the weights that `inference_autocast` would narrow at each call in bfloat16 already.
-
-        The pictures are the same, sooner. It runs under `inference_autocast` only from then on.
-        """
-        if not has_native_bfloat16():
-            return self
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                module.to(torch.bfloat16)
+    def for_inference(self, device: torch.device = CPU) -> Mcvdm:
+        """This network on a device, its weights in the format that it computes in there; see `narrowed`."""
+        self.to(device)
+        narrowed(self, device)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.mean.device
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the weights in float16, with the configuration and `metadata` (data, steps, metrics, licence)."""

@@ -6,9 +6,9 @@ is where this paints. All that could change by chance is fixed: one code and one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import cv2
@@ -84,6 +84,21 @@ class _Gap(NamedTuple):
     strength: float  # 0..1
 
 
+class MouthInputs(NamedTuple):
+    """What a few mouths are painted from."""
+
+    seen: Tensor  # [B, 10, h, w], see `observe`
+    code: Tensor  # [B, config.code]
+
+
+@torch.inference_mode()
+def make_mouths(painter: MouthPainter, inputs: MouthInputs) -> Tensor:
+    """Paint `[B, 3, h, w]`, of one person's mouths or of several people's that share the pass."""
+    with inference_autocast(painter.device):
+        painted: Tensor = painter(*inputs)
+    return painted
+
+
 class MouthFiller:
     """Fills the mouths of one person.
 
@@ -91,11 +106,20 @@ class MouthFiller:
         painter: the network, in the layout that it shall run in.
         seed: of the person's code.
         reference: a picture of the same person that shows teeth, and where; None for none.
+        mouths: paints; without it this person has passes of its own.
     """
 
-    def __init__(self, painter: MouthPainter, seed: int = 0, reference: tuple[Picture, Mouth] | None = None):
-        self._painter = painter
-        self._code = torch.randn(1, painter.config.code, generator=torch.Generator().manual_seed(seed))
+    def __init__(
+        self,
+        painter: MouthPainter,
+        seed: int = 0,
+        reference: tuple[Picture, Mouth] | None = None,
+        mouths: Callable[[MouthInputs], Tensor] | None = None,
+    ):
+        self._make_mouths = partial(make_mouths, painter) if mouths is None else mouths
+        self._device = painter.device
+        code = torch.randn(1, painter.config.code, generator=torch.Generator().manual_seed(seed))
+        self._code = code.to(self._device)
         self._reference = reference
         self._references: dict[tuple[int, int], Tensor] = {}  # by the window's size
 
@@ -122,15 +146,17 @@ class MouthFiller:
         gaps = [gap for gap in (_gap(*one, size) for one in open_ones) if gap.inside.any()]
         if not gaps:
             return
-        pictures, masks = to_tensor(np.stack([gap.shown for gap in gaps])), _maps([gap.inside for gap in gaps])
-        hints = to_tensor(np.stack([_without_detail(gap.shown, gap.inside) for gap in gaps]))
+        pictures, hints = (
+            to_tensor(np.stack(shown), self._device)
+            for shown in ([gap.shown for gap in gaps], [_without_detail(gap.shown, gap.inside) for gap in gaps])
+        )
+        masks = _maps([gap.inside for gap in gaps]).to(self._device)
         hint = torch.cat([hints, torch.ones_like(masks)], dim=1)
         seen = observe(pictures, masks, hint, self._reference_in(size, len(gaps)))
-        with inference_autocast():
-            painted = self._painter(seen, self._code.expand(len(gaps), -1))
-        shares = masks * torch.tensor([gap.strength for gap in gaps])[:, None, None, None]
-        filled = ((fill(pictures, painted.clamp(-1, 1), shares) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
-        for gap, window in zip(gaps, filled, strict=True):
+        painted = self._make_mouths(MouthInputs(seen, self._code.expand(len(gaps), -1)))
+        shares = masks * torch.tensor([gap.strength for gap in gaps], device=self._device)[:, None, None, None]
+        filled = ((fill(pictures, painted.clamp(-1, 1), shares) + 1) * 127.5).permute(0, 2, 3, 1)
+        for gap, window in zip(gaps, filled.cpu().numpy(), strict=True):
             gap.window.paste(gap.frame, window, gap.inside)
 
     def _reference_in(self, size: tuple[int, int], count: int) -> Tensor | None:
@@ -141,7 +167,7 @@ class MouthFiller:
             picture, mouth = self._reference
             window = mouth.window(*size)
             mask = _maps([lip_mask(window.points(mouth.inner_lips), *size)])
-            self._references[size] = torch.cat([to_tensor(window.cut(picture)[None]), mask], dim=1)
+            self._references[size] = torch.cat([to_tensor(window.cut(picture)[None]), mask], dim=1).to(self._device)
         return self._references[size].expand(count, -1, -1, -1)
 
 

@@ -126,6 +126,11 @@ class MouthPainter(nn.Module):
         self.full = conv(widths[0], config.full)
         self.paint = conv(config.full, 3, gain=0.1)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.paint.weight.device
+
     def forward(self, seen: Tensor, code: Tensor) -> Tensor:
         """Paint.
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from avatard.commands.bench import bench, stages, table, voice
-from avatard.config import Config, Stream
+from avatard.config import Config, Inference, Stream
 from tests.support.warp_engine import WarpEngine
 
-CONFIG = Config(stream=Stream(clip_frames=8, hop_frames=5, fade_frames=2))
+CONFIG = Config(stream=Stream(clip_frames=8, hop_frames=5, fade_frames=2), inference=Inference(device="cpu"))
 
 
 class Quick(WarpEngine):
@@ -47,6 +47,27 @@ def test_the_table_names_every_stage_and_figure(report):
         "the paper's: 125 s",
     ):
         assert word in text
+
+
+def test_sessions_are_what_the_cost_leaves_room_for(report):
+    many = report["sessions"]
+    cost = sum(sum(parts.values()) for parts in report["core_ms_per_frame"].values())
+    assert many["at_25_fps"] == many["by_cores"] == int(many["cores"] * 40 / cost)
+    assert many["device"] is None and many["memory_mb_each"] >= 0
+    assert report["machine"]["device"] == "cpu" and report["hop_ms"] > 0
+    text = table(report)
+    assert f"{many['at_25_fps']}, by their cost on {many['cores']} cores" in text
+    assert "a hop of 5 frames" in text and "memory of a session" in text and "on cpu" in text
+
+
+def test_a_gpu_shares_the_table_with_the_cores_that_compose(report):
+    measured = [{"sessions": 1, "hop_ms": 5.0}, {"sessions": 2, "hop_ms": 250.0}]
+    device = {"networks": 1, "memory_mb_each": 12.0, "measured": measured}
+    machine = {**report["machine"], "device": "cuda:0", "device_name": "A Card"}
+    many = {**report["sessions"], "by_cores": 7, "at_25_fps": 1, "device": device}
+    text = table({**report, "machine": machine, "sessions": many})
+    assert "on cuda:0 (A Card)" in text and "12 MB of the GPU" in text
+    assert "1: networks 1; tried up to 2, 250 ms a hop; compositors 7 on" in text
 
 
 def test_an_unknown_memory_and_load_are_said_to_be_unknown(report):

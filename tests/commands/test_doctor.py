@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from avatard.commands.doctor import Check, examine, table
-from avatard.config import Audio, Config, Motion, Output, Server, Speech, Video, Webrtc, Zmq
+from avatard.config import Audio, Config, Inference, Motion, Output, Server, Speech, Video, Webrtc, Zmq
 from avatard.models import checkpoint
 
 
@@ -37,6 +37,15 @@ def test_a_whole_installation_lacks_nothing(weights):
         assert what in checks
     assert checks["shipped weights"].found == "tiny.safetensors, 0.0 MB, intact"
     assert torch.__version__ in checks["torch"].found
+
+
+def test_the_device_of_the_networks_is_shown_or_missing(weights, monkeypatch):
+    on_cpu = found(configured(inference=Inference(device="cpu")))["device"]
+    assert on_cpu.state == "ok" and on_cpu.found.startswith("cpu, networks in ")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    lacking = found(configured(inference=Inference(device="cuda")))["device"]
+    assert lacking.state == "missing" and "built without CUDA" in lacking.found
 
 
 def test_damaged_and_absent_weights_are_missing(weights):

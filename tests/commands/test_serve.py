@@ -9,6 +9,7 @@ import aiohttp
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from avatard.media.pcm import to_pcm16
 from tests.support.flashes import decoded
@@ -160,3 +161,13 @@ async def test_what_cannot_be_served_is_one_line(portrait, settings, engine, sai
     assert not url and process.returncode == 1
     assert lines[-1].startswith(f"avatard: {said}")
     assert "Traceback" not in "".join(lines)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+async def test_a_device_that_is_not_there_is_one_line(portrait):
+    process, url, lines = await start(
+        portrait, "inference.device=cuda", "video.weights=none.safetensors", engine="avatard.engine.engine:make_engine"
+    )
+    assert not url and process.returncode == 1
+    (line,) = lines  # the networks, whose weights are not there either, were not loaded
+    assert line.startswith("avatard: inference.device = 'cuda': ") and line.endswith("use --device cpu or auto\n")

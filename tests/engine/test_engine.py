@@ -1,24 +1,29 @@
 """The engine with tiny networks of random weights: what the scheduler counts on, whatever the networks draw."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from avatard.commands.render import play_out
 from avatard.config import Config, Motion, Picture, Stream, Video
 from avatard.engine.engine import ahead, make_engine
 from avatard.engine.identity import Identity
+from avatard.engine.networks import Passes, shared_passes
 from avatard.engine.prepared import PreparedPortraits
+from avatard.engine.video_stream import PreparedPortrait
 from avatard.errors import UserError
 from avatard.frame import Sound
 from avatard.inference import ipc
 from avatard.inference.engine_api import EngineError
 from avatard.models import checkpoint
 from avatard.models.atom.model import AtomConfig
+from avatard.models.device import DeviceError
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import mouth_opening
 from avatard.playout.audio_timeline import Timing
@@ -303,6 +308,40 @@ def test_a_configuration_that_does_not_fit_the_networks_is_one_line(config):
     engine.identify(Portrait.read(PORTRAIT))
     with pytest.raises(EngineError, match="got a clip of 10 frames, expected a multiple of 4"):
         engine.begin(0)
+
+
+def test_sessions_that_share_passes_show_what_each_shows_alone(config):
+    """As on a GPU; there, too, each session has a thread."""
+    engine = make_engine(config)
+    own = engine.networks
+    passes = shared_passes(own.atom, own.speech, own.mcvdm, own.painter)
+    streams, sounds = [], [speech(12) * (n + 1) for n in range(3)]
+    for shared in (Passes(), passes, passes, passes):
+        engine.networks = replace(own, passes=shared, decoding=ThreadPoolExecutor(3))
+        engine.identify(Portrait.read(PORTRAIT))
+        streams.append(engine.begin(0))
+
+    def shown(stream, sound):
+        return np.stack([f.pixels for clip in clips_of(stream, sound) for _, made in stream.render(clip) for f in made])
+
+    with ThreadPoolExecutor(3) as threads:
+        alone, *together = threads.map(shown, streams, [sounds[0], *sounds])
+    assert len(alone) == len(together[0]) > 6
+    difference = np.abs(alone.astype(int) - together[0])
+    assert difference.max() <= 3 and difference.mean() < 0.05
+    assert np.abs(together[0].astype(int) - together[2]).mean() > 0.05, "they do not say the same"
+
+
+def test_a_memory_without_room_refuses_a_portrait_and_keeps_the_one_before(engine, monkeypatch):
+    before = engine._person
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(PreparedPortrait, "of", full)
+    with pytest.raises(DeviceError, match="this portrait: the GPU's memory is full"):
+        engine.identify(Portrait.read(PORTRAIT, face=1))  # the one without a number is prepared
+    assert engine._person is before
 
 
 def test_the_next_item_is_made_while_one_is_used():

@@ -84,7 +84,6 @@ def train(
     atom = Atom(variant.network)
     set_statistics(atom, data.faces)
     atom = atom.to(device)
-    atom.lip, atom.rest = atom.lip.to(device), atom.rest.to(device)
     averaged = copy.deepcopy(atom).eval().requires_grad_(False)
     kept: list[Tensor] = list(averaged.parameters())
     current: list[Tensor] = list(atom.parameters())

@@ -74,3 +74,21 @@ def test_remapping_an_enlarged_photograph_is_bicubic_sampling_within_rounding():
     expected = warp.sample(picture, warp.absolute(lifted), "bicubic")[0, 0].permute(1, 2, 0).numpy()
     inner = slice(4, -4)
     assert np.abs(made[inner, inner] - expected[inner, inner]).max() < 3
+
+
+def test_photographs_are_remapped_by_tensors_as_by_opencv():
+    rng = np.random.default_rng(0)
+    photographs = [
+        np.asarray(cv2.GaussianBlur(rng.integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 1.5), np.uint8)
+        for _ in range(2)
+    ]
+    cpu, window = torch.device("cpu"), (slice(8, 40), slice(16, 56))
+    enlarged = torch.cat([warp.enlarged_tensor(photograph, cpu) for photograph in photographs])
+    flow = torch.from_numpy((0.05 * rng.standard_normal((2, 3, 2, 4, 4))).astype(np.float32))
+    flow = flow.repeat_interleave(4, 3).repeat_interleave(4, 4)
+    by_opencv, by_tensors = warp.remapped(enlarged, flow, window), warp.remap_tensor(enlarged, flow, window)
+    assert by_opencv.shape == by_tensors.shape == (2, 3, 3, 32, 40) and by_tensors.dtype == torch.uint8
+    expected = warp.remap(warp.enlarge(photographs[1]), flow[1, 2].numpy(), window)
+    np.testing.assert_array_equal(by_opencv[1, 2].permute(1, 2, 0).numpy(), expected)
+    assert (by_opencv.int() - by_tensors.int()).abs().max() <= 4
+    assert (by_opencv.float() - by_tensors.float()).abs().mean() < 0.5

@@ -94,7 +94,8 @@ def test_what_is_shown_is_what_is_rendered(rigid):
     portrait, smooth = network.portrait(picture), rigid[:1, :, :, 15:17, 15:17].repeat_interleave(16, 3)
     smooth = smooth.repeat_interleave(16, 4)
     volume = network.volume(network.encode(picture[:, None].expand(1, S, -1, -1, -1), smooth))
-    shown = network.render_uint8(volume, portrait, smooth, warp.enlarge(photograph))
+    enlarged = warp.enlarged_tensor(photograph, torch.device("cpu"))
+    shown = network.render_uint8(volume, portrait, smooth, enlarged)[0].permute(0, 2, 3, 1).numpy()
     rendered = (network.render(volume, portrait, smooth).frames[0].clamp(-1, 1).permute(0, 2, 3, 1) + 1) * 127.5
     difference = np.abs(shown.astype(np.float32) - rendered.numpy())
     assert shown.shape == (S, 256, 256, 3)
@@ -108,8 +109,9 @@ def test_what_is_painted_in_a_part_is_what_is_painted_in_all_of_the_face(rigid):
     portrait = network.portrait(torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 127.5 - 1)
     volume = torch.randn(1, S, *network.volume(network.encode(torch.zeros(1, S, 3, 256, 256), rigid[:1])).shape[2:])
     low, high = np.array([101.0, 150.0]), np.array([180.0, 190.0])
-    everything = network.layers(volume, portrait, rigid[:1], warp.enlarge(photograph))
-    part = network.layers(volume, portrait, rigid[:1], warp.enlarge(photograph), Window.around(low, high))
+    enlarged, window = warp.enlarged_tensor(photograph, torch.device("cpu")), Window.around(low, high)
+    everything = network.layers(volume, portrait, rigid[:1], enlarged).of_frames(FACE.pixels)
+    part = network.layers(volume, portrait, rigid[:1], enlarged, window).of_frames(window.pixels)
     for whole, some in zip(everything, part, strict=True):
         np.testing.assert_array_equal(whole.flow, some.flow)
         assert some.painted.size < whole.painted.size / 2

@@ -3,7 +3,14 @@ import pytest
 import torch
 
 from avatard.models.face.topology import INNER_LIP
-from avatard.models.mcvdm.mouth_filler import Mouth, MouthFiller, PaintShare, _without_detail
+from avatard.models.mcvdm.mouth_filler import (
+    Mouth,
+    MouthFiller,
+    MouthInputs,
+    PaintShare,
+    _without_detail,
+    make_mouths,
+)
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig, blurred
 from avatard.models.pixels import to_tensor
 
@@ -145,3 +152,19 @@ def test_the_same_person_is_painted_the_same_way(frame):
         made.append(frame.copy())
         MouthFiller(painter, seed).fill(made[-1], mouth())
     assert (made[0] == made[1]).all() and (made[0] != made[2]).any()
+
+
+def test_people_who_share_a_pass_get_their_own_mouths(frame):
+    torch.manual_seed(0)
+    painter = MouthPainter(TINY).eval()
+    given: list[MouthInputs] = []
+
+    def seen(inputs):
+        given.append(inputs)
+        return make_mouths(painter, inputs)
+
+    for seed, opening in ((0, 1.0), (1, 1.1), (2, 0.9)):
+        MouthFiller(painter, seed, mouths=seen).fill(frame.copy(), mouth(opening))
+    together = make_mouths(painter, MouthInputs(*(torch.cat(parts) for parts in zip(*given, strict=True))))
+    for made, inputs in zip(together, given, strict=True):
+        torch.testing.assert_close(made, make_mouths(painter, inputs)[0], rtol=1e-5, atol=1e-5)
