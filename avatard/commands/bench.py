@@ -19,9 +19,9 @@ from avatard.commands.render import play_out
 from avatard.config import Config
 from avatard.frame import Samples
 from avatard.inference.engine_api import Engine, MakeEngine
+from avatard.inference.pool import cores
 from avatard.media.video_writer import VideoWriter
 from avatard.portrait import Portrait
-from avatard.session.load import cores
 from avatard.timebase import FPS, SAMPLE_RATE_HZ
 
 #: The paper's time for 5 s of video at 256², on an RTX 3090 Ti.

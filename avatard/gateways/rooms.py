@@ -20,14 +20,13 @@ from avatard.config import PICTURE_SIZES, PROFILES, VOICE, Config, FramingMode, 
 from avatard.errors import UserError
 from avatard.gateways.dispatch import Door
 from avatard.gateways.room import Room
-from avatard.inference.pool import open_alone
+from avatard.inference.pool import cores, open_alone
 from avatard.inference.supervisor import Supervisor
 from avatard.media.identities import Identities
 from avatard.portrait import Portrait
 from avatard.protocols import events
 from avatard.protocols.tasks import cancel_and_wait
 from avatard.session.capacity import Capacity, Kind
-from avatard.session.load import cores
 from avatard.session.session import ENGINE, Session
 
 logger = logging.getLogger(__name__)
