@@ -229,7 +229,7 @@ class NeuralEngine:
     @property
     def at_once(self) -> int:
         """See `engine_api.Engine`."""
-        return 1 if self.networks.passes.hops is None else MOST_SESSIONS
+        return 1 if self.networks.device.type == "cpu" else MOST_SESSIONS
 
     def another(self, config: Config) -> NeuralEngine:
         """See `engine_api.Engine`."""

@@ -44,7 +44,7 @@ def make_rooms(
     engine: str = ENGINE,
     make_supervisor: Callable[[Config, Portrait, str], Supervisor] = open_alone,
 ) -> Rooms:
-    """A registry of rooms beside this one; see `Rooms`."""
+    """A registry of rooms; by default the networks of each run in a process of its own. See `Rooms`."""
     folder = Path(config.server.data_dir) if config.server.data_dir else None
     return Rooms(config, room, Identities(folder), engine, make_supervisor)
 

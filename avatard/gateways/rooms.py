@@ -344,7 +344,7 @@ class Rooms(Collector):
         if session.generation.hop_seconds:
             self.capacity.warmed_up(resident.kind, session.generation.hop_seconds)
         if session.playout.playing and session.generation.whole and len(session.metrics.load) >= LEARNING_PARTS:
-            self.capacity.measured(resident.kind, session.metrics.load.stages)
+            self.capacity.measured(resident.kind, session.metrics.load.core_stages)
 
     def _arbitrate(self, now: float) -> None:
         """Under overload rooms in which nobody speaks give way first, and the others wait whether that helps."""

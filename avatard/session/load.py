@@ -29,7 +29,7 @@ class StageLoad:
     """
 
     def __init__(self, parts: int) -> None:
-        self._spent: deque[tuple[float, ...]] = deque(maxlen=parts)  # frames; seconds of each stage
+        self._spent: deque[tuple[float, ...]] = deque(maxlen=parts)  # frames; seconds and core-seconds of each stage
         self._cores = cores()
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class StageLoad:
 
     def add(self, ready: FramesReady) -> None:
         """Note what frames took."""
-        self._spent.append((ready.count, *seconds_of(ready)))
+        self._spent.append((ready.count, *seconds_of(ready), *ready.core_seconds))
 
     def clear(self) -> None:
         """Forget what was noted."""
@@ -47,9 +47,18 @@ class StageLoad:
     @property
     def stages(self) -> NDArray[np.float64]:
         """Seconds of each of the STAGES for a second of video `[3]`; at least one part must be known."""
+        return self._rates[: len(STAGES)]
+
+    @property
+    def core_stages(self) -> NDArray[np.float64]:
+        """Core-seconds of each of the STAGES for a second of video `[3]`: without waiting, they add up over rooms."""
+        return self._rates[len(STAGES) :]
+
+    @property
+    def _rates(self) -> NDArray[np.float64]:
         frames, *seconds = np.sum(self._spent, axis=0)
-        loads: NDArray[np.float64] = np.array(seconds) * FPS / frames
-        return loads
+        rates: NDArray[np.float64] = np.array(seconds) * FPS / frames
+        return rates
 
     @property
     def short_of_cores(self) -> bool:

@@ -340,7 +340,7 @@ def test_a_memory_without_room_refuses_a_portrait_and_keeps_the_one_before(engin
 
     monkeypatch.setattr(PreparedPortrait, "of", full)
     with pytest.raises(DeviceError, match="this portrait: the GPU's memory is full"):
-        engine.identify(Portrait.read(PORTRAIT))
+        engine.identify(Portrait.read(PORTRAIT, face=1))  # the one without a number is prepared
     assert engine._person is before
 
 

@@ -113,9 +113,9 @@ class InlineSupervisor(Supervisor):
 
     def _deliver(self, epoch: int, first: int, frames: list[Frame]) -> None:
         if self._up:
-            seconds = self.compute_seconds / 3
+            spent = (self.compute_seconds / 3,) * 3
             height, width, _ = frames[0].pixels.shape
-            ready = FramesReady(epoch, first, len(frames), height, width, seconds, seconds, seconds)
+            ready = FramesReady(epoch, first, len(frames), height, width, *spent, core_seconds=spent)
             self.listener.frames_ready(ready, frames)
 
     def set_quality(self, level: QualityLevel) -> None:
