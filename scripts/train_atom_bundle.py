@@ -2,19 +2,21 @@
 
     python scripts/train_atom_bundle.py BUNDLE_DIR RUN_DIR --minutes 8
 
-Needs torch, numpy, scipy, opencv, safetensors, typer, accelerate and tqdm. RUN_DIR receives `best.safetensors` (the
-best on validation people), `early.safetensors`, `last.safetensors`, `log.csv` and `validation.csv`.
+Needs torch, numpy, scipy, opencv, safetensors and typer. RUN_DIR receives `best.safetensors` (the best on validation
+people), `early.safetensors`, `last.safetensors`, `log.csv`, `validation.csv` and the state from which it resumes.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from avatard.commands.script import run_script
+from avatard.models.training.schedule import Clock
 
 
 def main(
@@ -25,24 +27,23 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 512,
     steps: Annotated[int, typer.Option(min=1, help="At most.")] = 10**9,
     seed: int = 0,
-    device: Annotated[str, typer.Option(help="cuda or cpu; by itself the GPU where there is one.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Train."""
-    begun = time.monotonic()
+    clock = Clock(time.monotonic)
     import torch  # takes seconds: not for --help
 
+    from avatard.models.device import choose_device
     from avatard.models.evaluation.motion_streams import Streams
     from avatard.models.training.atom.bundle import read
-    from avatard.models.training.atom.device_train import Budget, train, variants
-
+    from avatard.models.training.atom.device_train import SETTINGS, train, variants
+    
     torch.backends.cuda.matmul.allow_tf32 = True
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    budget = Budget(minutes, batch=batch, most_steps=steps, log_steps=min(steps, 100))
-    train(
-        *(read(bundle), variants(seed)[variant], budget, run, chosen),
-        validation=lambda data: Streams(data).figures,
-        seconds=lambda: time.monotonic() - begun,
+    on_gpu = choose_device(device).type == "cuda"
+    settings = replace(
+        SETTINGS, steps=steps, batch=batch, minutes=minutes, log=min(steps, 100), precision="bf16" if on_gpu else "no"
     )
+    train(read(bundle), variants(seed)[variant], settings, run, device, lambda data: Streams(data).figures, clock)
 
 
 if __name__ == "__main__":

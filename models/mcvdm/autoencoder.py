@@ -101,7 +101,7 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def load(cls, state: Path) -> Autoencoder:
-        """The averaged weights of a state of scripts/train_autoencoder.py. Raises `CheckpointError`."""
+        """The averaged weights of a state of its training. Raises `CheckpointError`."""
         return checkpoint.build(
             state, "an autoencoder's training", lambda config: cls(AutoencoderConfig(**json.loads(config))), "ema/"
         )
