@@ -173,7 +173,7 @@ class Trainer:
         wrapped, optimizer = processes.prepare(objective, self._optimizer)
         sums: dict[str, Tensor] = {}
         first, used, began = self.step, _cpu_seconds(), self.clock.minutes
-        while (progress := self.progress()) < 1:
+        while (progress := self.progress()) < 1 or self.step == 0:  # the next stage needs something to begin with
             losses = self._update(wrapped, optimizer, batches, self._rate(progress))
             self.step += 1
             if not processes.is_main_process:

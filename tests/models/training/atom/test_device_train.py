@@ -8,7 +8,8 @@ from avatard.models import checkpoint
 from avatard.models.atom.model import Atom, AtomConfig
 from avatard.models.evaluation.motion_streams import Streams
 from avatard.models.training.atom.bundle import Bundle, BundledClip
-from avatard.models.training.atom.device_train import SETTINGS, Variant, train, variantsfrom avatard.models.training.schedule import Clock
+from avatard.models.training.atom.device_train import SETTINGS, Variant, train, variants
+from avatard.models.training.schedule import Clock
 
 SMALL = AtomConfig(width=24, depth=1, rest_depth=1, heads=2)
 
