@@ -96,6 +96,7 @@ class ClipToPack:
     entry: Entry
     motion: PackedMotion
     video: bytes  # H.264 in MP4
+    side: int = CROP_SIDE  # of its pictures
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class _Place:
     split: str
     animated: bool
     frames: int
+    side: int  # of its pictures
     part: int
     first: int  # of its frames in the part's motion
     start: int  # of its video in the part, and bytes of it
@@ -145,8 +147,8 @@ def decode_video(video: bytes) -> Pictures | None:
     return np.stack(frames) if frames else None
 
 
-def write_bundle(folder: Path, clips: Iterable[ClipToPack], part_bytes: int, side: int = CROP_SIDE) -> list[Path]:
-    """Write clips, whose pictures have this side, in parts of at most `part_bytes`; the files.
+def write_bundle(folder: Path, clips: Iterable[ClipToPack], part_bytes: int) -> list[Path]:
+    """Write clips in parts of at most `part_bytes`; the files.
 
     Raises:
         BundleError: a clip is larger than a part, or the folder has a bundle.
@@ -164,14 +166,14 @@ def write_bundle(folder: Path, clips: Iterable[ClipToPack], part_bytes: int, sid
             places.append(
                 _Place(
                     *(entry.source, entry.clip, entry.speaker, entry.split, entry.animated),
-                    *(frames, number, first, place, len(clip.video)),
+                    *(frames, clip.side, number, first, place, len(clip.video)),
                 )
             )
             place, first = place + len(clip.video), first + frames
         files.append(folder / f"part_{number:03}.bin")
         files[-1].write_bytes(b"".join([motion, *(clip.video for clip in group)]))
     parts = [[path.stat().st_size, _digest(path.read_bytes())] for path in files]
-    index: dict[str, Any] = {"format": FORMAT, "side": side, "parts": parts, "clips": [asdict(p) for p in places]}
+    index: dict[str, Any] = {"format": FORMAT, "parts": parts, "clips": [asdict(p) for p in places]}
     index["digest"] = _digest(_canonical(index))
     files.append(folder / INDEX)
     files[-1].write_text(json.dumps(index, indent=1) + "\n")
@@ -287,7 +289,7 @@ def read_bundle(folder: Path) -> list[tuple[Entry, PackedClip]]:
         )
         motion = PackedMotion(motions[place.part][place.first : place.first + place.frames])
         part = folder / f"part_{place.part:03}.bin"
-        found.append((entry, PackedClip(part, name, motion, index["side"], place.start, place.size)))
+        found.append((entry, PackedClip(part, name, motion, place.side, place.start, place.size)))
     return found
 
 
