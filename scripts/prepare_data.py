@@ -5,12 +5,12 @@
 Faces are tracked frame by frame, as in the daemon, and registered to each other (models/training/registration.py).
 Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png,
 *.webp). Videos of any frame rate become clips of 25 a second: of each moment the picture that is nearest in time. A
-silent video, or one whose sound is not its own, gives pictures and landmarks, and --motion-only leaves it out.
+silent video gives pictures and landmarks, and --motion-only leaves it out.
 
-A `speakers.csv` (clip,speaker, and perhaps sound: yes or no) in it says who speaks; without one, a folder of videos is
-one person, each portrait another. --crop 512 keeps crops of 512² beside those of 256²: of faces that are larger than
-the crop's, others would only be blown up. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and reported.
-`index.json` is written last; it says who is kept out of training (configs/train/splits.toml).
+A `speakers.csv` (clip,speaker and perhaps sound: yes or no) in it says who speaks and whether that is what is heard;
+without one, a folder of videos is one person, each portrait another. --crop 512 keeps crops of 512² beside those of
+256², of videos that are sharp enough. Clips already written are kept; clips where a face is missing, leaves or jumps
+are skipped and reported. `index.json` is written last; it says who is kept out of training (configs/train/splits.toml).
 """
 
 from __future__ import annotations

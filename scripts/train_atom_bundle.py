@@ -37,7 +37,7 @@ def main(
     from avatard.models.evaluation.motion_streams import Streams
     from avatard.models.training.atom.bundle import read
     from avatard.models.training.atom.device_train import SETTINGS, train, variants
-    
+
     torch.backends.cuda.matmul.allow_tf32 = True
     on_gpu = choose_device(device).type == "cuda"
     settings = replace(

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from avatard.commands.script import run_parsed

@@ -162,7 +162,9 @@ class Clip:
     def frame(self, n: int, side: int = CROP_SIDE) -> NDArray[np.uint8]:
         """Frame n, `[side, side, 3]` RGB. Raises `DataError` where it has no such crops."""
         if side not in self._jpegs:
-            raise DataError(f"{self.path} has no crops of {side}²: run scripts/prepare_data.py again, with --crop {side}")
+            raise DataError(
+                f"{self.path} has no crops of {side}²: run scripts/prepare_data.py again, with --crop {side}"
+            )
         data, offsets = self._jpegs[side]
         picture = cv2.imdecode(data[offsets[n] : offsets[n + 1]], cv2.IMREAD_COLOR)
         if picture is None:

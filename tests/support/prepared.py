@@ -20,7 +20,7 @@ def level(n: int) -> int:
 
 
 def write_prepared(folder: Path, clips: Sequence[tuple[str, str, str, int]] = CLIPS, texture: float = 0.0) -> Path:
-    """Clips as scripts/prepare_data.py writes them; b08 is a validation person. With texture, pictures of smooth noise."""
+    """Clips as scripts/prepare_data.py writes them; b08 is a validation person. Texture is of squares of 32 pixels."""
     rng, rest, entries = np.random.default_rng(0), frontal(), []
     for source, clip, speaker, frames in clips:
         landmarks = np.zeros((frames, 68, 3), np.float32)

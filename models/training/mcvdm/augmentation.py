@@ -140,7 +140,11 @@ class Changes:
         halves = F.avg_pool2d(torch.stack([(blue - y) / 1.772, (red - y) / 1.402], 2).flatten(1, 2), 2)
         y = _quantised(y - 128, luma) + 128
         halves = _quantised(halves, chroma)
-        cb, cr = F.interpolate(halves, scale_factor=2.0, mode="bilinear").view(*pictures.shape[:2], 2, *y.shape[-2:]).unbind(2)
+        cb, cr = (
+            F.interpolate(halves, scale_factor=2.0, mode="bilinear")
+            .view(*pictures.shape[:2], 2, *y.shape[-2:])
+            .unbind(2)
+        )
         rgb = [y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb]
         return torch.stack(rgb, 2).clamp_(0, 255)
 

@@ -184,9 +184,7 @@ def make(footage: Footage, choice: Choice) -> Batch:
     }
 
 
-def training_examples(
-    data: Path, recipe: McvdmRecipe, sampling: Sampling, device: torch.device, seed: int
-) -> Examples:
+def training_examples(data: Path, recipe: McvdmRecipe, sampling: Sampling, device: torch.device, seed: int) -> Examples:
     """Examples of people who may be trained on, from prepared clips or a bundle. Raises `DataError`."""
     sources = [source for source, share in recipe.mix.items() if share > 0]
     mean_68 = MorphableModel.load().mean_68

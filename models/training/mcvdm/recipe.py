@@ -11,7 +11,6 @@ from avatard.models.mcvdm.unet import UNetConfig
 from avatard.models.training.mcvdm.loss import WindowKind
 from avatard.models.training.recipe import Optimisation
 
-
 #: Steps where minutes decide.
 ENDLESS = 10**9
 

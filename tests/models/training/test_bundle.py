@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 
@@ -25,7 +24,9 @@ def motion_of(frames, seed=0):
     landmarks = np.cumsum(rng.normal(0, 0.01, (frames, 68, 3)), 0)
     registered = 128 + np.cumsum(rng.normal(0, 2, (frames, 68, 2)), 0)
     turns = np.stack([rotation_matrix(2 * n, -n, 0.5 * n) for n in range(frames)])
-    pose = Pose(turns, CROP_SCALE * (1 + 0.01 * np.arange(frames)), np.array(CROP_ORIGIN) + rng.normal(0, 3, (frames, 2)))
+    pose = Pose(
+        turns, CROP_SCALE * (1 + 0.01 * np.arange(frames)), np.array(CROP_ORIGIN) + rng.normal(0, 3, (frames, 2))
+    )
     return landmarks, registered, pose
 
 
@@ -130,4 +131,3 @@ def test_the_index_of_prepared_data_is_no_bundle(tmp_path):
     assert not is_bundle(tmp_path)
     with pytest.raises(BundleError, match="has no bundle: scripts/pack_data.py writes one"):
         read_bundle(tmp_path)
-
