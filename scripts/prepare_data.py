@@ -120,6 +120,9 @@ def track(job: Job, target: Path) -> None:
     from avatard.models.training.registration import register  # imports torch
 
     _, morphable = networks()
+    sound = sound_of(job)
+    if sound is None and not job.pictures:
+        raise Rejected("silent")
     images, meshes = load(job.path)
     rough = morphable.pose(meshes)
     if np.median(rough.scale) < MIN_INTEROCULAR:
@@ -134,29 +137,28 @@ def track(job: Job, target: Path) -> None:
         move = np.linalg.norm(np.diff(points[:, RIGID_MESH].mean(axis=1), axis=0), axis=-1).max() / CROP_SCALE
         if turn > MAX_TURN or move > MAX_MOVE:
             raise Rejected("face jumps")
-    audio = sound_of(job, len(images))
-    if audio is None and not job.pictures:
-        raise Rejected("silent")
+    if sound is not None:
+        wanted = len(images) * SAMPLES_PER_FRAME
+        sound = np.pad(sound[:wanted], (0, max(wanted - len(sound), 0)))
     metadata = {"source": job.source, "clip": job.path.stem, "speaker": job.speaker, "fps": str(FPS)}
     if job.crop > CROP_SIDE:
         metadata["crop"] = str(job.crop)  # asked for, whether or not the video is sharp enough
     if not job.pictures:
-        Clip.write(target, [], points, morphable.landmarks(canonical), pose, metadata, audio)
+        Clip.write(target, [], points, morphable.landmarks(canonical), pose, metadata, sound)
         return
     frames = [crop.image(image) for image in images]
     registered = register(frames, points)[:, MESH_TO_68, :2]
     sharp = job.crop > CROP_SIDE and crop.factor < ENLARGED
     large = [crop.image(image, job.crop) for image in images] if sharp else []
-    Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, audio, registered, large)
+    Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, sound, registered, large)
 
 
-def sound_of(job: Job, frames: int) -> NDArray[np.int16] | None:
-    """The samples of a video's frames; None where the face is not heard. Raises `MediaError`."""
+def sound_of(job: Job) -> NDArray[np.int16] | None:
+    """The samples of a video; None where the face is not heard. Raises `MediaError`."""
     if job.path.suffix.lower() not in VIDEOS or not job.sound:
         return None
-    wanted = frames * SAMPLES_PER_FRAME
-    audio = read_audio(job.path)[:wanted]
-    return np.pad(audio, (0, wanted - len(audio))) if audio.any() else None
+    samples = read_audio(job.path)
+    return samples if samples.any() else None
 
 
 def jobs_of(folder: Path, out: Path, pictures: bool, crop: int) -> list[Job]:

@@ -1,6 +1,6 @@
 """Prepared training clips: what `scripts/prepare_data.py` writes and the training scripts read.
 
-A clip is one safetensors file: JPEG crops (`frames`, `frame_offsets`; none in motion-only clips), perhaps the same crops
+A clip is one safetensors file: JPEG crops (`frames`, `frame_offsets`; none in motion-only clips), perhaps the same ones
 at 512² (`frames_512`, `frame_offsets_512`), the 468-point mesh in crop pixels (`points` [N, 468, 3]; not in clips that
 came out of a bundle), frontal landmarks (`landmarks` [N, 68, 3], offsets from the mean face), the pose
 (`rotation` [N, 3, 3], `scale` [N], `translation` [N, 2]) and, for videos, `audio` (int16 at 16 kHz; sample 0 is the
