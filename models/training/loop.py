@@ -241,7 +241,8 @@ class Trainer:
         settings = self._settings
         over = f"{self.clock.minutes:.1f} of {settings.minutes:g} min" if settings.minutes else f"of {settings.steps}"
         speed = f", {row['examples_s']:,.1f} examples/s" if "examples_s" in row else ""
-        print(f"{self._run.name} {self._metadata['stage']}: step {self.step} {over}, loss {row['total']:.4g}{speed}")
+        name = f"{self._run.name} {self._metadata['stage']}"
+        print(f"{name}: step {self.step} {over}, loss {row['total']:.4g}{speed}", flush=True)
 
     def _save(self) -> None:
         networks = {"network": self._network.state_dict(), "ema": self.averaged.module.state_dict()}
