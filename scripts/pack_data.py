@@ -80,7 +80,7 @@ def main(
             clips = read_bundle(source)
             if (out / "index.json").exists():
                 raise UserError(f"{out} has data: give another folder")
-            written = [*pool.map(lambda pair: unpacked(*pair, out), clips)]
+            written = [*pool.map(lambda pair: unpacked(pair[0], pair[1], out), clips)]
             write_index(out, written)
             print(f"{len(written)} clips, {sum(entry.frames for entry in written)} frames in {out}")
             return

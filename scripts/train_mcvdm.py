@@ -71,10 +71,12 @@ def main(
     import torch  # takes seconds: not for --help
 
     from avatard.models.evaluation.video_validation import validate_autoencoder, validate_diffusion
+    from avatard.models.training.loop import Stage
     from avatard.models.training.mcvdm.latent_cache import write_cache
     from avatard.models.training.mcvdm.recipe import McvdmRecipe
     from avatard.models.training.mcvdm.train_autoencoder import autoencoder_stage, train_autoencoder
     from avatard.models.training.mcvdm.train_diffusion import (
+        StageName,
         diffusion_stage,
         export,
         stage_of,
@@ -84,51 +86,58 @@ def main(
     from avatard.models.training.recipe import load_recipe
     from avatard.models.training.schedule import Clock
 
-    if out is None and stage in ("export", "all") and not measure:
+    if measure and stage not in ("autoencoder", "latents", "pixels"):
+        raise UserError("--measure: give the stage autoencoder, latents or pixels")
+    if out is None and stage in ("export", "all"):
         raise UserError("--out: give the file to write")
     if minutes is not None and minutes <= 0:
         raise UserError(f"got --minutes {minutes:g}, expected more than 0")
     torch.set_num_threads(threads)
     settings = load_recipe(McvdmRecipe, recipe, change)
 
-    def learn(name: str, share: float, folder: Path, state: Path | None) -> None:
-        """Train one stage within its share of the minutes, or measure it."""
-        clock = Clock(time.monotonic)
-        chosen = settings if minutes is None else settings.within(name, minutes * share)
-        if name == "latents" and stage == "all":
-            encode(state)  # of the same minutes
+    def within(name: str, share: float) -> McvdmRecipe:
+        return settings if minutes is None else settings.within(name, minutes * share)
+
+    def tell_speed(made: Stage) -> None:
+        whole, alone = made.throughput(time.monotonic)
+        limit = f"{whole / alone:.0%} of the {alone:,.1f} of the network alone"
+        print(f"{made.trainer.stage} on {made.trainer.device}: {whole:,.1f} examples/s, {limit}")
+
+    def first_stage(folder: Path, share: float) -> None:
+        clock, chosen = Clock(time.monotonic), within("autoencoder", share)
         if measure:
-            made = (
-                autoencoder_stage(data, folder, chosen, perceptual, device, clock)
-                if name == "autoencoder"
-                else diffusion_stage(data, folder, chosen, name, state, perceptual, device, clock)
-            )
-            whole, alone = made.throughput(time.monotonic)
-            print(
-                f"{name} on {made.trainer.device}: {whole:,.1f} examples/s, {whole / alone:.0%} of the "
-                f"{alone:,.1f} of the network alone"
-            )
-        elif name == "autoencoder":
-            train_autoencoder(data, folder, chosen, perceptual, validate_autoencoder, device=device, clock=clock)
+            tell_speed(autoencoder_stage(data, folder, chosen, perceptual, device, clock))
         else:
-            train_diffusion(
-                data, folder, chosen, name, autoencoder=state, trunk=perceptual, validate=validate_diffusion,
-                device=device, clock=clock,
-            )  # fmt: skip
+            train_autoencoder(data, folder, chosen, perceptual, validate_autoencoder, device=device, clock=clock)
 
     def encode(state: Path | None) -> None:
         write_cache(data, run, settings, trained_autoencoder(state), device, lambda path: print(path.name))
 
-    if stage == "cache":
-        encode(autoencoder)
-    elif stage in ("autoencoder", "latents", "pixels"):
-        learn(stage, 1.0, run, autoencoder)
-    elif stage == "all":
-        first = run / "autoencoder"
-        learn("autoencoder", settings.shares[0], first, None)
-        if stage_of(run) != "pixels":
-            learn("latents", settings.shares[1], run, first / "state.safetensors")
-        learn("pixels", settings.shares[2], run, None)
+    def later_stage(name: StageName, share: float, state: Path | None, clock: Clock) -> None:
+        chosen = within(name, share)
+        if measure:
+            tell_speed(diffusion_stage(data, run, chosen, name, state, perceptual, device, clock))
+        else:
+            train_diffusion(
+                data, run, chosen, name, autoencoder=state, trunk=perceptual, validate=validate_diffusion,
+                device=device, clock=clock,
+            )  # fmt: skip
+
+    match stage:
+        case "autoencoder":
+            first_stage(run, 1.0)
+        case "cache":
+            encode(autoencoder)
+        case "latents" | "pixels":
+            later_stage(stage, 1.0, autoencoder, Clock(time.monotonic))
+        case "all":
+            first_stage(run / "autoencoder", settings.shares[0])
+            state = run / "autoencoder" / "state.safetensors"
+            if stage_of(run) != "pixels":
+                clock = Clock(time.monotonic)
+                encode(state)  # of the same minutes
+                later_stage("latents", settings.shares[1], state, clock)
+            later_stage("pixels", settings.shares[2], None, Clock(time.monotonic))
     if out is not None and stage in ("export", "all"):
         export(run, out, note)
         print(f"wrote {out}, {out.stat().st_size:,} bytes")

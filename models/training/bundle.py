@@ -34,6 +34,7 @@ from avatard.models.training.packing import (
     packed,
     unpacked,
 )
+from avatard.models.training.splits import Split
 from avatard.timebase import CROP_SIDE, FPS
 
 Pictures = NDArray[np.uint8]
@@ -106,7 +107,7 @@ class _Place:
     source: str
     clip: str
     speaker: str
-    split: str
+    split: Split
     animated: bool
     frames: int
     side: int  # of its pictures

@@ -84,7 +84,7 @@ class Trainer:
         clock: Clock | None = None,
     ) -> None:
         self._network, self._settings, self._run, self._seed = network, settings, run, seed
-        self._metadata = {"stage": stage, "config": config}
+        self.stage, self._metadata = stage, {"stage": stage, "config": config}
         run.mkdir(parents=True, exist_ok=True)
         names = (f"{prefix}.csv", f"{prefix}_validation.csv") if prefix else ("log.csv", "validation.csv")
         self._log, self._scores = (CsvLog(run / name) for name in names)
@@ -241,7 +241,7 @@ class Trainer:
         settings = self._settings
         over = f"{self.clock.minutes:.1f} of {settings.minutes:g} min" if settings.minutes else f"of {settings.steps}"
         speed = f", {row['examples_s']:,.1f} examples/s" if "examples_s" in row else ""
-        name = f"{self._run.name} {self._metadata['stage']}"
+        name = f"{self._run.name} {self.stage}"
         print(f"{name}: step {self.step} {over}, loss {row['total']:.4g}{speed}", flush=True)
 
     def _save(self) -> None:

@@ -145,6 +145,7 @@ def test_every_stage_trains_on_two_processes(folder, trunk, tmp_path):
         (["cache", "NONE", "RUN"], "--autoencoder"),
         (["export", "DATA", "RUN"], "--out"),
         (["all", "DATA", "RUN"], "--out"),
+        (["all", "DATA", "RUN", "--measure"], "give the stage autoencoder, latents or pixels"),
         (["pixels", "DATA", "RUN", "--minutes", "-1"], "--minutes"),
         pytest.param(
             ["autoencoder", "DATA", "RUN", "--device", "cuda"],

@@ -169,7 +169,7 @@ def make(footage: Footage, choice: Choice) -> Batch:
             1,
         )
     )
-    source, rigid, target, registered = points.split([1, s, s, s + 1], 1)
+    source, rigid, target, registered = torch.split(points, [1, s, s, s + 1], 1)
     where = footage.index(choice.shown)
     outlined = registered[:, 1:][footage.index(rows), where]
     return {

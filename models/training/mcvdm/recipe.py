@@ -57,11 +57,14 @@ class McvdmRecipe:
 
     def within(self, stage: str, minutes: float) -> McvdmRecipe:
         """The same with a budget of minutes for one of its stages, of as many steps as there is time for."""
-        budget = {"minutes": minutes, "steps": ENDLESS}
+
+        def within(training: Optimisation) -> Optimisation:
+            return replace(training, minutes=minutes, steps=ENDLESS)
+
         if stage == "autoencoder":
             first = self.autoencoder_stage
-            return replace(self, autoencoder_stage=replace(first, training=replace(first.training, **budget)))
+            return replace(self, autoencoder_stage=replace(first, training=within(first.training)))
         if stage == "latents":
-            return replace(self, latent_stage=replace(self.latent_stage, **budget))
+            return replace(self, latent_stage=within(self.latent_stage))
         last = self.pixel_stage
-        return replace(self, pixel_stage=replace(last, training=replace(last.training, **budget)))
+        return replace(self, pixel_stage=replace(last, training=within(last.training)))

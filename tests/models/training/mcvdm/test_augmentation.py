@@ -62,6 +62,7 @@ def test_a_jpeg_is_opencvs_within_its_rounding(photograph):
     ours = as_image(changed(quality=50.0).pictures(noisy)).astype(float)
     picture = cv2.cvtColor(as_image(noisy), cv2.COLOR_RGB2BGR)
     theirs = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], cv2.IMREAD_COLOR)
+    assert theirs is not None
     error = np.abs(ours - cv2.cvtColor(theirs, cv2.COLOR_BGR2RGB)).mean()
     assert error < 0.25 * np.abs(ours - as_image(noisy)).mean()
 
