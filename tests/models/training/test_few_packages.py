@@ -16,7 +16,9 @@ BLOCKED = (
 PROGRAM = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({BLOCKED!r}))
+import avatard.models.evaluation.motion_streams
 import avatard.models.evaluation.video_validation
+import avatard.models.training.atom.device_train
 import avatard.models.training.loop
 import avatard.models.training.mcvdm.latent_cache
 import avatard.models.training.mcvdm.train_autoencoder
@@ -26,7 +28,8 @@ from avatard.models.training.processes import SingleProcess, start
 from avatard.models.training.recipe import load_recipe
 assert isinstance(start("no", "cpu"), SingleProcess)
 load_recipe(McvdmRecipe, "mcvdm_gpu")
-runpy.run_path({str(SCRIPTS / "train_mcvdm.py")!r})["options"]()
+for name in ("train_mcvdm", "train_atom_bundle"):
+    runpy.run_path(f"{SCRIPTS}/{{name}}.py")["options"]()
 runpy.run_path({str(SCRIPTS / "pack_data.py")!r}, run_name="__main__")
 """
 
