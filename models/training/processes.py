@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avatard.models.device import choose_device
+from avatard.models.precision import inference_dtype
 
 
 class Processes(Protocol):
@@ -80,10 +81,14 @@ class SingleProcess:
 def start(precision: Literal["no", "bf16"], device: str = "auto") -> Processes:
     """Processes on a device: `auto` is the GPU where there is one, else the CPU.
 
+    bfloat16 is taken only where it is multiplied in hardware: emulated it is ten times as slow as float32.
+
     Raises:
         DeviceError: there is no such device.
     """
     chosen = choose_device(device)
+    if inference_dtype(chosen) != torch.bfloat16:
+        precision = "no"
     try:
         from accelerate import Accelerator
     except ImportError:
