@@ -3,10 +3,14 @@
     python scripts/prepare_data.py SOURCE_DIR... --out DATA_DIR
 
 Faces are tracked frame by frame, as in the daemon, and registered to each other (models/training/registration.py).
-Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png).
-A `speakers.csv` (clip,speaker) in it says who speaks; without one, a folder of videos is one person, each portrait
-another. Clips already written are kept; clips where a face is missing, leaves or jumps are skipped and reported.
-`index.json` is written last; it says who is kept out of training (configs/train/splits.toml).
+Each SOURCE_DIR is one source, named after its folder: videos (*.mp4, *.mkv, *.mov, *.webm) or portraits (*.jpg, *.png,
+*.webp). Videos of any frame rate become clips of 25 a second: of each moment the picture that is nearest in time. A
+silent video gives pictures and landmarks, and --motion-only leaves it out.
+
+A `speakers.csv` (clip,speaker and perhaps sound: yes or no) in it says who speaks and whether that is what is heard;
+without one, a folder of videos is one person, each portrait another. --crop 512 keeps crops of 512² beside those of
+256², of videos that are sharp enough. Clips already written are kept; clips where a face is missing, leaves or jumps
+are skipped and reported. `index.json` is written last; it says who is kept out of training (configs/train/splits.toml).
 """
 
 from __future__ import annotations
@@ -31,17 +35,19 @@ from avatard.models.face.crop import CROP_SCALE, Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import MESH_TO_68, RIGID_MESH
-from avatard.models.training.clips import Clip, DataError, Entry, read_index, write_index
+from avatard.models.training.clips import SIDES, Clip, DataError, Entry, read_index, write_index
 from avatard.models.training.splits import SplitTable
-from avatard.timebase import FPS, SAMPLES_PER_FRAME
+from avatard.timebase import CROP_SIDE, FPS, SAMPLES_PER_FRAME
 
-VIDEOS, PORTRAITS = {".mp4", ".mkv", ".mov", ".webm"}, {".jpg", ".jpeg", ".png"}
+VIDEOS, PORTRAITS = {".mp4", ".mkv", ".mov", ".webm"}, {".jpg", ".jpeg", ".png", ".webp"}
 #: Between two frames the head may turn this far (degrees) or move this far (interocular distances); more is a cut.
 MAX_TURN, MAX_MOVE = 12.0, 0.35
 #: Faces smaller than this (pixels between the eyes) are too blurred to learn from.
 MIN_INTEROCULAR = 20.0
 #: Faces turned further than this (degrees of yaw, median) hide half of what is to be learned.
 MAX_YAW = 35.0
+#: Large crops of videos that would be enlarged more than this show nothing that the small ones do not.
+ENLARGED = 0.8
 
 
 class Rejected(ValueError):
@@ -57,6 +63,8 @@ class Job:
     speaker: str
     out: Path
     pictures: bool = True  # whether the clip keeps its pictures
+    sound: bool = True  # whether the sound is that of the face
+    crop: int = CROP_SIDE  # side of the largest crops to keep
 
     @property
     def file(self) -> Path:
@@ -99,7 +107,7 @@ def prepare(job: Job) -> Entry | str:
     """Track one file and write its clip; the index entry, or why it was skipped."""
     target = job.out / job.file
     try:
-        if not target.exists():
+        if not target.exists() or (job.pictures and int(Clip(target).metadata.get("crop", CROP_SIDE)) < job.crop):
             track(job, target)
         split = SplitTable.load().split(job.source, job.speaker)
         return Entry(job.source, job.path.stem, job.speaker, len(Clip(target)), job.file.as_posix(), split)
@@ -112,6 +120,9 @@ def track(job: Job, target: Path) -> None:
     from avatard.models.training.registration import register  # imports torch
 
     _, morphable = networks()
+    sound = sound_of(job)
+    if sound is None and not job.pictures:
+        raise Rejected("silent")
     images, meshes = load(job.path)
     rough = morphable.pose(meshes)
     if np.median(rough.scale) < MIN_INTEROCULAR:
@@ -126,30 +137,42 @@ def track(job: Job, target: Path) -> None:
         move = np.linalg.norm(np.diff(points[:, RIGID_MESH].mean(axis=1), axis=0), axis=-1).max() / CROP_SCALE
         if turn > MAX_TURN or move > MAX_MOVE:
             raise Rejected("face jumps")
-    audio = None
-    if job.path.suffix.lower() in VIDEOS:
+    if sound is not None:
         wanted = len(images) * SAMPLES_PER_FRAME
-        audio = read_audio(job.path)[:wanted]
-        audio = np.pad(audio, (0, wanted - len(audio)))
+        sound = np.pad(sound[:wanted], (0, max(wanted - len(sound), 0)))
     metadata = {"source": job.source, "clip": job.path.stem, "speaker": job.speaker, "fps": str(FPS)}
+    if job.crop > CROP_SIDE:
+        metadata["crop"] = str(job.crop)  # asked for, whether or not the video is sharp enough
     if not job.pictures:
-        Clip.write(target, [], points, morphable.landmarks(canonical), pose, metadata, audio)
+        Clip.write(target, [], points, morphable.landmarks(canonical), pose, metadata, sound)
         return
     frames = [crop.image(image) for image in images]
     registered = register(frames, points)[:, MESH_TO_68, :2]
-    Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, audio, registered)
+    sharp = job.crop > CROP_SIDE and crop.factor < ENLARGED
+    large = [crop.image(image, job.crop) for image in images] if sharp else []
+    Clip.write(target, frames, points, morphable.landmarks(canonical), pose, metadata, sound, registered, large)
 
 
-def jobs_of(folder: Path, out: Path, pictures: bool) -> list[Job]:
+def sound_of(job: Job) -> NDArray[np.int16] | None:
+    """The samples of a video; None where the face is not heard. Raises `MediaError`."""
+    if job.path.suffix.lower() not in VIDEOS or not job.sound:
+        return None
+    samples = read_audio(job.path)
+    return samples if samples.any() else None
+
+
+def jobs_of(folder: Path, out: Path, pictures: bool, crop: int) -> list[Job]:
     """The files of one source."""
     table = folder / "speakers.csv"
-    names = {row["clip"]: row["speaker"] for row in csv.DictReader(table.open())} if table.exists() else {}
+    rows = {row["clip"]: row for row in csv.DictReader(table.open())} if table.exists() else {}
     found = []
     for path in sorted(folder.iterdir()):
+        row = rows.get(path.name, {})
         if path.suffix.lower() in VIDEOS:
-            found.append(Job(path, folder.name, names.get(path.name, folder.name), out, pictures))
+            heard = row.get("sound", "yes") != "no"
+            found.append(Job(path, folder.name, row.get("speaker", folder.name), out, pictures, heard, crop))
         elif path.suffix.lower() in PORTRAITS and pictures:
-            found.append(Job(path, folder.name, names.get(path.name, path.stem), out, pictures))
+            found.append(Job(path, folder.name, row.get("speaker", path.stem), out, crop=crop))
     return found
 
 
@@ -160,9 +183,14 @@ def main(
     motion_only: Annotated[
         bool, typer.Option("--motion-only", help="Landmarks and sound of videos, no pictures: enough for AToM-Net.")
     ] = False,
+    crop: Annotated[
+        int, typer.Option(help=f"Side of the largest crops to keep, {' or '.join(map(str, SIDES))}.")
+    ] = CROP_SIDE,
 ) -> None:
     """Track every file of every source into clips under --out."""
-    jobs = [job for folder in sources for job in jobs_of(folder.resolve(), out, not motion_only)]
+    if crop not in SIDES:
+        raise DataError(f"got --crop {crop}, expected {' or '.join(map(str, SIDES))}")
+    jobs = [job for folder in sources for job in jobs_of(folder.resolve(), out, not motion_only, crop)]
     if not jobs:
         raise DataError("no videos or portraits in " + ", ".join(map(str, sources)))
     out.mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
-
-import typer
 
 from avatard.errors import UserError
 
@@ -22,12 +22,29 @@ def run_script(main: Callable[..., None]) -> None:
 
     A `UserError` becomes one line on standard error and exit code 2.
     """
+    import typer
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     # \b keeps click from wrapping a paragraph anew.
     paragraphs = (main.__globals__["__doc__"] or "").strip().split("\n\n")
     app.command(help="\n\n".join(f"\b\n{paragraph}" for paragraph in paragraphs))(main)
-    try:
+    with _one_line():
         app()
+
+
+def run_parsed(main: Callable[..., None], parser: argparse.ArgumentParser) -> None:
+    """The same for scripts that run on machines without typer: `main` gets what the parser finds, by name."""
+    parser.description = main.__globals__["__doc__"]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    with _one_line():
+        main(**vars(parser.parse_args()))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """A `UserError` ends the process with one line and exit code 2."""
+    try:
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

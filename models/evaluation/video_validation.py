@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from avatard.models.evaluation import image_metrics
 from avatard.models.evaluation.reconstruction import warp_by_landmarks
@@ -41,7 +40,7 @@ class _Means:
 
     def add(self, variant: str, made: Tensor, real: Tensor, points: Tensor) -> None:
         """Compare frames `[S, 3, 256, 256]` with mouths at points `[S, 68, 2]`."""
-        ours, truth, where = to_bytes(made), to_bytes(real), points.numpy()
+        ours, truth, where = to_bytes(made), to_bytes(real), points.cpu().numpy()
         for name, decibels in (
             ("psnr", image_metrics.psnr(ours, truth)),
             ("mouth", image_metrics.mouth_psnr(ours, truth, where)),
@@ -71,12 +70,11 @@ def validate_autoencoder(network: Autoencoder, examples: list[Batch], picture: P
     """
     means, rows = _Means(), []
     previous: Planes | None = None
-    for item in examples:
-        batch = default_collate([item])
+    for batch in examples:
         frames, reference = normalise(batch["frames"]), normalise(batch["reference"])
         tracked = Geometry(batch["source"], batch["rigid"], batch["target"])
         rigid = tracked.rigid_flow()
-        with inference_autocast():
+        with inference_autocast(frames.device):
             planes, portrait = network.encode(frames, tracked.motion()), network.portrait(reference)
             rendering = network.render(network.volume(planes), portrait, rigid)
             zeroed = network.decode(Planes(*(torch.zeros_like(p) for p in planes)), portrait, rigid)
@@ -111,14 +109,13 @@ def validate_autoencoder(network: Autoencoder, examples: list[Batch], picture: P
 def validate_diffusion(model: Mcvdm, examples: list[Batch], picture: Path) -> dict[str, float]:
     """Figures, and a sheet: portrait, target, reconstruction, one step, two steps, landmark warp."""
     means, rows = _Means(), []
-    for item in examples:
-        batch = default_collate([item])
+    for batch in examples:
         frames, reference = normalise(batch["frames"])[:, -CLIP:], normalise(batch["reference"])
         geometry = Geometry(batch["source"], batch["rigid"][:, -CLIP:], batch["target"][:, -CLIP:])
         points, truth, rigid = geometry.target[0, PICKED], frames[0, PICKED], geometry.rigid_flow()
         torch.manual_seed(0)
         made = {}
-        with inference_autocast():
+        with inference_autocast(frames.device):
             person = model.encode_identity(reference)
             zl = model.condition(geometry, person.small, rigid)
             encoded = model.autoencoder.encode(frames, geometry.motion())

@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 Array = NDArray[np.floating]
 
@@ -114,6 +113,7 @@ def smooth(pose: Pose, deviation_frames: float = SMOOTHING_FRAMES) -> Pose:
 
     It is applied to rotation, log scale and translation; the first and the last pose are held at the ends.
     """
+    from scipy.ndimage import gaussian_filter1d  # machines that only train lack it
 
     def filtered(values: Array) -> Array:
         smoothed: Array = gaussian_filter1d(values, deviation_frames, axis=0, mode="nearest")

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import torch
-from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 
 from avatard.models import checkpoint
@@ -28,7 +27,6 @@ from avatard.models.mcvdm.decoder import (
 )
 from avatard.models.mcvdm.latent import MOTION_SCALE, AutoencoderConfig, Planes
 from avatard.models.mcvdm.layers import ResBlock, activate, channels_last, clips_of, conv
-from avatard.models.mcvdm.timesformer import TimeSformerEncoder
 
 
 class ConvEncoder(nn.Module):
@@ -56,12 +54,11 @@ class ConvEncoder(nn.Module):
         h = self.stem(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         h = self.body(self.shrink(activate(h)) + self.see_motion(MOTION_SCALE * motion.flatten(0, 1)))
         h = clips_of(h, frames)  # [B, t, W, y, x]
-        rows = einsum(h.float(), self.rows, "b t c y x, k c y -> k b t c x")
-        columns = einsum(h.float(), self.columns, "b t c y x, k c x -> k b t c y")
-        xy = torch.cat([reduce(h, "b t c y x -> b c y x", how) for how in ("mean", "max")], 1)  # [B, 2 W, y, x]
-        xt = torch.cat([reduce(h, "b t c y x -> b t c x", "mean"), *rows], 2)  # [B, t, 3 W, x]
-        yt = torch.cat([reduce(h, "b t c y x -> b t c y", "mean"), *columns], 2)  # [B, t, 3 W, y]
-        xt, yt = (rearrange(plane, "b t c line -> b c t line") for plane in (xt, yt))
+        rows = torch.einsum("btcyx,kcy->kbtcx", h.float(), self.rows)
+        columns = torch.einsum("btcyx,kcx->kbtcy", h.float(), self.columns)
+        xy = torch.cat([h.mean(1), h.amax(1)], 1)  # [B, 2 W, y, x]
+        xt = torch.cat([h.mean(3), *rows], 2).transpose(1, 2)  # [B, 3 W, t, x]
+        yt = torch.cat([h.mean(4), *columns], 2).transpose(1, 2)  # [B, 3 W, t, y]
         return Planes(*(torch.tanh(net(activate(p)).float()) for net, p in zip(self.planes, (xy, xt, yt), strict=True)))
 
 
@@ -79,11 +76,19 @@ class Trunk(nn.Module):
     def forward(self, planes: Planes, frames: slice = slice(None)) -> Tensor:
         """Planes → volumes of the chosen frames `[B, k, W, 32, 32]`."""
         xy, xt, yt = (net(p) for net, p in zip(self.planes, planes, strict=True))  # [B, W, 32 | S, 32]
-        xy = rearrange(xy, "b c y x -> b 1 y x c")
-        xt = rearrange(xt[:, :, frames], "b c t x -> b t 1 x c")
-        yt = rearrange(yt[:, :, frames], "b c t y -> b t y 1 c")
-        volume: Tensor = rearrange(xy + xt + yt, "b t y x c -> b t c y x")
+        xy = xy.permute(0, 2, 3, 1)[:, None]  # [B, 1, y, x, W]
+        xt = xt[:, :, frames].permute(0, 2, 3, 1)[:, :, None]  # [B, t, 1, x, W]
+        yt = yt[:, :, frames].permute(0, 2, 3, 1)[:, :, :, None]  # [B, t, y, 1, W]
+        volume: Tensor = (xy + xt + yt).permute(0, 1, 4, 2, 3)
         return volume
+
+
+def _encoder(config: AutoencoderConfig) -> nn.Module:
+    if config.encoder == "conv":
+        return ConvEncoder(config)
+    from avatard.models.mcvdm.timesformer import TimeSformerEncoder  # needs einops, which training machines may lack
+
+    return TimeSformerEncoder(config)
 
 
 class Autoencoder(nn.Module):
@@ -92,8 +97,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.config = config
-        encoder = ConvEncoder if config.encoder == "conv" else TimeSformerEncoder
-        self.encoder = encoder(config)
+        self.encoder = _encoder(config)
         self.trunk = Trunk(config)
         decoder = ReferenceDecoder if config.decoder == "reference" else PlainDecoder
         self.decoder = decoder(config.width, config.mid, config.small)
@@ -101,7 +105,7 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def load(cls, state: Path) -> Autoencoder:
-        """The averaged weights of a state of scripts/train_autoencoder.py. Raises `CheckpointError`."""
+        """The averaged weights of a state of its training. Raises `CheckpointError`."""
         return checkpoint.build(
             state, "an autoencoder's training", lambda config: cls(AutoencoderConfig(**json.loads(config))), "ema/"
         )

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,9 +69,9 @@ class AxisMixing(nn.Module):
     def forward(self, planes: Sequence[Tensor]) -> list[Tensor]:
         """Planes `[B, C, rows, columns]` in the order of `AXES` → the same shapes."""
         means = {
-            (n, axis): reduce(plane, f"b c {rows} {columns} -> b c {axis}", "mean")
+            (n, axis): plane.mean(away)
             for n, (plane, (rows, columns)) in enumerate(zip(planes, AXES, strict=True))
-            for axis in (rows, columns)
+            for axis, away in ((rows, 3), (columns, 2))
         }
         out = []
         for n, (plane, (rows, columns)) in enumerate(zip(planes, AXES, strict=True)):
@@ -80,10 +79,7 @@ class AxisMixing(nn.Module):
             along_rows, along_columns = (
                 next(mean for (m, name), mean in means.items() if name == axis and m != n) for axis in (rows, columns)
             )
-            others = [
-                rearrange(along_rows, "b c rows -> b c rows 1").expand_as(plane),
-                rearrange(along_columns, "b c columns -> b c 1 columns").expand_as(plane),
-            ]
+            others = [along_rows[..., None].expand_as(plane), along_columns[:, :, None].expand_as(plane)]
             out.append(plane + self.mix(torch.cat(others, 1)))
         return out
 
@@ -99,11 +95,11 @@ class JointAttention(nn.Module):
 
     def forward(self, planes: Sequence[Tensor]) -> list[Tensor]:
         """Planes `[B, C, rows, columns]` → the same shapes."""
-        cells = torch.cat([rearrange(self.norm(p), "b c rows columns -> b c (rows columns)") for p in planes], 2)
-        qkv = self.qkv(rearrange(cells, "b c n -> b n c"))
-        q, k, v = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        h = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)"))
-        pieces = rearrange(h, "b n c -> b c n").split([p[0, 0].numel() for p in planes], 2)
+        cells = torch.cat([self.norm(p).flatten(2) for p in planes], 2)  # [B, C, N]
+        qkv = self.qkv(cells.transpose(1, 2)).unflatten(2, (3, self.heads, -1))  # [B, N, 3, heads, D]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        h = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # [B, N, C]
+        pieces = h.transpose(1, 2).split([p[0, 0].numel() for p in planes], 2)
         return [p + piece.reshape(p.shape) for p, piece in zip(planes, pieces, strict=True)]
 
 
@@ -177,6 +173,5 @@ class UNet(nn.Module):
 
 def identity_planes(identity: Tensor, frames: int) -> Planes:
     """zr: the portrait's xy plane `[B, C, 32, 32]`, and its column and row means held over `frames`."""
-    columns = reduce(identity, "b c y x -> b c x", "mean")
-    rows = reduce(identity, "b c y x -> b c y", "mean")
-    return Planes(identity, *(repeat(mean, "b c line -> b c t line", t=frames) for mean in (columns, rows)))
+    means = (identity.mean(2), identity.mean(3))  # of columns and of rows
+    return Planes(identity, *(mean[:, :, None].expand(-1, -1, frames, -1) for mean in means))

@@ -5,20 +5,16 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
 from avatard.models import checkpoint
-from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.model import Mcvdm
-from avatard.models.training.clips import Clip, Entry, write_index
-from avatard.models.training.splits import Split
 from tests.support.paths import SCRIPTS
 from tests.support.perceptual import write_trunk
+from tests.support.prepared import write_prepared
 from tests.support.scripts import run_script
-from tests.support.tiny_mcvdm import frontal
 
 #: Changes of the recipe that make a tiny network and few steps.
 TINY = {
@@ -29,6 +25,9 @@ TINY = {
     **{f"{stage}.batch": 2 for stage in ("autoencoder_stage.training", "latent_stage", "pixel_stage.training")},
     **{f"{stage}.log": 1 for stage in ("autoencoder_stage.training", "latent_stage", "pixel_stage.training")},
 }
+
+
+STAGES = ("autoencoder_stage__training", "latent_stage", "pixel_stage__training")
 
 
 def changes(**more: object) -> list[str]:
@@ -45,18 +44,8 @@ def run(script, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rng, rest, entries = np.random.default_rng(0), frontal(), []
-    for speaker in ("a01", "b08"):
-        landmarks = 0.02 * rng.standard_normal((28, 68, 3))
-        pose = Pose(*(np.repeat(np.asarray(v)[None], 28, 0) for v in (rest.rotation, rest.scale, rest.translation)))
-        path = f"lrw_ar/{speaker}.safetensors"
-        pictures = [np.full((256, 256, 3), 9 * n, np.uint8) for n in range(28)]
-        Clip.write(folder / path, pictures, np.zeros((28, 468, 3)), landmarks, pose, {"speaker": speaker})
-        split: Split = "validation" if speaker == "b08" else "train"
-        entries.append(Entry("lrw_ar", speaker, speaker, 28, path, split))
-    write_index(folder, entries)
-    return folder
+    clips = [("lrw_ar", speaker, speaker, 28) for speaker in ("a01", "b08")]
+    return write_prepared(tmp_path_factory.mktemp("data"), clips, texture=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +63,7 @@ def test_the_whole_way_to_weights_that_load(folder, trunk, tmp_path):
     for steps in (2, 4):  # the second call resumes
         stage = changes(autoencoder_stage__training__steps=steps, autoencoder_stage__training__log=2)
         stage += ["--set", "autoencoder_stage.whole_share=0.5"]
-        assert run("train_autoencoder", folder, autoencoder, "--perceptual", trunk, *stage) == 0
+        assert run("train_mcvdm", "autoencoder", folder, autoencoder, "--perceptual", trunk, *stage) == 0
     state, metadata = checkpoint.load(autoencoder / "state.safetensors")
     assert metadata["step"] == "4"
     assert [row["step"] for row in rows(autoencoder / "log.csv")] == ["2", "4"]
@@ -102,14 +91,37 @@ def test_the_whole_way_to_weights_that_load(folder, trunk, tmp_path):
     assert checkpoint.load(weights)[1]["note"] == "a test"
 
 
+def test_one_command_from_clips_to_weights_and_on_where_it_stopped(folder, trunk, tmp_path, capsys):
+    weights, few = tmp_path / "mine.safetensors", {f"{stage}__steps": 2 for stage in STAGES}
+    command = ["all", folder, tmp_path / "run", "--perceptual", trunk, "--out", weights]
+    for steps in (2, 3):
+        few["pixel_stage__training__steps"] = steps
+        more = ["--set", "window=face", "--set", "resident=true"]
+        assert run("train_mcvdm", *command, *changes(**few), *more) == 0
+        assert Mcvdm.load(weights).config.autoencoder.width == 8
+        assert checkpoint.load(weights)[1]["step"] == str(steps)
+    assert [row["step"] for row in rows(tmp_path / "run" / "latents.csv")] == ["1", "2"]  # not trained again
+    assert [row["step"] for row in rows(tmp_path / "run" / "pixels.csv")] == ["1", "2", "3"]
+    assert {"examples_s", "minutes"} <= set(rows(tmp_path / "run" / "pixels.csv")[0])
+    assert f"wrote {weights}" in capsys.readouterr().out
+
+
+def test_minutes_end_a_stage_and_its_speed_can_be_measured(folder, tmp_path, capsys, monkeypatch):
+    for steps in ("WARM", "TIMED"):
+        monkeypatch.setattr(f"avatard.models.training.loop.{steps}", 1)
+    assert run("train_mcvdm", "autoencoder", folder, tmp_path, "--minutes", 1e-6, *changes()) == 0
+    assert checkpoint.load(tmp_path / "state.safetensors")[1]["step"] == "1"
+    assert run("train_mcvdm", "autoencoder", folder, tmp_path / "new", "--measure", *changes()) == 0
+    assert "examples/s" in capsys.readouterr().out.splitlines()[-1]
+    assert not (tmp_path / "new" / "state.safetensors").exists()
+
+
 def test_every_stage_trains_on_two_processes(folder, trunk, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "bf16", "--main_process_port", "0"]
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"}
     autoencoder, diffusion = tmp_path / "ae", tmp_path / "vd"
-    few = dict.fromkeys(
-        (f"{stage}__steps" for stage in ("autoencoder_stage__training", "latent_stage", "pixel_stage__training")), 2
-    )
+    few = {f"{stage}__steps": 2 for stage in STAGES}
     common = ["--perceptual", trunk, *changes(**few)]
 
     def started(script, *arguments):
@@ -117,7 +129,7 @@ def test_every_stage_trains_on_two_processes(folder, trunk, tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
 
-    started("train_autoencoder", folder, autoencoder, *common)
+    started("train_mcvdm", "autoencoder", folder, autoencoder, *common)
     encoded = ["--autoencoder", autoencoder / "state.safetensors"]
     assert run("train_mcvdm", "cache", folder, diffusion, *common, *encoded) == 0
     started("train_mcvdm", "latents", folder, diffusion, *common, *encoded)
@@ -132,6 +144,14 @@ def test_every_stage_trains_on_two_processes(folder, trunk, tmp_path):
         (["cache", "DATA", "RUN"], "--autoencoder"),
         (["cache", "NONE", "RUN"], "--autoencoder"),
         (["export", "DATA", "RUN"], "--out"),
+        (["all", "DATA", "RUN"], "--out"),
+        (["all", "DATA", "RUN", "--measure"], "give the stage autoencoder, latents or pixels"),
+        (["pixels", "DATA", "RUN", "--minutes", "-1"], "--minutes"),
+        pytest.param(
+            ["autoencoder", "DATA", "RUN", "--device", "cuda"],
+            "'cuda'",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
         (["pixels", "DATA", "RUN"], "run the stage `latents` first"),
     ],
 )
@@ -145,5 +165,5 @@ def test_what_is_missing_is_named(folder, tmp_path, capsys, arguments, message):
 
 def test_an_unknown_key_or_source_is_one_line(folder, tmp_path, capsys):
     for more in ("autoencoder.girth=3", "mix={elsewhere=1}", "mix"):
-        assert run("train_autoencoder", folder, tmp_path, "--set", more) == 2
+        assert run("train_mcvdm", "autoencoder", folder, tmp_path, "--set", more) == 2
         assert capsys.readouterr().err.count("\n") == 1

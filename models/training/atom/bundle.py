@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from avatard.errors import UserError
+from avatard.models.training.packing import (
+    LANDMARK_STEPS,
+    BundleError,
+    differences,
+    from_differences,
+    packed,
+    unpacked,
+)
 from avatard.timebase import SAMPLES_PER_FRAME
 
 Samples = NDArray[np.int16]
@@ -26,13 +33,7 @@ Landmarks = NDArray[np.float32]
 HOP, BAND, STEP = 320, 20, 0.35
 #: Band levels are stored in halves of a power of two; bands below the lowest are silent.
 LOWEST_LEVEL = -28
-#: Steps of the landmarks in interocular distances: in the picture plane, and in depth, which is measured worse.
-LANDMARK_STEPS = np.array([6e-4, 6e-4, 1.5e-3], np.float32)
 MAGIC = b"avatard atom bundle 1\n"
-
-
-class BundleError(UserError):
-    """A bundle that is cut off, altered or of another kind."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,6 @@ def decode_audio(quantised: NDArray[np.int8], levels: NDArray[np.int8], basis: N
     return decoded
 
 
-def encode_landmarks(landmarks: Landmarks) -> NDArray[np.int16]:
-    """Differences of quantised landmarks `[N, 68, 3]`; the first frame as it is."""
-    quantised = np.rint(landmarks / LANDMARK_STEPS).clip(-32768, 32767).astype(np.int16)
-    moved: NDArray[np.int16] = np.diff(quantised, axis=0, prepend=np.zeros_like(quantised[:1]))
-    return moved
-
-
-def _packed(array: NDArray[np.int8] | NDArray[np.int16]) -> bytes:
-    """16-bit numbers as their low bytes, then their high ones."""
-    planes = np.ascontiguousarray(array).view(np.uint8).reshape(-1, array.itemsize)
-    return np.ascontiguousarray(planes.T).tobytes()
-
-
 def write(folder: Path, clips: Sequence[tuple[BundledClip, Landmarks, Samples]], part_bytes: int) -> list[Path]:
     """Write a bundle as `part_0.bin`, `part_1.bin`, ... of at most `part_bytes`; the files."""
     basis = mdct_basis()
@@ -106,9 +94,9 @@ def write(folder: Path, clips: Sequence[tuple[BundledClip, Landmarks, Samples]],
     huffman = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     sections = [
         lzma.compress(json.dumps([asdict(clip) for clip, _, _ in clips]).encode()),
-        lzma.compress(_packed(np.concatenate([encode_landmarks(landmarks) for _, landmarks, _ in clips]))),
-        lzma.compress(_packed(np.concatenate([np.diff(levels, axis=0, prepend=0) for _, levels in coded]))),
-        huffman.compress(_packed(np.concatenate([quantised for quantised, _ in coded]))) + huffman.flush(),
+        lzma.compress(packed(np.concatenate([differences(landmarks, LANDMARK_STEPS) for _, landmarks, _ in clips]))),
+        lzma.compress(packed(np.concatenate([np.diff(levels, axis=0, prepend=0) for _, levels in coded]))),
+        huffman.compress(packed(np.concatenate([quantised for quantised, _ in coded]))) + huffman.flush(),
     ]
     sizes = json.dumps([[len(part), zlib.crc32(part)] for part in sections]).encode() + b"\n"
     whole = b"".join([MAGIC, sizes, *sections])
@@ -134,15 +122,14 @@ def read(folder: Path) -> Bundle:
         sections.append(part)
         end += size
     clips = [BundledClip(**row) for row in json.loads(lzma.decompress(sections[0]))]
-    planes = np.frombuffer(lzma.decompress(sections[1]), np.uint8).reshape(2, -1)
-    moved = np.ascontiguousarray(planes.T).view(np.int16).reshape(-1, 68, 3)
-    level_steps = np.frombuffer(lzma.decompress(sections[2]), np.int8).reshape(-1, HOP // BAND)
-    quantised = np.frombuffer(zlib.decompress(sections[3], -15), np.int8).reshape(-1, HOP)
+    moved = unpacked(lzma.decompress(sections[1]), np.int16, (-1, 68, 3))
+    level_steps = unpacked(lzma.decompress(sections[2]), np.int8, (-1, HOP // BAND))
+    quantised = unpacked(zlib.decompress(sections[3], -15), np.int8, (-1, HOP))
     basis = mdct_basis()
     landmarks, audio, frame, row = np.empty(moved.shape, np.float32), [], 0, 0
     for clip in clips:
         stop, end_row = frame + clip.frames, row + clip.frames * SAMPLES_PER_FRAME // HOP + 1
-        landmarks[frame:stop] = np.cumsum(moved[frame:stop], axis=0, dtype=np.int32) * LANDMARK_STEPS
+        landmarks[frame:stop] = from_differences(moved[frame:stop], LANDMARK_STEPS)
         levels = np.cumsum(level_steps[row:end_row], axis=0, dtype=np.int8)
         audio.append(decode_audio(quantised[row:end_row], levels, basis))
         frame, row = stop, end_row

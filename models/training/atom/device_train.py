@@ -6,15 +6,14 @@ when its minutes do, however fast the device is.
 
 from __future__ import annotations
 
-import copy
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from avatard.models import checkpoint
 from avatard.models.atom.model import Atom, AtomConfig
@@ -23,25 +22,18 @@ from avatard.models.training.atom.bundle import Bundle
 from avatard.models.training.atom.dataset import set_statistics
 from avatard.models.training.atom.device_data import Augmentation, DeviceData
 from avatard.models.training.atom.loss import AtomObjective, Corruption, LossWeights
+from avatard.models.training.atom.train import score_of
+from avatard.models.training.loop import Trainer
+from avatard.models.training.recipe import Optimisation
+from avatard.models.training.schedule import Clock
 
 #: Share of the budget after which the weights so far are saved besides the best ones.
 EARLY = 0.8
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long and how fast."""
-
-    minutes: float
-    batch: int = 512
-    rate: float = 1.2e-3
-    warmup: float = 0.03  # share of the budget
-    floor: float = 0.02  # of the rate, at the end
-    decay: float = 0.999  # of the averaged weights
-    weight_decay: float = 0.02
-    validate_seconds: float = 30.0
-    log_steps: int = 100
-    most_steps: int = 10**9
+#: How fast, on a GPU; `minutes`, `batch` and `steps` are the caller's.
+SETTINGS = Optimisation(
+    steps=10**9, batch=512, rate=1.2e-3, minutes=8.0, decay=0.999, weight_decay=0.02, betas=(0.9, 0.98),
+    validate_minutes=0.5, log=100, save=2000,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,90 +54,62 @@ Validation = Callable[[DeviceData], Callable[[Atom], dict[str, float]]]
 def train(
     bundle: Bundle,
     variant: Variant,
-    budget: Budget,
+    settings: Optimisation,
     run: Path,
-    device: torch.device,
+    device: str,
     validation: Validation,
-    seconds: Callable[[], float],
+    clock: Clock,
 ) -> None:
-    """Train until the clock `seconds` shows `budget.minutes`.
+    """Train, or resume, until the budget of minutes is over.
 
     `run` receives `log.csv`, `validation.csv`, `best.safetensors` (averaged weights with the best score on validation
-    people), `early.safetensors` at four fifths of the time and `last.safetensors`.
+    people), `early.safetensors` at four fifths of the time, `last.safetensors` and the state.
     """
-    from avatard.models.training.loop import CsvLog, warmup_cosine
-
     torch.manual_seed(variant.seed)
-    run.mkdir(parents=True, exist_ok=True)
-    on_gpu = device.type == "cuda"
-    speech = WhisperFeatures.load().to(device)
-    data = DeviceData(bundle, "train", device, speech, variant.network.audio_frames)
-    figures_of = validation(DeviceData(bundle, "validation", device, speech, variant.network.audio_frames, tracks=1))
     atom = Atom(variant.network)
-    set_statistics(atom, data.faces)
-    atom = atom.to(device)
-    averaged = copy.deepcopy(atom).eval().requires_grad_(False)
-    kept: list[Tensor] = list(averaged.parameters())
-    current: list[Tensor] = list(atom.parameters())
-    objective = AtomObjective(atom, variant.corruption, variant.loss)
-    optimizer = torch.optim.AdamW(
-        atom.parameters(), lr=budget.rate, betas=(0.9, 0.98), weight_decay=budget.weight_decay, fused=on_gpu
-    )
-    rng = torch.Generator(device).manual_seed(variant.seed)
-    log, scores = CsvLog(run / "log.csv"), CsvLog(run / "validation.csv")
-    end = 60 * budget.minutes
-    start = last_validation = seconds()
-    best, step, early, losses = -math.inf, 0, False, torch.zeros((), device=device)
+    trainer = Trainer(
+        atom, settings, run, stage="atom", config=variant.network.to_json(), seed=variant.seed, device=device,
+        clock=clock,
+    )  # fmt: skip
+    place = trainer.device
+    speech = WhisperFeatures.load().to(place)
+    data = DeviceData(bundle, "train", place, speech, variant.network.audio_frames)
+    figures_of = validation(DeviceData(bundle, "validation", place, speech, variant.network.audio_frames, tracks=1))
+    for network in (atom, trainer.averaged.module):
+        assert isinstance(network, Atom)
+        if trainer.step == 0:
+            set_statistics(network, data.faces)
+        network.to(place)
+    rng = torch.Generator(place)
+    best = score_of(run / "best.safetensors")
 
-    def save(name: str, figures: dict[str, float]) -> None:
-        described = {"config": variant.network.to_json(), "metrics": json.dumps(figures), "step": str(step)}
-        weights = averaged.state_dict()
-        checkpoint.save(run / f"{name}.safetensors", {key: value.half() for key, value in weights.items()}, described)
+    def batches(step: int) -> tuple[Any, ...]:
+        lookahead = 1 + step % variant.network.max_lookahead
+        rng.manual_seed((variant.seed << 32) + step)
+        with torch.autocast(place.type, torch.bfloat16, enabled=settings.precision == "bf16", cache_enabled=False):
+            batch = data.batch(settings.batch, variant.network.frames, lookahead, variant.augmentation, rng)
+        return batch, lookahead, rng
 
-    def validate() -> dict[str, float]:
+    def validate(averaged: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(averaged, Atom)
+        return figures_of(averaged)
+
+    def keep(figures: Mapping[str, float], step: int) -> None:
         nonlocal best
-        figures = figures_of(averaged)
-        scores.write({"step": step, "seconds": seconds() - start, **figures})
         print(run.name, step, {key: round(value, 3) for key, value in figures.items()}, flush=True)
+        names = ["last"]
         if figures["score"] > best:
             best = figures["score"]
-            save("best", figures)
-        return figures
+            names.append("best")
+        if trainer.progress() > EARLY and not (run / "early.safetensors").exists():
+            names.append("early")
+        described = {"config": variant.network.to_json(), "metrics": json.dumps(dict(figures)), "step": str(step)}
+        weights = {key: value.half() for key, value in trainer.averaged.module.state_dict().items()}
+        for name in names:
+            checkpoint.save(run / f"{name}.safetensors", weights, described)
 
     atom.train()
-    while True:
-        now = seconds()
-        progress = (now - start) / max(end - start, 1e-3)
-        if progress >= 1 or step >= budget.most_steps:
-            break
-        rate = budget.rate * warmup_cosine(
-            int(progress * 10_000), 10_000, max(1, int(budget.warmup * 10_000)), budget.floor
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        lookahead = 1 + step % variant.network.max_lookahead
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu, cache_enabled=False):
-            batch = data.batch(budget.batch, variant.network.frames, lookahead, variant.augmentation, rng)
-            total = objective(batch, lookahead, rng)["total"]
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(atom.parameters(), 1.0)
-        optimizer.step()
-        # As `averaged_model`, in one kernel and without waiting for the device.
-        with torch.no_grad():
-            torch._foreach_lerp_(kept, current, 1 - min(budget.decay, (1 + step) / (10 + step)))
-        step += 1
-        losses = losses + total.detach()
-        if step % budget.log_steps == 0:
-            log.write({"step": step, "seconds": now - start, "loss": float(losses) / budget.log_steps, "rate": rate})
-            losses = torch.zeros((), device=device)
-        if now - last_validation > budget.validate_seconds:
-            last_validation = now
-            validate()
-        if not early and progress > EARLY:
-            early = True
-            save("early", {})
-    save("last", validate())
+    trainer.train(AtomObjective(atom, variant.corruption, variant.loss), batches, validate, keep)
 
 
 def variants(seed: int) -> dict[str, Variant]:

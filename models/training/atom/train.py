@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ def train_atom(
     choosing, reported = divide(MotionData(data, prepared, split="validation").clips)
     atom = Atom(recipe.network)
     training.set_statistics(atom)
-    trainer = Trainer(atom, recipe.training, run, stage="atom", config=recipe.network.to_json())
+    trainer = Trainer(atom, recipe.training, run, stage="atom", config=recipe.network.to_json(), seed=recipe.seed)
     best_path = run / "best.safetensors"
-    best = _score_of(best_path)
+    best = score_of(best_path)
 
     def figures_of(averaged: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(averaged, Atom)
@@ -57,23 +57,18 @@ def train_atom(
             weights = trainer.averaged.module.state_dict()
             checkpoint.save(best_path, {key: value.half() for key, value in weights.items()}, described)
 
-    atom.train()
-    objective = AtomObjective(atom, recipe.corruption)
-    trainer.train(objective, _batches(training, recipe, trainer), figures_of, keep_best)
-
-
-def _batches(data: MotionData, recipe: AtomRecipe, trainer: Trainer) -> Iterator[tuple[Any, ...]]:
-    """Batch, look-ahead and generator of each step, which decides alone what is drawn: a resumed run goes on alike."""
-    process = trainer.accelerator.process_index
-    for step in range(trainer.step, recipe.training.steps):
-        rng = np.random.default_rng((recipe.seed, step, process))
+    def batches(step: int) -> tuple[Any, ...]:
+        rng = np.random.default_rng((recipe.seed, step, trainer.processes.process_index))
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         lookahead = int(rng.integers(1, recipe.network.max_lookahead + 1))
-        batch = data.batch(recipe.training.batch, recipe.network.frames, lookahead, rng)
-        yield batch.to(trainer.accelerator.device), lookahead, noise
+        batch = training.batch(recipe.training.batch, recipe.network.frames, lookahead, rng)
+        return batch.to(trainer.device), lookahead, noise
+
+    atom.train()
+    trainer.train(AtomObjective(atom, recipe.corruption), batches, figures_of, keep_best)
 
 
-def _score_of(path: Path) -> float:
+def score_of(path: Path) -> float:
     """The validation score that the best weights reached so far."""
     if not path.exists():
         return -math.inf

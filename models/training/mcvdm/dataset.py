@@ -1,35 +1,34 @@
-"""Training examples: a portrait and a short clip of the same person, augmented together.
+"""Training examples: a portrait and a short clip of the same person, made in batches on the device that trains.
 
-Every example is a function of (seed, index), so that a run resumes where it stopped and several processes never draw
-the same one.
+Every example is a function of (seed, number): a run resumes where it stopped, several processes never draw the same
+one, and CPU and GPU see the same examples within rounding.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from avatard.models.face.topology import mouth_opening
-from avatard.models.training.clips import Clip, DataError, Entry, in_turns
+from avatard.models.face.morphable import MorphableModel
+from avatard.models.training.clips import DataError, in_turns
+from avatard.models.training.draws import Draws
+from avatard.models.training.mcvdm.augmentation import Changes
+from avatard.models.training.mcvdm.footage import Footage, clips_in, footage_of
+from avatard.models.training.mcvdm.recipe import McvdmRecipe
 from avatard.models.training.mcvdm.regions import region_map
-from avatard.timebase import CROP_SIDE
 
 Floats = NDArray[np.floating]
+Integers = NDArray[np.int64]
 #: Examples side by side.
 Batch = dict[str, Tensor]
-Pictures = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -47,199 +46,166 @@ class Sampling:
     augment: bool = True
 
 
-@lru_cache(maxsize=4096)
-def _clip(path: Path) -> Clip:
-    return Clip(path)
+@dataclass(frozen=True)
+class Choice:
+    """What some examples are made of; frames are counted over all clips of the footage."""
+
+    reference: Integers  # [B], the portrait's frame
+    frames: Integers  # [B, S], those of the clip
+    shown: Integers  # [B, K], positions in `frames` that come as pictures
+    changes: Changes
 
 
-class Examples(Dataset[dict[str, Tensor]]):
-    """A map-style data set of `length` examples.
+class Examples:
+    """Examples by their numbers.
 
-    Each is a dict: `reference` uint8 `[3, 256, 256]`, `frames` uint8 `[S, 3, 256, 256]`, points in pixels `source`
+    An example is: `reference` uint8 `[3, 256, 256]`, `frames` uint8 `[K, 3, 256, 256]`, points in pixels `source`
     `[68, 2]`, `rigid` and `target` `[S, 68, 2]` (see `warp.landmark_flow`), `registered` `[1 + S, 68, 2]`, where the
-    portrait and the frames have them (the others are as tracked in the daemon), and `regions` uint8
-    `[S, 1, 256, 256]` (see `Region`).
+    portrait and the frames have them (the others are as tracked in the daemon), `regions` uint8 `[K, 1, 256, 256]`
+    (see `Region`) and `shown` `[K]`, the frames' places in the clip.
 
     Args:
-        folder: prepared data; `entries` are of it.
-        entries: the clips to draw from.
+        footage: the clips to draw from, with their device.
         mix: source name to its share; sources without a share are not used.
-        mean_68: the 3DMM's mean face `[68, 3]`.
         sampling: see there.
-        length: number of examples.
         seed: of the random numbers.
-        start: index of the first example, for a resumed run.
+
+    Raises:
+        DataError: a source has a share but no clips.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        entries: Sequence[Entry],
-        mix: Mapping[str, float],
-        mean_68: Floats,
-        sampling: Sampling,
-        length: int,
-        seed: int = 0,
-        start: int = 0,
-    ):
-        self.folder, self.mean_68, self.sampling = folder, mean_68, sampling
-        self.length, self.seed, self.start = length, seed, start
-        self.people: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-        for entry in entries:
-            if mix.get(entry.source, 0) > 0 and entry.frames > 1:
-                self.people[entry.source][entry.speaker].append(entry)
-        missing = [source for source, share in mix.items() if share > 0 and source not in self.people]
+    def __init__(self, footage: Footage, mix: Mapping[str, float], sampling: Sampling, seed: int = 0):
+        self.footage, self.sampling, self.seed = footage, sampling, seed
+        usable = footage.lengths - footage.firsts > 1
+        people: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for n, (entry, enough) in enumerate(zip(footage.entries, usable, strict=True)):
+            if mix.get(entry.source, 0) > 0 and enough:
+                people[entry.source, entry.speaker].append(n)
+        missing = sorted({s for s, share in mix.items() if share > 0} - {source for source, _ in people})
         if missing:
-            raise DataError(f"no training clips of {', '.join(missing)} in {folder}")
-        self.sources = sorted(self.people)
-        self.shares = np.array([mix[source] for source in self.sources], np.float64)
-        self.shares /= self.shares.sum()
+            raise DataError(f"no training clips of {', '.join(missing)}")
+        self._shares = _shares(people, mix, len(usable))
+        #: The clips of each clip's person: where they begin in `_clips`, and how many they are.
+        self._clips: Integers = np.concatenate([np.array(clips) for clips in people.values()])
+        sizes = np.array([len(clips) for clips in people.values()])
+        self._first, self._count = np.zeros((2, len(usable)), np.int64)
+        for clips, start, size in zip(people.values(), np.cumsum(sizes) - sizes, sizes, strict=True):
+            self._first[clips], self._count[clips] = start, size
 
-    def __len__(self) -> int:
-        return self.length
+    def batch(self, numbers: Sequence[int] | Integers) -> Batch:
+        """The examples with these numbers, side by side."""
+        return make(self.footage, self.choose(np.asarray(numbers, np.int64)))
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((self.seed, self.start + index))
-        people = self.people[self.sources[int(rng.choice(len(self.sources), p=self.shares))]]
-        # Between uniform over people and uniform over clips: rare people count more than their clips.
-        share = np.sqrt([len(clips) for clips in people.values()])
-        clips = list(people.values())[int(rng.choice(len(share), p=share / share.sum()))]
-        entry = clips[int(rng.integers(len(clips)))]
-        clip = self.open(entry)
-        opening = mouth_opening(clip.landmarks + self.mean_68)
-        first = int(entry.animated)  # frame 0 is the portrait itself, at another moment
-        frames = [first + n for n in self._choose_frames(rng, opening[first:])]
-        other = clip
-        if rng.random() < self.sampling.other_clip:
-            other = self.open(clips[int(rng.integers(len(clips)))])
-            opening = mouth_opening(other.landmarks + self.mean_68)
-        reference = int(rng.integers(len(opening)))
-        if rng.random() < self.sampling.closed_reference:
-            reference = int(np.argsort(opening)[int(rng.integers(math.ceil(len(opening) / 4)))])
-        count, tail, shown = self.sampling.frames, self.sampling.tail, range(self.sampling.frames)
-        chosen = (
-            shown
-            if self.sampling.shown is None
-            else sorted(count - tail + rng.choice(tail, self.sampling.shown, replace=False))
-        )
-        return example(clip, frames, other, reference, self.mean_68, rng if self.sampling.augment else None, chosen)
+    def choose(self, numbers: Integers) -> Choice:
+        """What these examples are made of."""
+        sampling, draws = self.sampling, Draws(self.seed, numbers)
+        clip = np.searchsorted(self._shares, draws.uniform("clip"), side="right")
+        another = self._clips[self._first[clip] + draws.index("other clip", self._count[clip])]
+        other = np.where(draws.below("another clip", sampling.other_clip), another, clip)
+        changes = Changes.random(draws) if sampling.augment else Changes.none(len(numbers))
+        return Choice(self._portrait(draws, other), self._frames(draws, clip), self._shown(draws), changes)
 
-    def open(self, entry: Entry) -> Clip:
-        """The clip of an entry, kept in memory."""
-        return _clip(self.folder / entry.path)
+    def _portrait(self, draws: Draws, clip: Integers) -> Integers:
+        length, start = self.footage.lengths[clip], self.footage.starts[clip]
+        closed = self.footage.by_opening[start + draws.index("closed portrait", -(-length // 4))]
+        picked = draws.below("closed", self.sampling.closed_reference)
+        return np.asarray(start + np.where(picked, closed, draws.index("portrait", length)))
 
-    def _choose_frames(self, rng: np.random.Generator, opening: Floats) -> list[int]:
-        count = self.sampling.frames
-        longest = (len(opening) - 1) // max(count - 1, 1)
-        step = int(rng.integers(1, max(1, min(self.sampling.max_step, longest)) + 1))
-        last = len(opening) - 1 - step * (count - 1)
-        if last < 0:  # shorter than asked for: played to and fro
-            turn = len(opening) - 1
-            return [turn - abs(n % (2 * turn) - turn) for n in range(count)]
-        start = int(rng.integers(last + 1))
-        if rng.random() < self.sampling.open_target:
-            widest = np.argsort(opening)[::-1][: math.ceil(len(opening) / 6)]
-            start = int(rng.choice(widest)) - step * int(rng.integers(count))
-        start = min(max(start, 0), last)
-        return [start + step * n for n in range(count)]
+    def _frames(self, draws: Draws, clip: Integers) -> Integers:
+        sampling, count = self.sampling, self.sampling.frames
+        begin = self.footage.starts[clip]
+        first, length = self.footage.firsts[clip], (self.footage.lengths - self.footage.firsts)[clip]
+        longest = (length - 1) // max(count - 1, 1)
+        step = 1 + draws.index("step", np.clip(longest, 1, sampling.max_step))
+        last = np.maximum(length - 1 - step * (count - 1), 0)
+        start = draws.index("start", last + 1)
+        rank = length - 1 - draws.index("widest", -(-length // 6))
+        widest = self.footage.by_opening_filmed[begin + first + rank] - first
+        around = widest - step * draws.index("place of the widest", count)
+        start = np.where(draws.below("open", sampling.open_target), np.clip(around, 0, last), start)
+        places = start[:, None] + step[:, None] * np.arange(count)
+        turn = (length - 1)[:, None]  # clips that are shorter than asked for are played to and fro
+        return np.asarray((begin + first)[:, None] + turn - np.abs(places % (2 * turn) - turn))
+
+    def _shown(self, draws: Draws) -> Integers:
+        count, tail, shown = self.sampling.frames, self.sampling.tail, self.sampling.shown
+        if shown is None:
+            return np.broadcast_to(np.arange(count), (len(draws), count))
+        return np.sort(count - tail + np.argsort(draws.uniform("shown", tail))[:, :shown])
 
 
-def example(
-    clip: Clip,
-    frames: Sequence[int],
-    other: Clip,
-    reference: int,
-    mean_68: Floats,
-    rng: np.random.Generator | None,
-    shown: Sequence[int] | None = None,
-) -> dict[str, Tensor]:
-    """The example of some frames of `clip` with frame `reference` of `other` as the portrait; see `Examples`.
+def _shares(people: Mapping[tuple[str, str], list[int]], mix: Mapping[str, float], clips: int) -> Floats:
+    """How often each clip is drawn, added up to it and those before it.
 
-    `shown` are positions in `frames`: only those come as pictures, and are listed in the example under `shown`.
+    Within a source between uniform over people and uniform over clips: rare people count more than their clips.
     """
-    shown = range(len(frames)) if shown is None else shown
-    pictures = [other.frame(reference), *(clip.frame(frames[n]) for n in shown)]
-    face = other.landmarks[reference] + mean_68
-    chosen = np.asarray(frames)
-    target = clip.pose[chosen].project(clip.landmarks[chosen] + mean_68)[..., :2]
-    rigid = clip.pose[chosen].project(np.broadcast_to(face, (*target.shape[:-1], 3)))[..., :2]
-    source = other.pose[reference].project(face)[..., :2]
-    registered = [other.registered[reference : reference + 1], clip.registered[chosen]]
-    points = np.concatenate([source[None], rigid, target, *registered])
-    if rng is not None:
-        pictures, points = augment(rng, pictures, points)
-    s = len(chosen)
-    stacked = torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
-    placed = torch.from_numpy(points.astype(np.float32))
+    share = np.zeros(clips)
+    for (source, _), numbers in people.items():
+        weight = sum(np.sqrt(len(others)) for (name, _), others in people.items() if name == source)
+        share[numbers] = mix[source] / weight / np.sqrt(len(numbers))
+    summed: Floats = np.cumsum(share / share.sum())
+    summed[np.flatnonzero(share)[-1] :] = 1.0  # whatever was lost to rounding
+    return summed
+
+
+def make(footage: Footage, choice: Choice) -> Batch:
+    """The examples of a choice; see `Examples`."""
+    rows = np.arange(len(choice.frames))[:, None]
+    shown = choice.frames[rows, choice.shown]
+    pictures = footage.pictures(np.concatenate([choice.reference[:, None], shown], 1).ravel())
+    pictures = choice.changes.pictures(pictures.view(len(rows), -1, *pictures.shape[1:]))
+    reference, frames = footage.index(choice.reference), footage.index(choice.frames)
+    face = footage.face[reference]
+    s = frames.shape[1]
+    points = choice.changes.points(
+        torch.cat(
+            [
+                footage.project(face, reference)[:, None],
+                footage.project(face[:, None], frames),
+                footage.project(footage.face[frames], frames),
+                footage.registered[reference][:, None],
+                footage.registered[frames],
+            ],
+            1,
+        )
+    )
+    source, rigid, target, registered = torch.split(points, [1, s, s, s + 1], 1)
+    where = footage.index(choice.shown)
+    outlined = registered[:, 1:][footage.index(rows), where]
     return {
-        "reference": stacked[0],
-        "frames": stacked[1:],
-        "source": placed[0],
-        "rigid": placed[1 : s + 1],
-        "target": placed[s + 1 : 2 * s + 1],
-        "registered": placed[2 * s + 1 :],
-        "regions": torch.from_numpy(np.stack([region_map(points[2 * s + 2 + n]) for n in shown]))[:, None],
-        "shown": torch.tensor(list(shown)),
+        "reference": pictures[:, 0],
+        "frames": pictures[:, 1:],
+        "source": source[:, 0],
+        "rigid": rigid,
+        "target": target,
+        "registered": registered,
+        "regions": region_map(outlined.flatten(0, 1)).view(*where.shape, 1, *pictures.shape[-2:]),
+        "shown": where,
     }
 
 
-def augment(rng: np.random.Generator, pictures: list[Pictures], points: Floats) -> tuple[list[Pictures], Floats]:
-    """Mirror, move, recolour and degrade all pictures of an example alike; `points` `[..., 2]` follow."""
-    if rng.random() < 0.5:
-        pictures = [np.ascontiguousarray(p[:, ::-1]) for p in pictures]
-        points = np.stack([CROP_SIDE - 1 - points[..., 0], points[..., 1]], -1)
-    if rng.random() < 0.6:
-        matrix = _placement(rng)
-        pictures = [
-            np.asarray(
-                cv2.warpAffine(
-                    p, matrix, (CROP_SIDE, CROP_SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-                ),
-                np.uint8,
-            )
-            for p in pictures
-        ]
-        points = points @ matrix[:, :2].T + matrix[:, 2]
-    if rng.random() < 0.8:
-        tables = _colour(rng)
-        pictures = [np.asarray(cv2.LUT(p, tables), np.uint8) for p in pictures]
-    if rng.random() < 0.03:
-        pictures = [np.repeat(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY)[..., None], 3, -1).astype(np.uint8) for p in pictures]
-    if rng.random() < 0.1:
-        sigma = float(rng.uniform(0.4, 1.1))
-        pictures = [np.asarray(cv2.GaussianBlur(p, (0, 0), sigma), np.uint8) for p in pictures]
-    if rng.random() < 0.1:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 85))]
-        pictures = [np.asarray(cv2.imdecode(cv2.imencode(".jpg", p, quality)[1], 1), np.uint8) for p in pictures]
-    return pictures, points
-
-
-def _placement(rng: np.random.Generator) -> Floats:
-    """A small similarity about the centre with a little anisotropy, `[2, 3]`."""
-    angle, scale = math.radians(rng.normal(0, 4)), math.exp(rng.normal(0.02, 0.07))
-    stretch = math.exp(rng.normal(0, 0.03))
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    linear = scale * turn @ np.diag([stretch, 1 / stretch])
-    centre = np.full(2, (CROP_SIDE - 1) / 2)
-    return np.concatenate([linear, (centre + rng.normal(0, 6, 2) - linear @ centre)[:, None]], 1)
-
-
-def _colour(rng: np.random.Generator) -> Pictures:
-    """A look-up table `[1, 256, 3]`: brightness, contrast, gamma and a colour cast."""
-    level = np.linspace(0, 1, 256)[:, None] ** math.exp(rng.normal(0, 0.2))
-    gain = math.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.06, 3))
-    table = (level - 0.5) * gain + 0.5 + rng.normal(0, 0.04)
-    return np.clip(table * 255, 0, 255).round().astype(np.uint8)[None]
+def training_examples(data: Path, recipe: McvdmRecipe, sampling: Sampling, device: torch.device, seed: int) -> Examples:
+    """Examples of people who may be trained on, from prepared clips or a bundle. Raises `DataError`."""
+    sources = [source for source, share in recipe.mix.items() if share > 0]
+    mean_68 = MorphableModel.load().mean_68
+    footage = footage_of(data, "train", mean_68, device, resident=recipe.resident, sources=sources)
+    return Examples(footage, recipe.mix, sampling, seed)
 
 
 def validation_examples(
-    folder: Path, entries: Sequence[Entry], mean_68: Floats, clips: int, frames: int, step: int = 3
-) -> list[dict[str, Tensor]]:
-    """A fixed set of unaugmented examples of unseen people, evenly over them; the portrait is the most closed mouth."""
-    usable = (entry for entry in entries if entry.split == "validation" and entry.frames > step * (frames - 1))
+    data: Path, mean_68: Floats, device: torch.device, clips: int, frames: int, step: int = 3
+) -> list[Batch]:
+    """A fixed set of unaugmented examples of unseen people, evenly over them; the portrait is the most closed mouth.
+
+    Each is a batch of one.
+    """
+    found = [(e, c) for e, c in clips_in(data) if e.split == "validation" and e.frames > step * (frames - 1)]
+    filmed = {(entry.source, entry.clip): clip for entry, clip in found}
+    chosen = [(entry, filmed[entry.source, entry.clip]) for entry in islice(in_turns(e for e, _ in found), clips)]
     examples = []
-    for entry in islice(in_turns(usable), clips):
-        clip = _clip(folder / entry.path)
-        closed = int(np.argmin(mouth_opening(clip.landmarks + mean_68)))
-        examples.append(example(clip, range(0, step * frames, step), clip, closed, mean_68, None))
+    for entry, clip in chosen:
+        footage = Footage([(replace(entry, animated=False), clip)], mean_68, device, resident=False)
+        places = np.arange(0, step * frames, step)[None]
+        choice = Choice(footage.by_opening[:1], places, np.arange(frames)[None], Changes.none(1))
+        examples.append(make(footage, choice))
     return examples

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from avatard.models.face.topology import MOUTH
-from avatard.models.mcvdm.decoder import CELLS, FRAME, Rendering, Window
+from avatard.models.mcvdm.decoder import CELLS, FACE, FRAME, Rendering, Window
 from avatard.models.mcvdm.layers import clips_of
 from avatard.models.training.mcvdm.regions import WEIGHTS, Region, weight_of
 from avatard.models.training.perceptual import Perceptual, l1
 
+#: What is rendered in training: windows on parts of a face, or faces as a whole.
+WindowKind: TypeAlias = Literal["parts", "face"]
 #: Cells of a training window (96 pixels), and pixels of the perceptual loss inside it.
 WINDOW, PERCEPTUAL = 12, 64
 #: Pixels at a window's border that its zero padding spoils.
@@ -20,13 +24,15 @@ MARGIN = 8
 SQUARE = 8.0
 
 
-def choose_window(target: Tensor, rng: torch.Generator | None) -> Window:
-    """A window per clip: on the mouth (75 %), the eyes (10 %) or anywhere."""
-    draw = torch.rand(len(target), 1, generator=rng)
+def choose_window(kind: WindowKind, target: Tensor) -> Window:
+    """What to render of each clip's frames: the whole face, or a window on mouth (75 %), eyes (10 %) or anything."""
+    if kind == "face":  # one window for all: the device need not be asked where mouths are
+        return FACE
+    draw = torch.rand(len(target), 1, device=target.device)
     mouth, eyes = target[:, :, MOUTH].mean((1, 2)), target[:, :, 36:48].mean((1, 2))
-    anywhere = torch.rand(len(target), 2, generator=rng) * FRAME
+    anywhere = torch.rand(len(target), 2, device=target.device) * FRAME
     centre = torch.where(draw < 0.75, mouth, torch.where(draw < 0.85, eyes, anywhere))
-    centre = centre + 6 * torch.randn(centre.shape, generator=rng)
+    centre = centre + 6 * torch.randn(centre.shape, device=target.device)
     corners = (centre / (FRAME // CELLS) - WINDOW / 2).round().long().clamp(0, CELLS - WINDOW)
     return Window([(y, x) for x, y in corners.tolist()], WINDOW)
 
@@ -41,7 +47,7 @@ def picture_losses(
     frames, regions = window.crop(frames), window.crop(regions)
     weight = weight_of(regions)
     if window.size < CELLS:
-        weight = weight * border(weight.shape[-1])
+        weight = weight * border(weight.shape[-1], weight.device)
     # Inside the open mouth nothing of the portrait is right. Stated, because the network is slow to find out.
     inside = (regions == Region.INSIDE).float()
     losses = {
@@ -69,9 +75,9 @@ def flow_loss(flow: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
     return l1(flow, teacher, where.clamp(max=WEIGHTS[Region.LIPS]).square())
 
 
-def border(size: int) -> Tensor:
+def border(size: int, device: torch.device) -> Tensor:
     """1 inside, 0 along the border of a window `[size, size]`."""
-    mask = torch.zeros(size, size)
+    mask = torch.zeros(size, size, device=device)
     mask[MARGIN:-MARGIN, MARGIN:-MARGIN] = 1
     return mask
 
@@ -80,10 +86,10 @@ def patches(picture: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """One patch about the middle of one frame of each clip, `[B, 3, 64, 64]` of both."""
     size, half = picture.shape[-1], PERCEPTUAL // 2
     reach = min(size // 2 - half - MARGIN, 16 if size < FRAME else size)
-    pairs = []
-    for b in range(len(picture)):
-        s = int(torch.randint(picture.shape[1], ()))
-        top, left = (size // 2 - half + int(torch.randint(-reach, reach + 1, ())) for _ in range(2))
-        cut = (b, s, slice(None), slice(top, top + PERCEPTUAL), slice(left, left + PERCEPTUAL))
-        pairs.append((picture[cut], target[cut]))
-    return torch.stack([p for p, _ in pairs]), torch.stack([t for _, t in pairs])
+    count, device = len(picture), picture.device
+    frame = torch.randint(picture.shape[1], (count, 1, 1), device=device)
+    corner = size // 2 - half + torch.randint(-reach, reach + 1, (2, count, 1), device=device)
+    y, x = corner + torch.arange(PERCEPTUAL, device=device)
+    clip = torch.arange(count, device=device)[:, None, None]
+    cut = (clip, frame, slice(None), y[:, :, None], x[:, None])
+    return tuple(whole[cut].permute(0, 3, 1, 2) for whole in (picture, target))  # type: ignore[return-value]

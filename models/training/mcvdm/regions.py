@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from avatard.models.face.topology import INNER_LIP, LEFT_EYE, OUTER_LIP, RIGHT_EYE
@@ -34,15 +31,32 @@ _OUTLINES = (
 )
 
 
-def region_map(points: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """`Region` of each pixel `[256, 256]` of a frame with the 68 points `[68, 2]` (pixels)."""
-    regions = np.zeros((CROP_SIDE, CROP_SIDE), np.uint8)
+def region_map(points: Tensor) -> Tensor:
+    """`Region` of each pixel, uint8 `[N, 256, 256]`, of frames with the 68 points `[N, 68, 2]` (pixels)."""
+    regions = torch.zeros(len(points), CROP_SIDE, CROP_SIDE, dtype=torch.uint8, device=points.device)
     for part, growth, label in _OUTLINES:
-        outline = points[part]
-        centre = outline.mean(0)
-        hull = cv2.convexHull((centre + growth * (outline - centre)).round().astype(np.int32))
-        cv2.fillConvexPoly(regions, hull, int(label))
+        outline = points[:, part]
+        centre = outline.mean(1, keepdim=True)
+        grown = (centre + growth * (outline - centre)).round()
+        regions.masked_fill_(_convex_hull(grown), int(label))
     return regions
+
+
+def _convex_hull(points: Tensor) -> Tensor:
+    """The pixels `[N, 256, 256]` in the convex hulls of points `[N, K, 2]`, their borders among them.
+
+    A row of a hull reaches from the first to the last crossing with any line between two of its points.
+    """
+    first, second = torch.triu_indices(points.shape[1], points.shape[1], 1, device=points.device)
+    a, b = points[:, first], points[:, second]  # [N, K (K - 1) / 2, 2]
+    rows = torch.arange(CROP_SIDE, device=points.device, dtype=points.dtype)
+    height = b[..., 1] - a[..., 1]
+    share = (rows - a[..., 1, None]) / torch.where(height == 0, torch.ones_like(height), height)[..., None]
+    crossed = (share >= 0) & (share <= 1) & (height != 0)[..., None]  # [N, pairs, rows]
+    x = a[..., 0, None] + share * (b[..., 0] - a[..., 0])[..., None]
+    left = torch.where(crossed, x, torch.inf).amin(1)
+    right = torch.where(crossed, x, -torch.inf).amax(1)
+    return (rows >= left[..., None] - 0.5) & (rows <= right[..., None] + 0.5)
 
 
 def weight_of(regions: Tensor) -> Tensor:

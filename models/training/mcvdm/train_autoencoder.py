@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.mcvdm.autoencoder import Autoencoder
@@ -19,12 +18,12 @@ from avatard.models.mcvdm.decoder import WHOLE, Window
 from avatard.models.mcvdm.landmark_encoder import Geometry
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.pixels import normalise
-from avatard.models.training.clips import read_index
-from avatard.models.training.loop import Trainer
-from avatard.models.training.mcvdm.dataset import Batch, Examples, Sampling, validation_examples
+from avatard.models.training.loop import Stage, Trainer
+from avatard.models.training.mcvdm.dataset import Batch, Sampling, training_examples, validation_examples
 from avatard.models.training.mcvdm.loss import choose_window, flow_loss, picture_losses
 from avatard.models.training.mcvdm.recipe import McvdmRecipe
 from avatard.models.training.perceptual import Perceptual
+from avatard.models.training.schedule import Clock
 
 #: Noise on the latent, as a share of each plane's own spread: the decoder will see generated latents, never exact ones.
 #: Not an absolute figure: planes that carry the motion spread by a few hundredths, and were drowned by it.
@@ -39,55 +38,74 @@ ValidateAutoencoder = Callable[[Autoencoder, list[Batch], Path], dict[str, float
 
 
 def train_autoencoder(
-    data: Path, run: Path, recipe: McvdmRecipe, trunk: Path | None, validate: ValidateAutoencoder
+    data: Path,
+    run: Path,
+    recipe: McvdmRecipe,
+    trunk: Path | None,
+    validate: ValidateAutoencoder,
+    *,
+    device: str = "auto",
+    clock: Clock | None = None,
 ) -> None:
-    """Train, or resume, until the recipe's steps are done; without the perceptual trunk the loss is L1.
+    """Train, or resume, until the recipe's steps are done or its minutes over.
+
+    Args:
+        data: prepared clips, or a bundle of them.
+        run: the folder.
+        recipe: see there.
+        trunk: of the perceptual loss; without it the loss is L1.
+        validate: see there.
+        device: see `processes.start`.
+        clock: of the stage.
 
     Raises:
         DataError: data or state do not fit.
     """
-    torch.manual_seed(recipe.seed)
-    settings, mean_68 = recipe.autoencoder_stage, MorphableModel.load().mean_68
-    network = Autoencoder(recipe.autoencoder)
-    trainer = Trainer(
-        network, settings.training, run, stage="autoencoder", config=json.dumps(asdict(recipe.autoencoder))
+    stage = autoencoder_stage(data, run, recipe, trunk, device, clock)
+    validation = validation_examples(
+        data, MorphableModel.load().mean_68, stage.trainer.device, VALIDATION_CLIPS, VALIDATION_FRAMES
     )
-    entries = read_index(data)
-    examples = Examples(
-        data,
-        [entry for entry in entries if entry.split == "train"],
-        recipe.mix,
-        mean_68,
-        Sampling(frames=settings.frames),
-        length=trainer.examples_left,
-        seed=recipe.seed,
-        start=trainer.examples_done,
-    )
-    loader = DataLoader(examples, settings.training.batch, num_workers=settings.training.workers)
-    validation = validation_examples(data, entries, mean_68, VALIDATION_CLIPS, VALIDATION_FRAMES)
 
     def figures_of(averaged: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(averaged, Autoencoder)
         return validate(averaged, validation, run / f"sheet_{step:06}.png")
 
-    def batches() -> Iterator[tuple[Any, ...]]:
-        rng = torch.Generator().manual_seed(recipe.seed + trainer.step)
-        for step, batch in enumerate(trainer.accelerator.prepare(loader), start=trainer.step):
-            if float(torch.rand((), generator=rng)) < settings.whole_share:
-                few = max(1, settings.training.batch // 2)
-                yield {key: value[:few] for key, value in batch.items()}, step, WHOLE
-            else:
-                yield batch, step, choose_window(batch["target"], rng)
+    stage.trainer.train(stage.objective, stage.batches, figures_of)
 
-    objective = AutoencoderObjective(network, Perceptual(trunk) if trunk else None)
-    trainer.train(objective, batches(), figures_of)
+
+def autoencoder_stage(
+    data: Path, run: Path, recipe: McvdmRecipe, trunk: Path | None, device: str, clock: Clock | None
+) -> Stage:
+    """What the training takes its steps with; arguments as of `train_autoencoder`."""
+    torch.manual_seed(recipe.seed)
+    settings = recipe.autoencoder_stage
+    network = Autoencoder(recipe.autoencoder)
+    trainer = Trainer(
+        network,
+        settings.training,
+        run,
+        stage="autoencoder",
+        config=json.dumps(asdict(recipe.autoencoder)),
+        seed=recipe.seed,
+        device=device,
+        clock=clock,
+    )
+    examples = training_examples(data, recipe, Sampling(frames=settings.frames), trainer.device, recipe.seed)
+
+    def batches(step: int) -> tuple[Any, ...]:
+        whole = float(torch.rand(())) < settings.whole_share
+        numbers = trainer.numbers(step)
+        batch = examples.batch(numbers[: max(1, len(numbers) // 2)] if whole else numbers)
+        return batch, step, WHOLE if whole else choose_window(recipe.window, batch["target"])
+
+    perceptual = Perceptual(trunk) if trunk else None
+    return Stage(trainer, AutoencoderObjective(network, perceptual).to(trainer.device), batches)
 
 
 def recolour(frames: Tensor) -> Tensor:
     """Each clip `[B, S, 3, H, W]` in colours of its own: the latent learns shape, the portrait gives colours."""
-    shape = (len(frames), 1, 3, 1, 1)
-    gain = torch.exp(0.15 * torch.randn(len(frames), 1, 1, 1, 1) + 0.06 * torch.randn(shape))
-    return frames * gain + 0.12 * torch.randn(len(frames), 1, 1, 1, 1)
+    light, cast, lift = (torch.randn(len(frames), 1, channels, 1, 1, device=frames.device) for channels in (1, 3, 1))
+    return frames * torch.exp(0.15 * light + 0.06 * cast) + 0.12 * lift
 
 
 class AutoencoderObjective(nn.Module):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
+from avatard.models.device import choose_device
 from avatard.models.diffusion import add_noise
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.mcvdm.autoencoder import Autoencoder
@@ -17,13 +17,15 @@ from avatard.models.mcvdm.landmark_encoder import Geometry, thumbnail
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import TIMESTEPS, Mcvdm, McvdmConfig
 from avatard.models.pixels import normalise
-from avatard.models.training.clips import DataError, read_index
-from avatard.models.training.loop import Trainer, load_state
-from avatard.models.training.mcvdm.dataset import Batch, Sampling, validation_examples
-from avatard.models.training.mcvdm.latent_cache import CLIP, FRAMES, SHORT, CachedLatents, training_examples
-from avatard.models.training.mcvdm.loss import choose_window, flow_loss, picture_losses
+from avatard.models.training.clips import DataError
+from avatard.models.training.loop import Stage, Trainer
+from avatard.models.training.mcvdm.dataset import Batch, Examples, Sampling, training_examples, validation_examples
+from avatard.models.training.mcvdm.latent_cache import CLIP, FRAMES, SHORT, CachedLatents
+from avatard.models.training.mcvdm.loss import WindowKind, choose_window, flow_loss, picture_losses
 from avatard.models.training.mcvdm.recipe import McvdmRecipe
 from avatard.models.training.perceptual import Perceptual
+from avatard.models.training.schedule import Clock
+from avatard.models.training.state import load_state
 
 #: Share of the short clips, and the hops from the clip before.
 SHORT_SHARE, HOPS = 0.4, (4, 6, 8, 12)
@@ -41,7 +43,7 @@ CHEAP_SHARE = 0.5
 FLOW = 60.0
 VALIDATION_CLIPS = 16
 
-Stage = Literal["latents", "pixels"]
+StageName = Literal["latents", "pixels"]
 #: Figures on examples of unseen people, and a sheet of pictures.
 ValidateDiffusion = Callable[[Mcvdm, list[Batch], Path], dict[str, float]]
 
@@ -50,29 +52,56 @@ def train_diffusion(
     data: Path,
     run: Path,
     recipe: McvdmRecipe,
-    stage: Stage,
+    stage: StageName,
     *,
     autoencoder: Path | None,
     trunk: Path | None,
     validate: ValidateDiffusion,
+    device: str = "auto",
+    clock: Clock | None = None,
 ) -> None:
-    """Train a stage, or resume it, until the recipe's steps are done.
+    """Train a stage, or resume it, until the recipe's steps are done or its minutes over.
 
     Args:
-        data: prepared clips.
+        data: prepared clips, or a bundle of them.
         run: with the cache of latents, and the state of an earlier call.
         recipe: see there.
         stage: `latents` trains the UNet and the landmark encoder; `pixels` these and the decoder.
         autoencoder: the state of its training; the first call of `latents` needs it.
         trunk: of the perceptual loss of `pixels`.
         validate: see there.
+        device: see `processes.start`.
+        clock: of the stage.
 
     Raises:
         DataError: something is missing, or the state does not fit.
     """
+    made = diffusion_stage(data, run, recipe, stage, autoencoder, trunk, device, clock)
+    mean_68 = MorphableModel.load().mean_68
+    validation = validation_examples(data, mean_68, made.trainer.device, VALIDATION_CLIPS, FRAMES, step=1)
+
+    def figures_of(averaged: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(averaged, Mcvdm)
+        return validate(averaged, validation, run / f"{stage}_{step:06}.png")
+
+    made.trainer.train(made.objective, made.batches, figures_of)
+
+
+def diffusion_stage(
+    data: Path,
+    run: Path,
+    recipe: McvdmRecipe,
+    stage: StageName,
+    autoencoder: Path | None,
+    trunk: Path | None,
+    device: str,
+    clock: Clock | None,
+) -> Stage:
+    """What a stage takes its steps with; arguments as of `train_diffusion`."""
     torch.manual_seed(recipe.seed)
-    settings = recipe.pixel_stage.training if stage == "pixels" else recipe.latent_stage
-    cached = CachedLatents(run, recipe.seed) if stage == "latents" else None
+    pixels = recipe.pixel_stage
+    settings = pixels.training if stage == "pixels" else recipe.latent_stage
+    cached = CachedLatents(run, recipe.seed, choose_device(device)) if stage == "latents" else None
     model = _starting_model(run, recipe, stage, cached, autoencoder)
     model.requires_grad_(False)
     trained: list[nn.Module] = [model.unet, model.landmarks]
@@ -80,34 +109,34 @@ def train_diffusion(
         trained += [model.autoencoder.trunk, model.autoencoder.decoder]
     for part in trained:
         part.requires_grad_(True)
-    trainer = Trainer(model, settings, run, stage=stage, config=model.config.to_json(), prefix=stage)
-    length, start = trainer.examples_left, trainer.examples_done
-    if cached is not None:
-        examples: Dataset[Batch] = cached.part(length, start)
-    else:
-        pixels = recipe.pixel_stage
-        sampling = Sampling(frames=FRAMES, max_step=1, shown=pixels.shown, tail=pixels.length)
-        examples = training_examples(data, recipe, sampling, length, start)
-    loader = DataLoader(examples, settings.batch, num_workers=settings.workers)
-    validation = validation_examples(
-        data, read_index(data), MorphableModel.load().mean_68, VALIDATION_CLIPS, FRAMES, step=1
+    trainer = Trainer(
+        model,
+        settings,
+        run,
+        stage=stage,
+        config=model.config.to_json(),
+        prefix=stage,
+        seed=recipe.seed,
+        device=device,
+        clock=clock,
     )
+    examples: CachedLatents | Examples
+    if cached is not None:
+        examples = cached
+    else:
+        sampling = Sampling(frames=FRAMES, max_step=1, shown=pixels.shown, tail=pixels.length)
+        examples = training_examples(data, recipe, sampling, trainer.device, recipe.seed + 1)
 
-    def figures_of(averaged: nn.Module, step: int) -> dict[str, float]:
-        assert isinstance(averaged, Mcvdm)
-        return validate(averaged, validation, run / f"{stage}_{step:06}.png")
-
-    def batches() -> Iterator[tuple[Any, ...]]:
-        for batch in trainer.accelerator.prepare(loader):
-            yield (batch,)
+    def batches(step: int) -> tuple[Any, ...]:
+        return (examples.batch(trainer.numbers(step)),)
 
     perceptual = Perceptual(trunk) if trunk else None
-    objective = DiffusionObjective(model, perceptual, stage, recipe.pixel_stage.length)
-    trainer.train(objective, batches(), figures_of)
+    objective = DiffusionObjective(model, perceptual, stage, pixels.length, recipe.window)
+    return Stage(trainer, objective.to(trainer.device), batches)
 
 
 def _starting_model(
-    run: Path, recipe: McvdmRecipe, stage: Stage, cached: CachedLatents | None, autoencoder: Path | None
+    run: Path, recipe: McvdmRecipe, stage: StageName, cached: CachedLatents | None, autoencoder: Path | None
 ) -> Mcvdm:
     """What the stage starts from: the run's state, or untrained diffusion around a trained autoencoder."""
     state = run / "state.safetensors"
@@ -127,10 +156,16 @@ def _starting_model(
     return model
 
 
+def stage_of(run: Path) -> str:
+    """The stage of a run's state; empty where there is none."""
+    state = run / "state.safetensors"
+    return load_state(state)[1]["stage"] if state.exists() else ""
+
+
 def trained_autoencoder(state: Path | None) -> Autoencoder:
     """The averaged weights of the first stage. Raises `DataError` or `CheckpointError` where there are none."""
     if state is None:
-        raise DataError("--autoencoder: give the state of scripts/train_autoencoder.py")
+        raise DataError("--autoencoder: give the state of the stage `autoencoder`")
     return Autoencoder.load(state)
 
 
@@ -154,9 +189,17 @@ def export(run: Path, out: Path, note: str) -> None:
 class DiffusionObjective(nn.Module):
     """The losses of both stages; one forward pass, so that it can be distributed."""
 
-    def __init__(self, model: Mcvdm, perceptual: Perceptual | None, stage: Stage, length: int = CLIP):
+    def __init__(
+        self,
+        model: Mcvdm,
+        perceptual: Perceptual | None,
+        stage: StageName,
+        length: int = CLIP,
+        window: WindowKind = "parts",
+    ):
         super().__init__()
-        self.model, self.perceptual, self.stage, self.length = model, perceptual, stage, length
+        self.model, self.perceptual, self.stage = model, perceptual, stage
+        self.length, self.window = length, window
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name; `total` is what is minimised."""
@@ -191,7 +234,7 @@ class DiffusionObjective(nn.Module):
         small = normalise(batch["small"])
         zl, _ = self._condition(batch, small, slice(FRAMES - length, FRAMES))
         before, _ = self._previous(batch, small, latent, length)
-        t = timesteps(len(latent))
+        t = timesteps(len(latent), latent.device)
         noise = noise_like(latent, length)
         share = model.alpha_bar[t]
         noisy = Planes(*(add_noise(x, e, share) for x, e in zip(clean, noise, strict=True)))
@@ -210,15 +253,15 @@ class DiffusionObjective(nn.Module):
         zl, rigid = self._condition(batch, small, slice(FRAMES - self.length, FRAMES))
         before, hop = self._previous(batch, small, latent, self.length)
         planes = model.denormalise(self._few_steps(zl, latent, before))
-        rows, chosen = torch.arange(len(frames))[:, None], shown - (FRAMES - self.length)
+        rows, chosen = torch.arange(len(frames), device=shown.device)[:, None], shown - (FRAMES - self.length)
         volume = model.autoencoder.volume(planes)[rows, chosen]
         if hop:  # as where clips are cross-faded: some frames show what the clip before has of them
             with torch.no_grad():
                 held = model.autoencoder.volume(model.denormalise(before))
                 held = held[rows, (chosen + hop).clamp(max=self.length - 1)]
-            share = (chosen < self.length - hop) * FADED * torch.rand(chosen.shape)
+            share = (chosen < self.length - hop) * FADED * torch.rand(chosen.shape, device=shown.device)
             volume = torch.lerp(volume, held, share[..., None, None, None].to(volume.dtype))
-        window = choose_window(batch["target"][rows, shown], None)
+        window = choose_window(self.window, batch["target"][rows, shown])
         rendering = model.autoencoder.render(volume, model.autoencoder.portrait(reference), rigid[rows, chosen], window)
         perceptual = None if torch.rand(()) < CHEAP_SHARE else self.perceptual
         losses = picture_losses(rendering, frames, batch["regions"], window, perceptual)
@@ -229,7 +272,8 @@ class DiffusionObjective(nn.Module):
     def _few_steps(self, zl: Planes, latent: Tensor, before: Planes) -> Planes:
         """A sample in one step, or the second of two steps on the network's own first."""
         model = self.model
-        noisy, t = noise_like(latent, self.length), torch.full((len(latent),), TIMESTEPS - 1)
+        noisy = noise_like(latent, self.length)
+        t = torch.full((len(latent),), TIMESTEPS - 1, device=latent.device)
         if torch.rand(()) < SECOND_STEP:
             with torch.no_grad():
                 first = model.predict(noisy, t, zl, latent, before)
@@ -241,10 +285,10 @@ class DiffusionObjective(nn.Module):
 def noise_like(latent: Tensor, frames: int) -> Planes:
     """Noise for clips of the portraits with these latents `[B, C, 32, 32]`."""
     b, c, side, _ = latent.shape
-    return Planes(torch.randn(b, c, side, side), torch.randn(b, c, frames, side), torch.randn(b, c, frames, side))
+    return Planes(*(torch.randn(b, c, rows, side, device=latent.device) for rows in (side, frames, frames)))
 
 
-def timesteps(count: int) -> Tensor:
+def timesteps(count: int, device: torch.device) -> Tensor:
     """Logit-normal timesteps, and pure noise for a share of them."""
-    t = (torch.sigmoid(torch.randn(count) + 0.5) * TIMESTEPS).long()
-    return torch.where(torch.rand(count) < PURE_NOISE, TIMESTEPS - 1, t)
+    t = (torch.sigmoid(torch.randn(count, device=device) + 0.5) * TIMESTEPS).long()
+    return torch.where(torch.rand(count, device=device) < PURE_NOISE, TIMESTEPS - 1, t)

@@ -11,21 +11,15 @@ from torch import Tensor, nn
 from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
 from avatard.models.training.clips import DataError
-from avatard.models.training.loop import (
-    CsvLog,
-    averaged_model,
-    load_state,
-    restore_optimizer,
-    save_state,
-    sheet,
-    warmup_cosine,
-)
+from avatard.models.training.loop import CsvLog, averaged_model, sheet
 from avatard.models.training.mouth.dataset import Mouths
 from avatard.models.training.mouth.examples import Batch, Chance, Examples
 from avatard.models.training.mouth.loss import Discriminator, Objective
 from avatard.models.training.mouth.recipe import MouthRecipe
 from avatard.models.training.mouth.validation import Validation
 from avatard.models.training.perceptual import Perceptual
+from avatard.models.training.schedule import warmup_cosine
+from avatard.models.training.state import load_state, restore_optimizer, save_state
 
 #: Of the rates, where their half cosine ends.
 FLOOR = 0.02
@@ -83,7 +77,7 @@ class Training:
     def update(self, objective: Objective, batch: Batch) -> dict[str, Tensor]:
         """One step of the painter, after those of the discriminator; the losses."""
         settings, progress = self.settings, self.minutes / self.settings.minutes
-        factor = min((self.step + 1) / settings.warmup, 1.0) * warmup_cosine(round(1000 * progress), 1000, 0, FLOOR)
+        factor = min((self.step + 1) / settings.warmup, 1.0) * warmup_cosine(progress, 0.0, FLOOR)
         for adam, rate in ((self.adam, settings.rate), (self.critic_adam, settings.critic_rate)):
             for group in adam.param_groups:
                 group["lr"] = factor * rate

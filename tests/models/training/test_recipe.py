@@ -15,7 +15,8 @@ def millions(network: nn.Module) -> float:
 
 def test_nano_recipes_are_the_networks_that_ship():
     assert load_recipe(AtomRecipe, "atom_nano").network == Atom.load().config == AtomConfig()
-    assert load_recipe(McvdmRecipe, "mcvdm_nano").network == Mcvdm.load().config == McvdmConfig()
+    for name in ("mcvdm_nano", "mcvdm_gpu"):
+        assert load_recipe(McvdmRecipe, name).network == Mcvdm.load().config == McvdmConfig()
 
 
 def test_the_paper_sizes():
@@ -44,9 +45,12 @@ def test_overrides_are_toml_values_or_words():
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("huge", [], "no recipe 'huge': give a TOML file or one of atom_nano, atom_paper, mcvdm_nano, mcvdm_paper"),
+        ("huge", [], "no recipe 'huge': give a TOML file or one of atom_nano, atom_paper, mcvdm_gpu, mcvdm_nano"),
         ("atom_nano", ["network.girth=3"], "no key network.girth: expected one of audio_frames, depth"),
-        ("atom_nano", ["training.steps=many"], r"Expected `int`, got `str` - at `\$.training.steps`"),
+        ("atom_nano", ["training.steps=many"], "training.steps is 'many', expected int"),
+        ("atom_nano", ["training.precision=half"], "training.precision is 'half', expected one of 'no', 'bf16'"),
+        ("atom_nano", ["training.betas=[1]"], r"training.betas is \[1\], expected tuple"),
+        ("atom_nano", ["training=3"], "training is 3, expected a table"),
         ("atom_nano", ["network"], "got 'network', expected table.key=value"),
         ("atom_nano", ["training.steps.x=1"], "steps is no table"),
     ],
@@ -61,6 +65,9 @@ def test_a_file_of_ones_own(tmp_path):
     path.write_text("[network]\nwidth = 24\nheads = 2\n[training]\nsteps = 1\nbatch = 2\nrate = 1\n")
     recipe = load_recipe(AtomRecipe, str(path))
     assert recipe.network.width == 24 and recipe.training.warmup == 200
+    path.write_text("[network]\n[training]\nsteps = 1\nrate = 1\n")
+    with pytest.raises(RecipeError, match=r"mine.toml: training.batch is missing"):
+        load_recipe(AtomRecipe, str(path))
     path.write_text("[network")
     with pytest.raises(RecipeError, match="mine.toml"):
         load_recipe(AtomRecipe, str(path))

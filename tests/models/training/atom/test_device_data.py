@@ -4,10 +4,11 @@ import torch
 
 from avatard.models.speech import WhisperConfig, WhisperFeatures
 from avatard.models.training.atom.audio_augmentation import Track
-from avatard.models.training.atom.bundle import Bundle, BundledClip, BundleError, read, write
+from avatard.models.training.atom.bundle import Bundle, BundledClip, read, write
 from avatard.models.training.atom.dataset import MotionClip, at_audio
 from avatard.models.training.atom.device_data import PLAIN, Augmentation, DeviceData, Places, stretched
 from avatard.models.training.clips import Entry
+from avatard.models.training.packing import BundleError
 
 CPU = torch.device("cpu")
 

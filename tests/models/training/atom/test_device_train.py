@@ -1,14 +1,15 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from avatard.models import checkpoint
 from avatard.models.atom.model import Atom, AtomConfig
 from avatard.models.evaluation.motion_streams import Streams
 from avatard.models.training.atom.bundle import Bundle, BundledClip
-from avatard.models.training.atom.device_train import Budget, Variant, train, variants
+from avatard.models.training.atom.device_train import SETTINGS, Variant, train, variants
+from avatard.models.training.schedule import Clock
 
 SMALL = AtomConfig(width=24, depth=1, rest_depth=1, heads=2)
 
@@ -18,17 +19,11 @@ def test_a_training_of_two_steps_leaves_weights_that_load(tmp_path):
     clips = [BundledClip("lrw_ar", f"{n}", f"p{n}", "validation" if n == 2 else "train", 20, 0.5 * n) for n in range(3)]
     landmarks = np.cumsum(rng.normal(0, 0.01, (60, 68, 3)), axis=0).astype(np.float32)
     bundle = Bundle(clips, landmarks, rng.normal(0, 3000, 60 * 640).astype(np.int16))
-    budget = Budget(minutes=10, batch=4, most_steps=2, log_steps=1)
-    train(
-        bundle,
-        Variant(SMALL),
-        budget,
-        tmp_path / "run",
-        torch.device("cpu"),
-        lambda data: Streams(data).figures,
-        lambda: 0.0,
-    )
-    losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines())]
+    for steps in (1, 2):  # the second call resumes
+        settings = replace(SETTINGS, batch=4, steps=steps, log=1, precision="no")
+        clock = Clock(lambda: 0.0)
+        train(bundle, Variant(SMALL), settings, tmp_path / "run", "cpu", lambda data: Streams(data).figures, clock)
+    losses = [float(row["total"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines())]
     assert len(losses) == 2 and all(np.isfinite(losses))
     for name in ("best", "last"):
         path = tmp_path / "run" / f"{name}.safetensors"

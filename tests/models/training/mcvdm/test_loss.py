@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from avatard.models.mcvdm.decoder import WHOLE, Rendering
+from avatard.models.mcvdm.decoder import FACE, WHOLE, Rendering
 from avatard.models.pixels import normalise
 from avatard.models.training.mcvdm.loss import WINDOW, choose_window, patches, picture_losses
 from tests.support.perceptual import tiny_trunk
@@ -10,16 +10,17 @@ from tests.support.perceptual import tiny_trunk
 
 def test_windows_stay_in_the_frame():
     target = torch.rand(64, 4, 68, 2) * 300 - 20
-    corners = choose_window(target, torch.Generator().manual_seed(0)).corners
+    corners = choose_window("parts", target).corners
     assert np.min(corners) >= 0
     assert np.max(corners) <= 32 - WINDOW
+    assert choose_window("face", target) is FACE
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_perfect_picture_costs_nothing_but_its_mask(whole, tmp_path):
     perceptual = tiny_trunk(tmp_path)
     frames = normalise(torch.randint(0, 256, (2, 3, 3, 256, 256), dtype=torch.uint8))
-    window = WHOLE if whole else choose_window(torch.rand(2, 3, 68, 2) * 256, None)
+    window = WHOLE if whole else choose_window("parts", torch.rand(2, 3, 68, 2) * 256)
     cut = window.crop(frames)
     keep = torch.full_like(cut[:, :, :1], 0.999)
     rendering = Rendering(cut, cut, cut, keep, torch.zeros(2, 3, 2, 32, 32))
