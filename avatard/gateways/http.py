@@ -41,6 +41,7 @@ from avatard.portrait import Portrait, PortraitError
 from avatard.protocols.http_body import read_body
 from avatard.protocols.image import ImageFormat, encode_image
 from avatard.protocols.network import is_loopback
+from avatard.protocols.whep import forwarded_prefix
 from avatard.session.session import Session
 
 logger = logging.getLogger(__name__)
@@ -220,13 +221,27 @@ class Server:
         return await serve_liveavatar(request, self.session, self._sockets)
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        response = web.FileResponse(_web_folder() / "index.html", headers=PAGE_HEADERS)
+        prefix = forwarded_prefix(request)
+        text = (_web_folder() / "index.html").read_text(encoding="utf-8")
+        if prefix:  # also where the page was asked for without the slash at its end
+            text = text.replace("<head>", f'<head>\n  <base href="{prefix}/">', 1)
+        response = web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
         token = self._config.server.token
         if token:
             # The page's own requests, its styles and its WebSocket cannot all carry a header.
-            secure = self._config.server.tls_certificate_file != ""
-            response.set_cookie(TOKEN_COOKIE, token, httponly=True, samesite="Strict", secure=secure)
+            response.set_cookie(
+                TOKEN_COOKIE,
+                token,
+                path=prefix or "/",
+                httponly=True,
+                samesite="Strict",
+                secure=self._is_secure(request),
+            )
         return response
+
+    def _is_secure(self, request: web.Request) -> bool:
+        """Whether the browser speaks TLS, with this server or with a proxy before it."""
+        return self._config.server.tls_certificate_file != "" or request.headers.get("X-Forwarded-Proto") == "https"
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -242,7 +257,7 @@ class Server:
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
-    "connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'",
+    "connect-src 'self' ws: wss:; object-src 'none'; base-uri 'self'; frame-ancestors 'self'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
