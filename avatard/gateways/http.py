@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import ssl
-from pathlib import Path
 
 import msgspec
 from aiohttp import WSCloseCode, hdrs, web
@@ -31,6 +30,7 @@ from avatard.gateways.middleware import (
 from avatard.gateways.mjpeg import Mjpeg
 from avatard.gateways.output_routes import add_outputs
 from avatard.gateways.outputs import Outputs
+from avatard.gateways.page import page, web_folder
 from avatard.gateways.say import SayGateway
 from avatard.gateways.signalling import Signalling
 from avatard.gateways.webrtc import PeerRegistry
@@ -41,7 +41,6 @@ from avatard.portrait import Portrait, PortraitError
 from avatard.protocols.http_body import read_body
 from avatard.protocols.image import ImageFormat, encode_image
 from avatard.protocols.network import is_loopback
-from avatard.protocols.whep import forwarded_prefix
 from avatard.session.session import Session
 
 logger = logging.getLogger(__name__)
@@ -161,7 +160,7 @@ class Server:
         )
         app.on_response_prepare.append(cors_headers(server.token))
         app.router.add_get("/", self._page)
-        app.router.add_static("/web", _web_folder(), append_version=False)
+        app.router.add_static("/web", web_folder(), append_version=False)
         app.router.add_post("/api/interrupt", self._interrupt)
         app.router.add_post("/api/identity", self._identity)
         add_first_portrait(app, self.session)
@@ -221,27 +220,8 @@ class Server:
         return await serve_liveavatar(request, self.session, self._sockets)
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        prefix = forwarded_prefix(request)
-        text = (_web_folder() / "index.html").read_text(encoding="utf-8")
-        if prefix:  # also where the page was asked for without the slash at its end
-            text = text.replace("<head>", f'<head>\n  <base href="{prefix}/">', 1)
-        response = web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
-        token = self._config.server.token
-        if token:
-            # The page's own requests, its styles and its WebSocket cannot all carry a header.
-            response.set_cookie(
-                TOKEN_COOKIE,
-                token,
-                path=prefix or "/",
-                httponly=True,
-                samesite="Strict",
-                secure=self._is_secure(request),
-            )
-        return response
-
-    def _is_secure(self, request: web.Request) -> bool:
-        """Whether the browser speaks TLS, with this server or with a proxy before it."""
-        return self._config.server.tls_certificate_file != "" or request.headers.get("X-Forwarded-Proto") == "https"
+        server = self._config.server
+        return page(request, TOKEN_COOKIE, server.token, tls=server.tls_certificate_file != "")
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -253,15 +233,6 @@ class Server:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self.session.metrics.text(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
-
-
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
-    "connect-src 'self' ws: wss:; object-src 'none'; base-uri 'self'; frame-ancestors 'self'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 
 
 def _cannot_listen(server: ServerConfig, error: OSError | UnicodeError) -> ServerError:
@@ -279,7 +250,3 @@ def _tls(certificate: str, key: str) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise ServerError(f"cannot use the TLS files {certificate} and {key}: {error}") from None
     return context
-
-
-def _web_folder() -> Path:
-    return Path(__file__).parent / "web"
