@@ -58,7 +58,7 @@ class Watch:
         self._directory = directory
         self._members = members
         self._http = http
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token = token
         self._on_lost = on_lost
         self._again = asyncio.Lock()
         self._looked_at = float("-inf")
@@ -96,17 +96,13 @@ class Watch:
         asked_at = monotonic()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                async with self._http.get(f"{replica.url}/api/rooms", headers=self._headers) as response:
-                    response.raise_for_status()
-                    answer = msgspec.json.decode(await response.read(), type=Rooms)
+                report = await ask(self._http, replica.url, self._token)
         except aiohttp.ClientConnectorError as error:
             if is_refusal(error):
                 self.lost(replica)
         except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError) as error:
             logger.warning("a replica does not answer", extra={"replica": replica.name, "reason": str(error)[:200]})
         else:
-            rooms = frozenset(room.id for room in answer.rooms)
-            report = Report(answer.capacity_core_ms, answer.headroom_core_ms, rooms)
             self._directory.answered(replica.name, report, asked_at, monotonic())
 
     def lost(self, replica: Replica) -> None:
@@ -114,6 +110,20 @@ class Watch:
         rooms = list(self._directory.refused(replica.name))
         logger.warning("a replica is gone", extra={"replica": replica.name, "rooms": len(rooms)})
         self._on_lost(rooms)
+
+
+async def ask(http: aiohttp.ClientSession, url: str, token: str) -> Report:
+    """What a daemon has.
+
+    Raises:
+        aiohttp.ClientError: it does not answer, or refuses to.
+        msgspec.DecodeError: its answer is none.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with http.get(f"{url}/api/rooms", headers=headers) as response:
+        response.raise_for_status()
+        answer = msgspec.json.decode(await response.read(), type=Rooms)
+    return Report(answer.capacity_core_ms, answer.headroom_core_ms, frozenset(room.id for room in answer.rooms))
 
 
 def is_refusal(error: aiohttp.ClientConnectorError) -> bool:

@@ -1,10 +1,15 @@
-"""What a cluster needs of a daemon: rooms, capacity, and routes that say what they were asked."""
+"""What a cluster needs of a daemon: rooms, capacity, and routes that say what they were asked.
+
+`python -m tests.support.stub_daemon --host ADDRESS` is one as a process.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import secrets
+import signal
+import sys
 from typing import Any
 
 import aiohttp
@@ -24,7 +29,7 @@ class StubDaemon:
         self.url = ""
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> str:
+    async def start(self, host: str = "127.0.0.1") -> str:
         app = web.Application()
         app.router.add_get("/api/rooms", self._show)
         app.router.add_post("/api/rooms", self._create)
@@ -35,9 +40,9 @@ class StubDaemon:
         app.router.add_route("*", "/rooms/{name}/{tail:.*}", self._echo)
         self._runner = web.AppRunner(app, shutdown_timeout=0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, host, 0)
         await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.url = f"http://{host}:{self._runner.addresses[0][1]}"
         return self.url
 
     async def stop(self) -> None:
@@ -113,3 +118,17 @@ class StubDaemon:
             else:
                 await socket.send_bytes(message.data)
         return socket
+
+
+async def serve(host: str) -> None:
+    """Serve until a signal comes."""
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    daemon = StubDaemon()
+    print(await daemon.start(host), flush=True)
+    await stopped.wait()
+    await daemon.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[sys.argv.index("--host") + 1]))
