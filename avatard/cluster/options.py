@@ -21,8 +21,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: The portrait of rooms that name none: a file that every machine has.
     portrait: Annotated[str, Meta(min_length=1)]
-    #: More arguments of `avatard serve`, such as `["--profile", "low-latency"]`. What differs between the machines, such
-    #: as webrtc.announce, are AVATARD_… variables of theirs.
+    #: More arguments of `avatard serve`, such as `["--profile", "low-latency"]`. What differs between machines, such as
+    #: webrtc.announce, are AVATARD_… variables of theirs.
     serve: tuple[str, ...] = ()
     #: What is run with these arguments instead of `avatard serve`, such as a wrapper.
     program: tuple[str, ...] = ()
