@@ -17,6 +17,7 @@ import pytest
 from typer.main import get_group
 
 from avatard.cli import app
+from avatard.cluster.options import parse
 from avatard.config import Config
 from avatard.config_loader import load
 from avatard.gateways.http import Server
@@ -154,3 +155,14 @@ def test_the_readme_names_files_that_exist():
     assert {path.name for path in DEPLOY.iterdir()} - {"README.md", "Dockerfile.dockerignore"} <= set(
         re.findall(r"\]\(([^)#:/]+)\)", text)
     )
+
+
+def test_the_arguments_of_the_cluster_are_understood():
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML")
+    (application,) = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())["applications"]
+    module, _, name = application["import_path"].partition(":")
+    source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+    assert f"\ndef {name}(" in source
+    options = parse(application["args"])
+    command = options.command("10.0.0.7")
+    get_group(app).commands["serve"].make_context("serve", command[command.index("serve") + 1 :])
