@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -82,7 +81,7 @@ async def respond(send: Send, status: int, body: bytes, headers: Iterable[tuple[
     lines = [*headers, ("content-length", str(len(body)))]
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body if HTTPStatus(status) is not HTTPStatus.NO_CONTENT else b""})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def respond_json(send: Send, status: int, value: Mapping[str, Any], headers: Headers | None = None) -> None:
@@ -92,7 +91,9 @@ async def respond_json(send: Send, status: int, value: Mapping[str, Any], header
 
 async def respond_error(send: Send, status: int, error: UserError, retry_after_s: int = 0) -> None:
     """An error as the daemon's own: one line, a code and its fields."""
-    headers = [("retry-after", str(retry_after_s))] if retry_after_s else []
+    # Players on pages of other origins are told, too: there is nothing secret in it.
+    headers = [("access-control-allow-origin", "*"), ("access-control-expose-headers", "Retry-After")]
+    headers += [("retry-after", str(retry_after_s))] if retry_after_s else []
     body = {**error.fields, "error": " ".join(str(error).split()), "code": error.code}
     if retry_after_s:
         body["retry_after_s"] = retry_after_s

@@ -41,7 +41,7 @@ from avatard.cluster.asgi import (
     respond_json,
 )
 from avatard.cluster.directory import Directory, LostRoomError, NoRoomError, Replica
-from avatard.cluster.relay import RESTARTED, BrokenError, farewell, forwarded, pass_request, pass_socket
+from avatard.cluster.relay import BrokenError, farewell, forwarded, pass_request, pass_socket
 from avatard.cluster.watch import Members, Room, Watch, is_refusal
 from avatard.errors import UserError
 from avatard.protocols.tasks import cancel_and_wait
@@ -53,6 +53,8 @@ CREATE_SECONDS = 30.0  # a room whose portrait must be read first
 MAX_ROOM_BYTES = 64 * 1024
 RETRY_SECONDS = 5
 ROOM_PATH = re.compile(r"/rooms/(?P<room>[^/]+)/?.*|/api/rooms/(?P<named>[^/]+)")
+#: The registry of WebSocket close codes: the service is restarted; and that of RFC 6455 for what is against a policy.
+RESTARTED, REFUSED = 1012, 1008
 KEPT = ("content-type", "retry-after", "www-authenticate")
 
 
@@ -267,30 +269,42 @@ class Ingress:
             replica = await self._find(room)
             with self._stream(room) as lost:
                 try:
-                    await pass_socket(self._http, scope, receive, send, self._url(replica, scope), lost)
+                    in_order = await pass_socket(self._http, scope, receive, send, self._url(replica, scope), lost)
                 except (aiohttp.ClientConnectorError, BrokenError) as error:
                     await self._explain(replica, room, error)
                     raise BrokenError from None
-        except LostRoomError:
-            await self._refuse_socket(scope, send, 410)
-        except NoRoomError:
-            await self._refuse_socket(scope, send, 404)
-        except BrokenError:
-            await self._refuse_socket(scope, send, 503)
+            if not in_order:
+                await self._say_farewell(scope, send, replica, room)
+        except LostRoomError as error:
+            await self._refuse_socket(scope, send, 410, error)
+        except NoRoomError as error:
+            await self._refuse_socket(scope, send, 404, error)
+        except BrokenError as error:
+            await self._refuse_socket(scope, send, 503, error)
         except aiohttp.WSServerHandshakeError as error:
             await self._refuse_socket(scope, send, error.status)
 
-    async def _refuse_socket(self, scope: Scope, send: Send, status: int) -> None:
+    async def _say_farewell(self, scope: Scope, send: Send, replica: Replica, room: str) -> None:
+        """The last event of a WebSocket whose replica ended it, and its end."""
+        reason: UserError = BrokenError()
+        try:
+            await self._explain(replica, room, reason)
+        except UserError as error:
+            reason = error
+        await send({"type": "websocket.send", "text": farewell(path_of(scope), reason)})
+        await send({"type": "websocket.close", "code": RESTARTED})
+
+    async def _refuse_socket(self, scope: Scope, send: Send, status: int, error: UserError | None = None) -> None:
         """Answer a handshake with a status where the server can; else say what happened in the socket itself."""
         if "websocket.http.response" in (scope.get("extensions") or {}):
             await send({"type": "websocket.http.response.start", "status": status, "headers": []})
             await send({"type": "websocket.http.response.body", "body": b""})
-        elif status == 410:
+        elif error is not None:
             await send({"type": "websocket.accept"})
-            await send({"type": "websocket.send", "text": farewell(path_of(scope))})
+            await send({"type": "websocket.send", "text": farewell(path_of(scope), error)})
             await send({"type": "websocket.close", "code": RESTARTED})
         else:
-            await send({"type": "websocket.close", "code": 1008})
+            await send({"type": "websocket.close", "code": REFUSED})
 
     async def _find(self, room: str) -> Replica:
         """Raises `NoRoomError` and `LostRoomError`."""
@@ -306,8 +320,8 @@ class Ingress:
         assert self._watch is not None
         if isinstance(error, aiohttp.ClientConnectorError) and is_refusal(error):
             self._watch.lost(replica)
-        else:
-            await self._watch.ask(replica)
+        self.directory.find(room)
+        await self._watch.ask(replica)
         self.directory.find(room)
 
     def _noticed(self, replica: Replica, error: Exception) -> None:

@@ -27,8 +27,8 @@ from avatard.protocols.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
-#: RFC 6455, section 7.4.1, and its registry: the service is restarted.
-RESTARTED = 1012
+#: RFC 6455, section 7.4.1: these are never sent; GOING_AWAY is in their place.
+NOT_SENT, GOING_AWAY = (1005, 1006, 1015), 1001
 CHUNK_BYTES = 64 * 1024
 #: aiohttp's own headers, of which a request is not to get what its client did not send.
 SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -137,10 +137,10 @@ async def _answer(
 
 async def pass_socket(
     http: aiohttp.ClientSession, scope: Scope, receive: Receive, send: Send, url: str, lost: asyncio.Event
-) -> None:
-    """Pass a WebSocket on, after its `websocket.connect` was received.
+) -> bool:
+    """Pass a WebSocket on, after its `websocket.connect` was received; gives whether it was closed in order.
 
-    When the replica is lost, the client is sent an `error` event (`room-lost`) and the close code 1012.
+    Where it was not, because the replica is lost or ended the connection, the client's end is still open.
 
     Raises:
         aiohttp.ClientConnectorError: the replica cannot be reached.
@@ -167,14 +167,15 @@ async def pass_socket(
         try:
             await asyncio.wait([up, down, losing], return_when=asyncio.FIRST_COMPLETED)
             if up.done():
-                await upstream.close(code=up.result())
-                return
-            code = down.result() if down.done() else None
+                code = up.result()
+                await upstream.close(code=GOING_AWAY if code in NOT_SENT else code)
+                return True
+            closed = down.result() if down.done() else None
         finally:
             await cancel_and_wait(up, down, losing)
-        if code is None:
-            await send({"type": "websocket.send", "text": farewell(url)})
-        await send({"type": "websocket.close", "code": code or RESTARTED})
+    if closed is not None:
+        await send({"type": "websocket.close", "code": closed})
+    return closed is not None
 
 
 async def _pump_up(receive: Receive, upstream: aiohttp.ClientWebSocketResponse) -> int:
@@ -206,12 +207,11 @@ async def _pump_down(upstream: aiohttp.ClientWebSocketResponse, send: Send) -> i
             return None
 
 
-def farewell(url: str) -> str:
-    """The last message to a client whose replica is lost, in the words of the WebSocket that it uses."""
-    text, code = "the machine of this room was lost: make a new room", "room-lost"
-    if URL(url).path.endswith("/ws/agent"):
-        return json.dumps({"type": "error", "event_id": "", "code": code, "message": text})
-    return json.dumps(to_message(Error(message=text, code=code, fatal=True)))
+def farewell(path: str, error: UserError) -> str:
+    """The last message to a client, in the words of the WebSocket that it uses."""
+    if path.endswith("/ws/agent"):
+        return json.dumps({"type": "error", "event_id": "", "code": error.code, "message": str(error)})
+    return json.dumps(to_message(Error(message=str(error), code=error.code, fatal=True)))
 
 
 def forwarded(scope: Scope) -> Headers:

@@ -183,8 +183,11 @@ async def test_a_handshake_that_the_daemon_refuses_is_refused():
             client = await connect(cluster.ingress, path, extensions={"websocket.http.response": {}})
             assert (await client.next())["status"] == status
             await client.end()
-            client = await connect(cluster.ingress, path)
-            assert await client.next() == {"type": "websocket.close", "code": 1008}
+            client = await connect(cluster.ingress, path)  # of a server that cannot answer a handshake with a status
+            if status == 404:
+                assert (await client.next())["type"] == "websocket.accept"
+                assert json.loads((await client.next())["text"])["data"]["code"] == "not-found"
+            assert (await client.next())["type"] == "websocket.close"
             await client.end()
 
 

@@ -15,6 +15,7 @@ import aiohttp
 import psutil
 import pytest
 
+from avatard.cluster.options import OptionsError
 from tests.support.stub_daemon import TOKEN
 
 with warnings.catch_warnings():
@@ -155,5 +156,5 @@ def listens(process: psutil.Process, url: str) -> bool:
 
 def test_without_a_token_there_is_no_cluster(monkeypatch):
     monkeypatch.delenv(app.TOKEN_VARIABLE, raising=False)
-    with pytest.raises(app.OptionsError, match=f"set {app.TOKEN_VARIABLE}$"):
+    with pytest.raises(OptionsError, match=f"set {app.TOKEN_VARIABLE}$"):
         app.build({"portrait": "me.png"})
