@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 import re
 from collections import defaultdict
@@ -297,8 +298,10 @@ class Ingress:
     async def _refuse_socket(self, scope: Scope, send: Send, status: int, error: UserError | None = None) -> None:
         """Answer a handshake with a status where the server can; else say what happened in the socket itself."""
         if "websocket.http.response" in (scope.get("extensions") or {}):
-            await send({"type": "websocket.http.response.start", "status": status, "headers": []})
-            await send({"type": "websocket.http.response.body", "body": b""})
+            body = b"" if error is None else json.dumps({"error": str(error), "code": error.code}).encode()
+            lines = [(b"content-type", b"application/json")] if body else []
+            await send({"type": "websocket.http.response.start", "status": status, "headers": lines})
+            await send({"type": "websocket.http.response.body", "body": body})
         elif error is not None:
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.send", "text": farewell(path_of(scope), error)})
