@@ -89,7 +89,9 @@ class Watch:
         except TimeoutError:
             logger.warning("the register of replicas does not answer")
         await asyncio.gather(*(self.ask(replica) for replica in list(self._directory.replicas)))
-        self._on_lost(self._directory.silent(monotonic()))
+        if rooms := list(self._directory.silent(monotonic())):
+            logger.warning("replicas are silent", extra={"rooms": len(rooms)})
+            self._on_lost(rooms)
 
     async def ask(self, replica: Replica) -> None:
         """Ask one replica; one at whose address nothing listens is lost."""
@@ -108,7 +110,8 @@ class Watch:
     def lost(self, replica: Replica) -> None:
         """Nothing listens at its address."""
         rooms = list(self._directory.refused(replica.name))
-        logger.warning("a replica is gone", extra={"replica": replica.name, "rooms": len(rooms)})
+        if replica.report is not None:  # else it was noticed before, and the register has not forgotten it yet
+            logger.warning("a replica is gone", extra={"replica": replica.name, "rooms": len(rooms)})
         self._on_lost(rooms)
 
 
