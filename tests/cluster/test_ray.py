@@ -66,6 +66,7 @@ class Client:
 async def client(monkeypatch) -> AsyncIterator[Client]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # a token of Ray's would be written to the user's home
     monkeypatch.setenv(app.TOKEN_VARIABLE, TOKEN)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
