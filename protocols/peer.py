@@ -66,9 +66,10 @@ class IceServers:
         """As `RTCPeerConnection` takes them. It refuses a TURN server without both name and password."""
         stun = [url for url in self.urls if url.startswith("stun")]
         turn = [url for url in self.urls if url.startswith("turn")]
-        known = {"username": self.username, "credential": self.credential}
         found: list[dict[str, object]] = [{"urls": stun}] if stun else []
-        return [*found, {"urls": turn} | known] if turn and all(known.values()) else found
+        if turn and self.username and self.credential:
+            found.append({"urls": turn, "username": self.username, "credential": self.credential})
+        return found
 
 
 class Handler(Protocol):
