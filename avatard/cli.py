@@ -165,6 +165,16 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; by default, this machine only.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 picks a free one.")] = None,
     max_sessions: Annotated[int | None, typer.Option(help="How many clients may talk at once; others get 503.")] = None,
+    max_rooms: Annotated[
+        int | None,
+        typer.Option(help="How many rooms there may be beside this avatar, if the machine can take them."),
+    ] = None,
+    room_idle_seconds: Annotated[
+        float | None, typer.Option(help="A room without clients and speech ends after so long; 0: never.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep uploaded identities here; by default until the end.")
+    ] = None,
     token: Annotated[str | None, typer.Option(help="Bearer token that clients must send.")] = None,
     tls_certificate: Annotated[
         str | None, typer.Option(metavar="FILE", help="PEM file; with --tls-key: HTTPS.")
@@ -239,6 +249,8 @@ def serve(
     --virtual-camera to the camera menu of other programs. By default, only this machine can connect. The face goes to
     VTuber programs and Unreal Engine with --vmc, --livelink and --openseeface. A stream key is better set as
     AVATARD_OUTPUT__PUSH: other users of the machine can read a command line.
+
+    More avatars are rooms: POST /api/rooms makes one, with all of these routes below /rooms/ID and a token of its own.
     """
     flags = {
         "portrait.face": face,
@@ -249,6 +261,9 @@ def serve(
         "server.host": host,
         "server.port": port,
         "server.max_sessions": max_sessions,
+        "server.max_rooms": max_rooms,
+        "server.room_idle_seconds": room_idle_seconds,
+        "server.data_dir": str(data_dir) if data_dir else None,
         "server.token": token,
         "server.tls_certificate_file": tls_certificate,
         "server.tls_key_file": tls_key,

@@ -150,6 +150,10 @@ class Idle(Section, frozen=True):
 
     motion: Annotated[float, Meta(ge=0, le=2, description="scale of head motion; 0 still, 1 natural")] = 1.0
     pose_video: Annotated[str, Meta(description="a video whose head pose drives the avatar's")] = ""
+    half_rate: Annotated[
+        Literal["rooms", "always", "never"],
+        Meta(description="every second picture is left out while nobody speaks: in rooms, in all avatars, in none"),
+    ] = "rooms"
 
 
 class Audio(Section, frozen=True):
@@ -179,6 +183,18 @@ class Server(Section, frozen=True):
             description="bearer token that clients must send; not set: none",
             extra={"secret": True, "allowed": "letters, digits and -._~+/"},
         ),
+    ] = ""
+    max_rooms: Annotated[
+        int, Meta(ge=0, le=10_000, description="rooms beside the default one, if the machine has room for them")
+    ] = 64
+    room_idle_seconds: Annotated[
+        float, Meta(ge=0, le=86_400, description="a room without clients and speech ends after so long; 0: never")
+    ] = 120.0
+    room_quiet_share: Annotated[
+        float, Meta(gt=0, le=1, description="part of its full load that a room counts for while it does not speak")
+    ] = 0.25
+    data_dir: Annotated[
+        str, Meta(description="folder that keeps uploaded identities; not set: until the daemon ends")
     ] = ""
     tls_certificate_file: Annotated[str, Meta(description="PEM file; with tls_key_file: HTTPS")] = ""
     tls_key_file: Annotated[str, Meta(description="PEM file")] = ""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import zmq
@@ -77,18 +77,32 @@ class Endpoint:
             socket = context.socket(self._type)
             resources.callback(socket.close)
             socket.linger = 0
-            socket.ipv6 = "[" in self.endpoint
             socket.heartbeat_ivl = HEARTBEAT_MS
             socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
             gatekeeper.guard(socket)
             self._configure(socket)
-            try:
-                socket.bind(self.endpoint)
-            except zmq.ZMQError as error:
-                raise EndpointError(f"cannot bind {self.endpoint}: {os.strerror(error.errno or 0)}") from None
+            _bind(socket, self.endpoint)
             self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
             self._resources = resources.pop_all()
         return socket
+
+
+def _bind(socket: zmq.Socket[Any], endpoint: str) -> None:
+    socket.ipv6 = "[" in endpoint
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise EndpointError(f"cannot bind {endpoint}: {os.strerror(error.errno or 0)}") from None
+
+
+def check_address(endpoint: str) -> None:
+    """Refuse an address that cannot be bound, before anything slow is done.
+
+    Raises:
+        EndpointError: it is taken, or is not this machine's.
+    """
+    with zmq.Context() as context, context.socket(zmq.PULL) as socket:
+        _bind(socket, endpoint)
 
 
 def check_endpoint(endpoint: str, keys: ServerKeys | None) -> None:

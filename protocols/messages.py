@@ -54,6 +54,11 @@ class Topic(StrEnum):
     STATS = "avatard/1/stats"
 
 
+def topic_of(kind: Topic, room: str) -> str:
+    """The topic of a room: that of the default one, and the room's id behind it."""
+    return f"{kind}/{room}" if room else str(kind)
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
     """What every outgoing message starts with, beside `t`, its type; the publisher fills it in."""
 
@@ -157,6 +162,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
 
     v: Literal[1] = VERSION
     id: Id = ""  # comes back in the state that answers this request
+    room: Id | msgspec.UnsetType = msgspec.UNSET  # that it is for; the default one unless named
+    token: Id | msgspec.UnsetType = msgspec.UNSET  # that opens the room
 
 
 class Speech(Request, frozen=True, kw_only=True, tag="audio"):

@@ -76,7 +76,8 @@ class SignallingEndpoint:
         name, etag = secrets.token_urlsafe(16), _new_etag()
         self._resources[name] = Resource(peer, etag)
         headers = {
-            hdrs.LOCATION: f"{forwarded_prefix(request)}{self._path}/{name}",
+            # As the client asked for it: the endpoint may be below another path, that of a room.
+            hdrs.LOCATION: f"{forwarded_prefix(request)}{request.rel_url.raw_path.rstrip('/')}/{name}",
             hdrs.ETAG: etag,
             "Accept-Patch": TRICKLE_TYPE,
         }

@@ -15,7 +15,7 @@ slow, dead or malicious peer costs a bounded amount of memory and none of the ot
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Self, cast
 
 import msgspec
@@ -42,6 +42,7 @@ from avatard.protocols.messages import (
     Video,
     decode_request,
     encode,
+    topic_of,
 )
 from avatard.timebase import BLENDSHAPES, LANDMARKS
 
@@ -59,6 +60,10 @@ _TOPICS: Final[Mapping[type[AnyMessage], Topic]] = {
 }
 
 
+#: Subscriptions to one kind of message of all rooms but the default one.
+ALL_ROOMS: Final = frozenset(f"{topic}/".encode() for topic in Topic)
+
+
 class Stamp(NamedTuple):
     """When something is on the media clock and when that is by the wall clock (Unix time), both in microseconds."""
 
@@ -66,77 +71,59 @@ class Stamp(NamedTuple):
     cap_us: int
 
 
-class Publisher(Endpoint):
-    """Publishes one session; nothing is encoded for a topic that nobody subscribed to.
-
-    A subscriber that does not keep up loses messages once its queue of `queue` messages and the kernel's buffer are
-    full; `seq` shows it the gap, and nobody else notices.
+class Channel:
+    """What one avatar publishes; nothing is encoded for a topic that nobody subscribed to.
 
     Args:
-        endpoint: `tcp://ADDRESS:PORT` (port `*` takes a free one) or `ipc://PATH`; only loopback without `keys`.
+        send: publishes a topic and a payload.
+        room: the room's id, which its topics end with; empty for the default one.
         sid: the session's id, at most 8 characters to keep `face` small.
         meta: what the session is; its header is filled in here.
         now: the media clock, for messages that belong to no frame.
         image: how pictures are encoded; must be what `meta` says.
-        single_part: topic and payload in one part, for subscribers with ZMQ_CONFLATE.
-        keys: CURVE.
-        queue: messages that wait for one slow subscriber.
         on_wanted: called when `wanted` changed for a topic.
-
-    Raises:
-        EndpointError: the endpoint is malformed, or reachable from elsewhere without keys.
     """
 
     def __init__(
         self,
-        endpoint: str,
+        send: Callable[[bytes, bytes], None],
+        room: str,
         *,
         sid: str,
         meta: Meta,
         now: Callable[[], Stamp],
         image: ImageFormat | None = None,
-        single_part: bool = False,
-        keys: ServerKeys | None = None,
-        queue: int = SEND_QUEUE_MESSAGES,
         on_wanted: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(endpoint, zmq.XPUB, keys)
         self.sent: Counter[Topic] = Counter()
+        self._send_parts = send
+        self._room = room
         self._sid = sid
         self._meta = meta
         self._now = now
         self._image = image or ImageFormat()
-        self._single_part = single_part
-        self._queue = queue
         self._on_wanted = on_wanted
         self._state = State(state="starting", event="snapshot")
-        self._prefixes: set[bytes] = set()
         self._wanted: frozenset[Topic] = frozenset()
-        self._joined = asyncio.Event()
-
-    def _configure(self, socket: zmq.asyncio.Socket) -> None:
-        socket.sndhwm = self._queue
-        socket.sndbuf = SEND_BUFFER_BYTES  # the kernel's own choice grows to megabytes of stale frames
-        socket.maxmsgsize = 4096  # subscriptions and handshakes; nobody has more to say here
-        # Every new subscription is reported, not only a topic's first, so that each late joiner gets its snapshot;
-        # unsubscribing is reported when the last one leaves, which is exactly what a set of prefixes needs.
-        socket.xpub_verbose = True
-
-    async def start(self) -> None:
-        """Bind and serve subscriptions.
-
-        Raises:
-            EndpointError: the address cannot be bound.
-        """
-        self._socket = self._bind()
-        self._tasks = [
-            asyncio.create_task(self._watch_subscriptions(), name="zmq-subscriptions"),
-            asyncio.create_task(self._repeat_snapshots(), name="zmq-snapshots"),
-        ]
 
     def wanted(self, topic: Topic) -> bool:
         """Whether anybody subscribed to it: ask before computing what only this topic needs."""
         return topic in self._wanted
+
+    def topics(self, prefix: bytes) -> set[Topic]:
+        """What a subscription asks of this avatar. Those of a room name it, or end with the slash before its name."""
+        return {
+            kind
+            for kind in Topic
+            if topic_of(kind, self._room).encode().startswith(prefix) and (not self._room or len(prefix) > len(kind))
+        }
+
+    def subscribed(self, prefixes: Iterable[bytes]) -> None:
+        """There are these subscriptions now."""
+        before = self._wanted
+        self._wanted = frozenset(topic for prefix in prefixes for topic in self.topics(prefix))
+        if self._wanted != before and self._on_wanted is not None:
+            self._on_wanted()
 
     def face(
         self,
@@ -203,6 +190,12 @@ class Publisher(Endpoint):
         self._meta = meta
         self._send(self._now(), meta)
 
+    def snapshot(self) -> None:
+        """Publish what a late joiner must know."""
+        now = self._now()
+        self._send(now, self._meta)
+        self._send(now, State(state=self._state.state, event="snapshot"))
+
     def _send(self, stamp: Stamp, message: AnyMessage) -> None:
         topic = _TOPICS[type(message)]
         if topic not in self._wanted:
@@ -211,28 +204,117 @@ class Publisher(Endpoint):
             message, sid=self._sid, seq=self.sent[topic], pts_us=stamp.pts_us, cap_us=stamp.cap_us
         )
         self.sent[topic] += 1
-        name, payload = topic.encode(), encode(message)
+        self._send_parts(topic_of(topic, self._room).encode(), encode(message))
+
+
+class Publisher(Endpoint, Channel):
+    """Publishes the avatar of the default room, and those of the rooms that are opened in it.
+
+    A subscriber that does not keep up loses messages once its queue of `queue` messages and the kernel's buffer are
+    full; `seq` shows it the gap, and nobody else notices.
+
+    Args:
+        endpoint: `tcp://ADDRESS:PORT` (port `*` takes a free one) or `ipc://PATH`; only loopback without `keys`.
+        sid: as of `Channel`.
+        meta: as of `Channel`.
+        now: as of `Channel`.
+        image: as of `Channel`; of all rooms.
+        single_part: topic and payload in one part, for subscribers with ZMQ_CONFLATE.
+        keys: CURVE.
+        queue: messages that wait for one slow subscriber.
+        on_wanted: as of `Channel`.
+
+    Raises:
+        EndpointError: the endpoint is malformed, or reachable from elsewhere without keys.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        sid: str,
+        meta: Meta,
+        now: Callable[[], Stamp],
+        image: ImageFormat | None = None,
+        single_part: bool = False,
+        keys: ServerKeys | None = None,
+        queue: int = SEND_QUEUE_MESSAGES,
+        on_wanted: Callable[[], None] | None = None,
+    ) -> None:
+        Endpoint.__init__(self, endpoint, zmq.XPUB, keys)
+        Channel.__init__(self, self._publish, "", sid=sid, meta=meta, now=now, image=image, on_wanted=on_wanted)
+        self._channels: list[Channel] = [self]
+        self._single_part = single_part
+        self._queue = queue
+        self._prefixes: set[bytes] = set()
+        self._joined = asyncio.Event()
+
+    def _configure(self, socket: zmq.asyncio.Socket) -> None:
+        socket.sndhwm = self._queue
+        socket.sndbuf = SEND_BUFFER_BYTES  # the kernel's own choice grows to megabytes of stale frames
+        socket.maxmsgsize = 4096  # subscriptions and handshakes; nobody has more to say here
+        # Every new subscription is reported, not only a topic's first, so that each late joiner gets its snapshot;
+        # unsubscribing is reported when the last one leaves, which is exactly what a set of prefixes needs.
+        socket.xpub_verbose = True
+
+    async def start(self) -> None:
+        """Bind and serve subscriptions.
+
+        Raises:
+            EndpointError: the address cannot be bound.
+        """
+        self._socket = self._bind()
+        self._tasks = [
+            asyncio.create_task(self._watch_subscriptions(), name="zmq-subscriptions"),
+            asyncio.create_task(self._repeat_snapshots(), name="zmq-snapshots"),
+        ]
+
+    def open(
+        self,
+        room: str,
+        *,
+        sid: str,
+        meta: Meta,
+        now: Callable[[], Stamp],
+        image: ImageFormat,
+        on_wanted: Callable[[], None],
+    ) -> Channel:
+        """Publish the avatar of a room, too; the arguments are those of `Channel`."""
+        channel = Channel(self._publish, room, sid=sid, meta=meta, now=now, image=image, on_wanted=on_wanted)
+        self._channels.append(channel)
+        channel.subscribed(self._prefixes)
+        return channel
+
+    def close(self, channel: Channel) -> None:
+        """The room has ended."""
+        self._channels.remove(channel)
+        channel.subscribed(())
+        self._prefixes = {prefix for prefix in self._prefixes if self._means_anything(prefix)}
+
+    def _publish(self, topic: bytes, payload: bytes) -> None:
         # XPUB never waits: it drops for the subscriber whose queue is full, so the future is done when it returns.
-        parts = [name + payload] if self._single_part else [name, payload]
+        parts = [topic + payload] if self._single_part else [topic, payload]
         cast("asyncio.Future[None]", self._socket.send_multipart(parts, zmq.NOBLOCK)).result()
+
+    def _means_anything(self, prefix: bytes) -> bool:
+        """Whether a subscription asks for what there is, or for every room that there will be."""
+        return prefix in ALL_ROOMS or any(channel.topics(prefix) for channel in self._channels)
 
     async def _watch_subscriptions(self) -> None:
         while True:
             event = (await self._socket.recv_multipart())[0]
             prefix = event[1:]
-            topics = [topic for topic in Topic if topic.encode().startswith(prefix)]
             # A prefix of no topic is ignored, so that a peer cannot make this set grow.
-            if not topics:
+            if not self._means_anything(prefix):
                 continue
             if event[:1] == b"\1":
                 self._prefixes.add(prefix)
             elif event[:1] == b"\0":
                 self._prefixes.discard(prefix)
-            before = self._wanted
-            self._wanted = frozenset(t for t in Topic if any(t.encode().startswith(p) for p in self._prefixes))
-            if self._wanted != before and self._on_wanted is not None:
-                self._on_wanted()
-            if event[:1] == b"\1" and {Topic.META, Topic.STATE} & set(topics):
+            for channel in self._channels:
+                channel.subscribed(self._prefixes)
+            asked = {topic for channel in self._channels for topic in channel.topics(prefix)}
+            if event[:1] == b"\1" and {Topic.META, Topic.STATE} & asked:
                 self._joined.set()
 
     async def _repeat_snapshots(self) -> None:
@@ -242,9 +324,8 @@ class Publisher(Endpoint):
                 async with asyncio.timeout(SNAPSHOT_SECONDS):
                     await self._joined.wait()
             self._joined.clear()
-            now = self._now()
-            self._send(now, self._meta)
-            self._send(now, State(state=self._state.state, event="snapshot"))
+            for channel in self._channels:
+                channel.snapshot()
 
 
 class Receiver(Endpoint):

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from avatard.commands.inputs import check_pictures
 from avatard.config import PICTURE_SIZES, Config
 from avatard.errors import UserError
 from avatard.frame import Frame, Samples, Sound
@@ -175,6 +176,7 @@ def render(
     """
     transparent = config.picture.background == "transparent"
     _check(output, size, (identity, audio), transparent)
+    check_pictures(config)
     total = _frames_of(audio)
     with tempfile.TemporaryDirectory(prefix="avatard-") as folder:
         if identity.suffix.lower() in VIDEOS:

@@ -8,10 +8,12 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from avatard.commands.inputs import check_pictures
 from avatard.config import Config, Output
-from avatard.gateways.http import Server
+from avatard.gateways.http import Server, make_rooms
 from avatard.gateways.local import check_microphone, speak_file, speak_microphone
 from avatard.gateways.loudspeaker import Loudspeaker, check_loudspeaker
 from avatard.gateways.motion_udp import MotionGateway
@@ -66,9 +68,12 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
     motion = MotionGateway(config.engines)
     session = Session(config, portrait, engine)
     outputs = Outputs(config.output, session)
-    server = Server(config, session, outputs)
+    server = Server(config, session, outputs, partial(make_rooms, engine=engine))
+    check_pictures(config)
     _check_devices(config)
     await server.check_address()
+    if gateway is not None:
+        gateway.check_addresses()
     stopping = asyncio.create_task(stopped.wait(), name="signal")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(session.stop)
@@ -85,6 +90,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
         if gateway is not None:
             stack.push_async_callback(gateway.stop)
             await gateway.start(session)
+            server.rooms.guests.append(gateway)
         outputs.start()
         stack.push_async_callback(motion.stop)
         motion.start(session)
@@ -103,7 +109,7 @@ async def serve(config: Config, portrait: Portrait, engine: str = ENGINE, print_
 
 
 def _check_devices(config: Config) -> None:
-    """Refuse a missing file, microphone, camera or sound output before the networks load. Raises `UserError`."""
+    """Refuse a missing sound file, microphone, camera or sound output before the networks load. Raises `UserError`."""
     source = config.audio.source
     if source == MICROPHONE:
         check_microphone()

@@ -30,6 +30,29 @@ class BackgroundError(UserError):
     CODE = "background"
 
 
+def read_background(setting: str) -> Pixels | None:
+    """The picture that `picture.background` names `[H, W, 3]`, of a colour a single pixel; None for words.
+
+    Raises:
+        BackgroundError: neither a word, nor a colour, nor a picture file.
+    """
+    if setting in ("keep", "transparent"):
+        return None
+    if setting.startswith("#"):
+        if not re.fullmatch("#[0-9A-Fa-f]{6}", setting):
+            raise BackgroundError(f"picture.background = {setting!r}: expected a colour such as #20A040")
+        return np.frombuffer(bytes.fromhex(setting[1:]), np.uint8).reshape(1, 1, 3)
+    if not Path(setting).exists():
+        raise BackgroundError(
+            f"picture.background = {setting!r}: no such file; expected keep, transparent, a colour such as #20A040 "
+            "or a picture file"
+        )
+    try:
+        return load_image(setting)
+    except ImageError as error:
+        raise BackgroundError(f"picture.background: {error}") from None
+
+
 @dataclass(frozen=True)
 class Background:
     """A colour, a picture or nothing behind every person."""
@@ -44,24 +67,7 @@ class Background:
         Raises:
             BackgroundError: neither a colour nor a picture file.
         """
-        if setting == "keep":
-            return None
-        if setting == "transparent":
-            return cls(None, Matting())
-        if setting.startswith("#"):
-            if not re.fullmatch("#[0-9A-Fa-f]{6}", setting):
-                raise BackgroundError(f"picture.background = {setting!r}: expected a colour such as #20A040")
-            colour = bytes.fromhex(setting[1:])
-            return cls(np.frombuffer(colour, np.uint8).reshape(1, 1, 3), Matting())
-        if not Path(setting).exists():
-            raise BackgroundError(
-                f"picture.background = {setting!r}: no such file; expected keep, transparent, a colour such as #20A040 "
-                "or a picture file"
-            )
-        try:
-            return cls(load_image(setting), Matting())
-        except ImageError as error:
-            raise BackgroundError(f"picture.background: {error}") from None
+        return None if setting == "keep" else cls(read_background(setting), Matting())
 
     def filled(self, width: int, height: int) -> Pixels | None:
         """A whole frame of it `[height, width, 3]`, unless there is nothing; a picture covers it, from its middle."""

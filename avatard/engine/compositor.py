@@ -24,7 +24,7 @@ from avatard.engine.plate import Plate
 from avatard.frame import Backdrop, Rectangle
 from avatard.models.face.crop import Crop
 from avatard.models.face.topology import MESH_TO_68, OUTER_LIP, interocular
-from avatard.models.mcvdm.decoder import FINE_CELLS, Layers
+from avatard.models.mcvdm.decoder import FINE_CELLS, Layers, Window
 from avatard.models.mcvdm.mouth_filler import Mouth, MouthFiller, PaintShare
 from avatard.timebase import CROP_SIDE
 
@@ -127,6 +127,8 @@ class Compositor:
         mouth = mesh[MESH_TO_68[OUTER_LIP]]
         self._field = _Field(identity.photograph.shape, framing, self.to_frame, self.rectangle, source.rest)
         self._brush = Brush(self.to_frame, self.rectangle.left, self.rectangle.top, shape, mouth, still[..., :3])
+        #: The part of the crop whose paint is used.
+        self.painted_in: Final = Window.around(self._brush.low, self._brush.high)
         self._filler = filler
         # Fresh pages for each frame cost more than the work done on them.
         self._warped = np.empty((*shape, 4), np.uint8)

@@ -180,7 +180,7 @@ class NeuralStream:
 
     def render(self, posed: PosedClip) -> Iterator[tuple[int, list[Frame]]]:
         """See `engine_api.Stream`."""
-        for rendered, layers in ahead(self._video.layers(posed.clip), self._decoding):
+        for rendered, layers in ahead(self._video.layers(posed.clip, self._compositor.painted_in), self._decoding):
             start = (rendered - posed.clip.first) * self._stride
             faces = [posed.faces[start + k * self._stride :][: self._stride] for k in range(len(layers))]
             with self._timer("compositor"):

@@ -42,6 +42,7 @@ class EnlargedCompositor:
         small = Framing(framing.left, framing.top, framing.scale / divisor, *size)
         self._small = Compositor(identity, small, background)
         self._size = (framing.width, framing.height)
+        self.painted_in: Final = self._small.painted_in
         self.backdrop: Final = Backdrop(self._enlarged(self._small.still), self._moving(divisor))
 
     def frames(self, drawn: Sequence[Drawn]) -> list[Pixels]:

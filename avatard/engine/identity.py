@@ -16,7 +16,7 @@ from avatard.models.face.crop import FACE_HEIGHT, Crop
 from avatard.models.face.mesh import FaceMesh
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
-from avatard.models.face.search import find_faces
+from avatard.models.face.search import find_faces, smallest_face
 from avatard.models.face.topology import MESH_TO_68
 from avatard.portrait import Portrait
 
@@ -75,7 +75,12 @@ class Identity:
         """
         image, alpha = read_cutout(portrait.data, portrait.name)
         faces = find_faces(mesh or FaceMesh(), image)
-        return cls._of(portrait.name, image, alpha, faces[_choose(portrait, _boxes(faces, image))])
+        return cls._of(
+            portrait.name,
+            image,
+            alpha,
+            faces[_choose(portrait, _boxes(faces, image), max(MIN_FACE, smallest_face(image)))],
+        )
 
     @classmethod
     def _of(
@@ -140,11 +145,15 @@ def _boxes(faces: list[NDArray[np.float32]], image: NDArray[np.uint8]) -> list[l
     return [np.concatenate([low, high - low]).round(4).tolist() for low, high in corners]
 
 
-def _choose(portrait: Portrait, boxes: list[list[float]]) -> int:
-    """Index of the chosen face among those with these boxes. Raises `IdentityError`."""
+def _choose(portrait: Portrait, boxes: list[list[float]], smallest: float) -> int:
+    """Index of the chosen face among those with these boxes. Raises `IdentityError`, with the `smallest` height."""
     name, face, count = portrait.name, portrait.face, len(boxes)
     if count == 0:
-        raise IdentityError(f"{name}: no face found; expected an upright head, seen from the front", code="no-face")
+        raise IdentityError(
+            f"{name}: no face found; expected an upright head, seen from the front, its face at least {smallest:.0f} "
+            "pixels high",
+            code="no-face",
+        )
     if not face and count > 1:
         ways = f"{', '.join(map(str, range(1, count)))} or {count}" if count < 5 else f"1 to {count}"
         raise IdentityError(

@@ -36,6 +36,8 @@ SEEN: Final = 4.0
 class Brush:
     """Paints the mouths of one photograph.
 
+    Paint is used between the corners `low` and `high` (x, y) of the crop.
+
     Args:
         to_frame: crop → frame.
         left: first column of the part of the frame that is painted into.
@@ -57,9 +59,9 @@ class Brush:
         self._to_part = to_frame - np.array([[0, 0, left], [0, 0, top]])
         low, high = mouth.min(0), mouth.max(0)
         width = float(high[0] - low[0])
-        self._low = low - width * np.array([BESIDE, ABOVE])
-        self._high = high + width * np.array([BESIDE, BELOW])
-        around = affine.apply(to_frame, np.array([self._low, self._high])).round().astype(int)
+        self.low: Final = low - width * np.array([BESIDE, ABOVE])
+        self.high: Final = high + width * np.array([BESIDE, BELOW])
+        around = affine.apply(to_frame, np.array([self.low, self.high])).round().astype(int)
         (x0, y0), (x1, y1) = np.clip(around, 0, [still.shape[1], still.shape[0]])
         noise = np.random.default_rng(0).normal(0, _grain(still[y0:y1, x0:x1]), shape).round().astype(np.int16)
         self._noise = cv2.merge([noise] * 3)
@@ -70,7 +72,7 @@ class Brush:
         zoom = painted.shape[1] / (columns.stop - columns.start)
         corner = np.array([columns.start, rows.start])
         size = np.array([painted.shape[1], painted.shape[0]])
-        (x0, y0), (x1, y1) = (np.clip((p - corner) * zoom, 0, size).astype(int) for p in (self._low, self._high))
+        (x0, y0), (x1, y1) = (np.clip((p - corner) * zoom, 0, size).astype(int) for p in (self.low, self.high))
         share = _faded(255 - keep[y0:y1, x0:x1])
         left, top, width, height = cv2.boundingRect((share > SEEN).view(np.uint8))
         if not width:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from avatard.engine.crossfade import blend
 from avatard.inference.engine_api import EngineError, Timer, untimed
 from avatard.models.face import warp
 from avatard.models.face.pose import Pose
-from avatard.models.mcvdm.decoder import CELLS, FRAME, Layers, Pictures, PortraitFeatures
+from avatard.models.mcvdm.decoder import CELLS, FACE, FRAME, Layers, Pictures, PortraitFeatures, Window
 from avatard.models.mcvdm.landmark_encoder import Geometry, condition_maps
 from avatard.models.mcvdm.latent import Planes
 from avatard.models.mcvdm.model import IdentityEncoding, Mcvdm
@@ -182,9 +183,9 @@ class VideoStream:
         """Render a clip: runs of its frames as of `push`, as soon as they are there."""
         return self._render(clip, self._mcvdm.autoencoder.render_uint8)
 
-    def layers(self, clip: Clip) -> Iterator[tuple[int, list[Layers]]]:
-        """As `pictures`, but what each picture is made of, for a compositor."""
-        return self._render(clip, self._mcvdm.autoencoder.layers)
+    def layers(self, clip: Clip, painted_in: Window = FACE) -> Iterator[tuple[int, list[Layers]]]:
+        """As `pictures`, but what each picture is made of, for a compositor that uses paint in this window."""
+        return self._render(clip, partial(self._mcvdm.autoencoder.layers, painted_in=painted_in))
 
     def _place(self, offsets: NDArray[np.floating], pose: Pose) -> tuple[Tensor, Tensor]:
         """Rigid and target points `[68, 2]` of a frame; those of the frame before where they cannot be a face."""

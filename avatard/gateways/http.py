@@ -1,52 +1,32 @@
-"""The HTTP side of the daemon: page, signalling, speech in, control, health and metrics."""
+"""The HTTP server of the daemon: it listens, and has the routes of the default room and of all others."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import re
 import socket
 import ssl
+from collections.abc import Callable
+from pathlib import Path
 
-import msgspec
-from aiohttp import WSCloseCode, hdrs, web
+from aiohttp import hdrs, web
+from prometheus_client import generate_latest
 
 from avatard.config import Config
 from avatard.config import Server as ServerConfig
 from avatard.errors import UserError
-from avatard.gateways.agent import serve_liveavatar
 from avatard.gateways.connections import HEAD_SECONDS, IDLE_SECONDS, ConnectionLimiter
-from avatard.gateways.first_portrait import add_first_portrait
-from avatard.gateways.livekit import LiveKitRoute
-from avatard.gateways.middleware import (
-    TOKEN_COOKIE,
-    authentication,
-    cors_headers,
-    json_errors,
-    same_origin,
-    trusted_host,
-)
-from avatard.gateways.mjpeg import Mjpeg
-from avatard.gateways.output_routes import add_outputs
+from avatard.gateways.middleware import authentication, cors_headers, json_errors, same_origin, trusted_host
 from avatard.gateways.outputs import Outputs
-from avatard.gateways.page import page, web_folder
-from avatard.gateways.say import SayGateway
-from avatard.gateways.signalling import Signalling
-from avatard.gateways.webrtc import PeerRegistry
-from avatard.gateways.websocket import serve_agent
-from avatard.inference.supervisor import WorkerError
-from avatard.media.image_file import MEDIA_TYPES
-from avatard.portrait import Portrait, PortraitError
-from avatard.protocols.http_body import read_body
-from avatard.protocols.image import ImageFormat, encode_image
+from avatard.gateways.room import Room
+from avatard.gateways.room_routes import add_identities, add_rooms
+from avatard.gateways.rooms import Rooms
+from avatard.media.identities import Identities
 from avatard.protocols.network import is_loopback
-from avatard.session.session import Session
+from avatard.session.session import ENGINE, Session
 
 logger = logging.getLogger(__name__)
-
-MAX_PORTRAIT_BYTES = 8 * 1024 * 1024
-MAX_FACES = 64
 
 
 class ServerError(UserError):
@@ -55,27 +35,36 @@ class ServerError(UserError):
     CODE = "listen"
 
 
+def make_rooms(config: Config, room: Room, engine: str = ENGINE) -> Rooms:
+    """A registry of rooms whose networks each run in a process of their own; see `Rooms`."""
+    folder = Path(config.server.data_dir) if config.server.data_dir else None
+    return Rooms(config, room, Identities(folder), engine)
+
+
 class Server:
-    """One avatar over HTTP.
+    """The avatars of the daemon over HTTP.
 
     Args:
         config: the effective configuration.
-        session: the avatar, started.
+        session: the avatar of the default room, started.
         outputs: what `/api/outputs` controls; by default those of the configuration.
+        make_rooms: makes the registry of the other rooms from the default one.
 
     Raises:
         TtsUnavailableError: text to speech is configured, and cannot be had.
+        IdentityError: the folder of the identities cannot be used.
     """
 
-    def __init__(self, config: Config, session: Session, outputs: Outputs | None = None) -> None:
-        self.session = session
+    def __init__(
+        self,
+        config: Config,
+        session: Session,
+        outputs: Outputs | None = None,
+        make_rooms: Callable[[Config, Room], Rooms] = make_rooms,
+    ) -> None:
         self._config = config
-        self._outputs = outputs or Outputs(config.output, session)
-        self._mjpeg = Mjpeg(session, config.output)
-        self._peers = PeerRegistry(session, config.webrtc, config.server.max_sessions)
-        self._livekit = LiveKitRoute(session)
-        self._say = SayGateway(config.tts, session)
-        self._sockets: set[web.WebSocketResponse] = set()
+        self.room = Room(config, session, outputs, token=config.server.token)
+        self.rooms = make_rooms(config, self.room)
         self._limiter = ConnectionLimiter(config.server.max_connections)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
@@ -125,6 +114,7 @@ class Server:
         except ServerError:
             await self._runner.cleanup()
             raise
+        self.rooms.start()
         if not is_loopback(server.host) and not server.token:
             logger.warning("reachable from other machines without a token", extra={"host": server.host})
         host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
@@ -133,13 +123,8 @@ class Server:
 
     async def stop(self) -> None:
         """Close every connection and stop listening."""
-        await self._peers.close()
-        await self._mjpeg.close()
-        await self._livekit.close()
-        await self._say.close()
-        await asyncio.gather(
-            *(socket.close(code=WSCloseCode.GOING_AWAY, message=b"shutting down") for socket in list(self._sockets))
-        )
+        await self.room.close("shutting down")
+        await self.rooms.close()
         if self._listener is not None:
             self._listener.close()
         if self._runner is not None:
@@ -159,80 +144,26 @@ class Server:
             ]
         )
         app.on_response_prepare.append(cors_headers(server.token))
-        app.router.add_get("/", self._page)
-        app.router.add_static("/web", web_folder(), append_version=False)
-        app.router.add_post("/api/interrupt", self._interrupt)
-        app.router.add_post("/api/identity", self._identity)
-        add_first_portrait(app, self.session)
-        add_outputs(app, self._outputs)
-        app.router.add_get("/mjpeg", self._mjpeg.serve)
+        self.room.add_routes(app)
+        add_rooms(app, self.rooms)
+        add_identities(app, self.rooms)
         app.router.add_get("/api/status", self._status)
-        app.router.add_get("/api/portrait", self._portrait)
-        app.router.add_get("/ws/audio", self._audio)
-        app.router.add_get("/ws/agent", self._agent)
-        self._say.add_routes(app)
-        app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
-        Signalling(self._peers).add_routes(app)
-        self._livekit.add_routes(app)
         return app
 
-    async def _interrupt(self, request: web.Request) -> web.Response:
-        cut = self.session.interrupt()
-        return web.json_response(msgspec.to_builtins(cut))
-
-    async def _identity(self, request: web.Request) -> web.Response:
-        face = request.query.get("face", "0")
-        if not re.fullmatch("[0-9]{1,2}", face) or int(face) > MAX_FACES:
-            raise web.HTTPBadRequest(text=f"got face={face[:20]}, expected 1 to {MAX_FACES}, counted from the left")
-        data = await read_body(request, tuple(MEDIA_TYPES), MAX_PORTRAIT_BYTES)
-        try:
-            digest = await self.session.identify(Portrait(data, int(face)))
-        except PortraitError as error:
-            raise web.HTTPUnprocessableEntity(text=str(error)) from error
-        except WorkerError as error:
-            raise web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: "5"}) from error
-        return web.json_response({"identity": digest})
-
-    async def _portrait(self, request: web.Request) -> web.Response:
-        picture = self.session.generation.at_rest
-        if picture is None:
-            raise web.HTTPServiceUnavailable(text="the avatar is starting", headers={hdrs.RETRY_AFTER: "2"})
-        data = await asyncio.to_thread(encode_image, picture.rgb, ImageFormat("jpeg", 90))
-        return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "no-store"})
-
     async def _status(self, request: web.Request) -> web.Response:
-        session = self.session
-        body: dict[str, object] = {
-            "ready": session.ready,
-            "identity": session.generation.digest,
-            "speaking": session.speaking,
-        }
-        body |= {"figures": session.figures(), "clients": len(self._peers), "livekit": self._livekit.room}
-        body["say"] = self._say.status
-        return web.json_response(body)
-
-    async def _audio(self, request: web.Request) -> web.StreamResponse:
-        return await serve_agent(request, self.session, self._sockets)
-
-    async def _agent(self, request: web.Request) -> web.StreamResponse:
-        return await serve_liveavatar(request, self.session, self._sockets)
-
-    async def _page(self, request: web.Request) -> web.StreamResponse:
-        server = self._config.server
-        return page(request, TOKEN_COOKIE, server.token, tls=server.tls_certificate_file != "")
-
-    async def _healthz(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        return web.json_response({**self.room.status(), "rooms": self.rooms.figures()})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        if self._peers.closing or not self.session.ready:
-            return web.Response(status=503, text="not ready\n", headers={hdrs.RETRY_AFTER: "2"})
-        return web.Response(text="ready\n")
+        figures = "".join(f"{name} {value}\n" for name, value in self.rooms.figures().items())
+        if not self.room.ready:
+            return web.Response(status=503, text=f"not ready\n{figures}", headers={hdrs.RETRY_AFTER: "2"})
+        return web.Response(text=f"ready\n{figures}")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=self.session.metrics.text(), headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
+        text = generate_latest(self.rooms)
+        return web.Response(body=text, headers={hdrs.CONTENT_TYPE: "text/plain; version=0.0.4"})
 
 
 def _cannot_listen(server: ServerConfig, error: OSError | UnicodeError) -> ServerError:

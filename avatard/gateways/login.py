@@ -15,16 +15,20 @@ LOGIN_HEADERS = {
     "Cache-Control": "no-store",
     "WWW-Authenticate": "Bearer",
 }
-WRONG = '<p role="alert">This is not the token of this server.</p>'
+WRONG = '<p role="alert">This is not the token of this {}.</p>'
+SERVER = "This server asks for its token. Whoever started it has it: it is the value of <code>--token</code>."
+ROOM = "This room asks for its token, or it has ended. Whoever sent you here has it."
 
 
-def wants_login_page(request: web.Request) -> bool:
-    """Whether a request without the token is a person's, who opens the page in a browser."""
-    return request.method == hdrs.METH_GET and request.path == "/" and "text/html" in request.headers.get("Accept", "")
+def wants_login_page(request: web.Request, path: str) -> bool:
+    """Whether a request without the token is a person's, who opens the page of a room: `path` is that in the room."""
+    return request.method == hdrs.METH_GET and path == "/" and "text/html" in request.headers.get("Accept", "")
 
 
 def login_page(request: web.Request) -> web.Response:
     """The form; it sends the token as `?token=`, and the page's answer keeps it as a cookie."""
     form = (Path(__file__).parent / "web" / "login.html").read_text(encoding="utf-8")
-    text = form.replace("<!-- wrong -->", WRONG if "token" in request.query else "")
+    whose, hint = ("server", SERVER) if request.path == "/" else ("room", ROOM)
+    wrong = WRONG.format(whose) if "token" in request.query else ""
+    text = form.replace("<!-- hint -->", hint).replace("<!-- wrong -->", wrong)
     return web.Response(status=401, text=text, content_type="text/html", headers=LOGIN_HEADERS)

@@ -1,5 +1,7 @@
 """HTTP middleware, one function for each concern: JSON errors, trusted host, CORS, authentication.
 
+The token of the server opens everything, that of a room the room alone.
+
     app = web.Application(middlewares=[json_errors, trusted_host(server), same_origin(token), authentication(token)])
     app.on_response_prepare.append(cors_headers(token))
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from urllib.parse import SplitResult, urlsplit
@@ -20,12 +23,15 @@ from aiohttp.typedefs import Handler, Middleware
 
 from avatard.config import Server
 from avatard.errors import UserError
+from avatard.gateways.dispatch import PREFIX, RoomMatch
 from avatard.gateways.login import login_page, wants_login_page
 from avatard.protocols.network import is_loopback
 
 logger = logging.getLogger(__name__)
 
 TOKEN_COOKIE = "avatard_token"
+ROOM_COOKIE = "avatard_room_token"  # a browser sends both, and of two with one name only one would be read
+ROOM_PATH = re.compile(rf"{PREFIX}/[^/]*(?=/)")
 HEALTH_PATHS = ("/healthz", "/readyz")
 CORS_PATHS = ("/whep", "/whip")
 CORS_HEADERS = {
@@ -115,7 +121,7 @@ def same_origin(token: str) -> Middleware:
         origin = request.headers.get(hdrs.ORIGIN)
         foreign = origin is not None and _split(origin).netloc != request.host
         if foreign and not _is_shared(request, token) and not _is_health_check(request):
-            cure = "; with --token they would be" if request.path.startswith(CORS_PATHS) else ""
+            cure = "; with --token they would be" if path_in_room(request).startswith(CORS_PATHS) else ""
             raise web.HTTPForbidden(text=f"requests from pages of {origin} are not accepted{cure}")
         return await handler(request)
 
@@ -133,15 +139,20 @@ def cors_headers(token: str) -> Callable[[web.Request, web.StreamResponse], Awai
 
 
 def authentication(token: str) -> Middleware:
-    """Ask for the token: in `Authorization: Bearer`, the cookie of the page or `?token=`."""
+    """Ask for the token of the server, or of the room: in `Authorization: Bearer`, the page's cookie or `?token=`.
+
+    A room that is not there asks for a token, too: nobody without the server's learns which rooms there are.
+    """
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not token or _is_health_check(request) or _has_token(request, token):
+        match = request.match_info
+        tokens = (match.token, token) if isinstance(match, RoomMatch) else (token,)
+        if not tokens[0] or _is_health_check(request) or _has_token(request, tokens):
             return await handler(request)
         if request.method == hdrs.METH_OPTIONS and _is_shared(request, token):
             return web.Response(status=204)  # a page's preflight, which carries no token
-        if wants_login_page(request):
+        if wants_login_page(request, path_in_room(request)):
             return login_page(request)
         raise web.HTTPUnauthorized(text="expected Authorization: Bearer", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
 
@@ -152,19 +163,28 @@ def _is_health_check(request: web.Request) -> bool:
     return request.path in HEALTH_PATHS
 
 
+def path_in_room(request: web.Request) -> str:
+    """The path of a request without the room that it names."""
+    return ROOM_PATH.sub("", request.path, count=1)
+
+
 def _is_shared(request: web.Request, token: str) -> bool:
     """Whether the page of another origin may send this request."""
     local = is_loopback(_split(request.headers.get(hdrs.ORIGIN, "")).hostname or "")
-    return request.path.startswith(CORS_PATHS) and (bool(token) or local)
+    guarded = bool(token) or isinstance(request.match_info, RoomMatch)
+    return path_in_room(request).startswith(CORS_PATHS) and (guarded or local)
 
 
-def _has_token(request: web.Request, token: str) -> bool:
+def _has_token(request: web.Request, tokens: tuple[str, ...]) -> bool:
     kind, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     given = bearer if kind.lower() == "bearer" else ""
-    candidates = (given, request.cookies.get(TOKEN_COOKIE, ""), request.query.get("token", ""))
+    cookies = (request.cookies.get(name, "") for name in (TOKEN_COOKIE, ROOM_COOKIE))
+    candidates = [text for text in (given, *cookies, request.query.get("token", "")) if text]
     # A header may have any bytes, which aiohttp hands on as surrogates.
     return any(
-        hmac.compare_digest(candidate.encode(errors="surrogatepass"), token.encode()) for candidate in candidates
+        hmac.compare_digest(candidate.encode(errors="surrogatepass"), token.encode())
+        for candidate in candidates
+        for token in tokens
     )
 
 

@@ -1,13 +1,14 @@
-"""The session's two ZeroMQ sockets: what plays out is published, what is received is spoken.
+"""The daemon's two ZeroMQ sockets: what plays out is published, what is received is spoken.
 
 The protocol is documented in `protocols/README.md`. With nobody subscribed to face, video or audio the gateway is no
 sink of the session, so that nothing is generated for it.
 """
 
 import asyncio
+import hmac
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,6 +18,7 @@ from avatard import __version__
 from avatard.clock import wall_us
 from avatard.config import Zmq
 from avatard.frame import HeadPose
+from avatard.gateways.room import Room
 from avatard.inference.supervisor import WorkerError
 from avatard.media.pcm import FileHeaderError, refuse_file, to_pcm16
 from avatard.models.face.arkit import ARKIT_NAMES
@@ -24,14 +26,14 @@ from avatard.playout.scheduler import PlayoutFrame
 from avatard.portrait import Portrait, PortraitError
 from avatard.protocols import events, messages
 from avatard.protocols.curve import ServerKeys, load_server_keys
-from avatard.protocols.endpoint import check_endpoint
+from avatard.protocols.endpoint import check_address, check_endpoint
 from avatard.protocols.events import Event
 from avatard.protocols.image import Encoding, ImageFormat
 from avatard.protocols.messages import EndOfUtterance, Head, Interrupt, Meta, Speech, State, Topic, UtteranceState
 from avatard.protocols.tasks import cancel_and_wait
-from avatard.protocols.zmq_sockets import Publisher, Receiver, Stamp
+from avatard.protocols.zmq_sockets import Channel, Publisher, Receiver, Stamp
 from avatard.session.session import Session
-from avatard.session.speaker import PushedSpeaker
+from avatard.session.speaker import MAX_WAITING_SECONDS, PushedSpeaker
 from avatard.timebase import FPS, FRAME_US, SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,9 @@ def checked_keys(config: Zmq) -> ServerKeys | None:
 
 
 class ZmqGateway:
-    """Publishes a session and speaks what is sent; each of the two sockets is there if the configuration names it.
+    """Publishes avatars and speaks what is sent; each of the two sockets is there if the configuration names it.
+
+    The default room is always there, others if they ask for it.
 
     Args:
         config: the section `zmq`.
@@ -71,11 +75,14 @@ class ZmqGateway:
         self._keys = checked_keys(config)
         self.publisher: Publisher | None = None
         self.receiver: Receiver | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._swapping: asyncio.Task[None] | None = None
-        self._interrupt_id = self._identity_id = ""  # requests that an event will answer
-        self._utterance_id = ""  # of the speech that is being received
-        self._heard = False  # whether any of it was taken
+        self._default: _Voice
+        self._rooms: dict[str, tuple[str, _Voice]] = {}  # token and voice by id
+        self._receiving: asyncio.Task[None] | None = None
+
+    def check_addresses(self) -> None:
+        """Refuse addresses that cannot be bound, before anything slow is done. Raises `EndpointError`."""
+        for endpoint in filter(None, (self._config.publish, self._config.audio)):
+            check_address(endpoint)
 
     async def start(self, session: Session) -> None:
         """Bind and serve; the session is warm.
@@ -83,56 +90,142 @@ class ZmqGateway:
         Raises:
             EndpointError: an address cannot be bound.
         """
-        self._session = session
-        self._unlisten = session.listen(self._on_event)
-        if self._config.publish:
-            self.publisher = self._make_publisher(session)
-            await self.publisher.start()
-            self.publisher.state(State(state="idle", event="ready"))
-            self._spawn(self._publish_stats(self.publisher), "zmq-stats")
-            logger.info("publishing", extra={"endpoint": self.publisher.endpoint, "curve": self._keys is not None})
-        if self._config.audio:
-            self.receiver = Receiver(
-                self._config.audio,
-                on_error=self._on_error,
+        config = self._config
+        self._default = _Voice(session, config)
+        if config.publish:
+            self.publisher = Publisher(
+                config.publish,
+                **self._default.channel_options(),
+                single_part=config.single_part,
                 keys=self._keys,
+                queue=config.send_queue_messages,
             )
+            await self.publisher.start()
+            self._default.publish(self.publisher, self._received)
+            logger.info("publishing", extra={"endpoint": self.publisher.endpoint, "curve": self._keys is not None})
+        if config.audio:
+            self.receiver = Receiver(config.audio, on_error=self._default.on_error, keys=self._keys)
             await self.receiver.start()
-            self._spawn(self._receive(self.receiver, session.open_speaker()), "zmq-speech")
+            self._default.open_speaker()
+            self._receiving = asyncio.create_task(self._receive(self.receiver), name="zmq-speech")
+            self._receiving.add_done_callback(_report)
             logger.info("listening", extra={"endpoint": self.receiver.endpoint, "curve": self._keys is not None})
 
     async def stop(self) -> None:
         """Say that this is the end, and close the sockets."""
-        self._unlisten()
-        self._session.detach(self)
-        await cancel_and_wait(self._tasks)
+        await cancel_and_wait(self._receiving)
+        for _, voice in (*self._rooms.values(), ("", self._default)):
+            await voice.stop()
+        self._rooms.clear()
         if self.publisher is not None:
-            self.publisher.state(State(state="stopped", event="stopped"))
             await self.publisher.stop()
         if self.receiver is not None:
             await self.receiver.stop()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        def report(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()):
-                logger.error("%s ended", name, exc_info=error)
+    def room_opened(self, room: Room) -> None:
+        """See `Guest`."""
+        voice = _Voice(room.session, self._config)
+        self._rooms[room.name] = room.token, voice
+        if self.publisher is not None:
+            voice.publish(self.publisher.open(room.name, **voice.channel_options()))
+        if self.receiver is not None:
+            voice.open_speaker()
 
-        task = asyncio.create_task(coroutine, name=name)
-        task.add_done_callback(report)
-        self._tasks = [*(running for running in self._tasks if not running.done()), task]
-        return task
+    async def room_closed(self, room: Room) -> None:
+        """See `Guest`."""
+        found = self._rooms.pop(room.name, None)
+        if found is not None:
+            await found[1].stop()
+            if self.publisher is not None and found[1].channel is not None:
+                self.publisher.close(found[1].channel)
 
-    def _make_publisher(self, session: Session) -> Publisher:
-        config = self._config
-        assert session.generation.at_rest is not None
-        height, width, channels = session.generation.at_rest.pixels.shape
+    def _received(self) -> dict[str, float]:
+        received = self.receiver.received if self.receiver is not None else {}
+        return {f"zmq_received_{name.lower()}": float(count) for name, count in received.items()}
+
+    async def _receive(self, receiver: Receiver) -> None:
+        async for request in receiver:
+            if not request.room:
+                await self._default.obey(request)
+                continue
+            token, voice = self._rooms.get(request.room, ("", None))
+            given = request.token or ""
+            if voice is None or not hmac.compare_digest(given.encode(), token.encode()):
+                text = "there is no such room on ZeroMQ, or the token is another"
+                self._default.on_error(text, request.id, "unauthorized")
+            elif voice.full:
+                # The other rooms' messages are behind this one.
+                voice.on_error("minutes of speech wait to be said; send it again later", request.id, "full")
+            else:
+                await voice.obey(request)
+
+
+class _Voice:
+    """One avatar on the two sockets.
+
+    Args:
+        session: the avatar.
+        config: the section `zmq`.
+    """
+
+    def __init__(self, session: Session, config: Zmq) -> None:
+        self.channel: Channel | None = None
+        self._session, self._config = session, config
+        self._meta = self._make_meta()
+        self._unlisten = session.listen(self._on_event)
+        self._speaker: PushedSpeaker | None = None
+        self._stats: asyncio.Task[None] | None = None
+        self._swapping: asyncio.Task[None] | None = None
+        self._interrupt_id = self._identity_id = ""  # requests that an event will answer
+        self._utterance_id = ""  # of the speech that is being received
+        self._heard = False  # whether any of it was taken
+
+    def channel_options(self) -> dict[str, Any]:
+        """What a `Channel` for this avatar needs."""
+        return {
+            "sid": secrets.token_hex(4),
+            "meta": self._meta,
+            "now": self._now,
+            "image": ImageFormat(self._meta.enc, self._config.jpeg_quality),
+            "on_wanted": self._on_wanted,
+        }
+
+    def publish(self, channel: Channel, more_stats: Callable[[], dict[str, float]] = dict) -> None:
+        """Publish on this channel from now on."""
+        self.channel = channel
+        channel.state(State(state="idle", event="ready"))
+        self._on_wanted()
+        self._stats = asyncio.create_task(self._publish_stats(channel, more_stats), name="zmq-stats")
+        self._stats.add_done_callback(_report)
+
+    def open_speaker(self) -> None:
+        """Speak what `obey` is given from now on."""
+        self._speaker = self._session.open_speaker()
+
+    @property
+    def full(self) -> bool:
+        """Whether minutes of speech wait to be said."""
+        return self._speaker is not None and self._speaker.waiting_seconds > MAX_WAITING_SECONDS
+
+    async def stop(self) -> None:
+        """Say that this is the end; the speaker ends with the session."""
+        self._unlisten()
+        self._session.detach(self)
+        await cancel_and_wait(self._stats, self._swapping)
+        if self.channel is not None:
+            self.channel.state(State(state="stopped", event="stopped"))
+
+    def _make_meta(self) -> Meta:
+        generation = self._session.generation
+        assert generation.at_rest is not None, "the session has started"
+        height, width, channels = generation.at_rest.pixels.shape
         # JPEG has no alpha; a PNG of 512x512 would take the event loop 10 ms.
-        encoding: Encoding = config.video_encoding
+        encoding: Encoding = self._config.video_encoding
         if channels == 4 and encoding != "png":
             encoding = "rgba32"
-        meta = Meta(
+        return Meta(
             server=f"avatard/{__version__}",
-            identity=session.generation.digest,
+            identity=generation.digest,
             fps=FPS,
             enc=encoding,
             w=width,
@@ -141,94 +234,82 @@ class ZmqGateway:
             arkit=list(ARKIT_NAMES),
             ch=channels,
         )
-        self._meta = meta
-        return Publisher(
-            config.publish,
-            sid=secrets.token_hex(4),
-            meta=meta,
-            now=self._now,
-            image=ImageFormat(encoding, config.jpeg_quality),
-            single_part=config.single_part,
-            keys=self._keys,
-            queue=config.send_queue_messages,
-            on_wanted=self._on_wanted,
-        )
 
     def play(self, entry: PlayoutFrame) -> None:
         """Publish a frame that is due now."""
-        assert self.publisher is not None
+        channel = self.channel
+        assert channel is not None
         late_us = round(self._session.clock.lateness(entry.index) * 1e6)
         stamp = Stamp(entry.index * FRAME_US, wall_us() - late_us)
         picture = entry.picture
         if picture is not None:
             head, speaking = _head(picture.head), self._session.speaking
-            self.publisher.face(stamp, picture.landmarks, picture.blendshapes, head, speaking=speaking)
-        self.publisher.audio(stamp, to_pcm16(entry.samples), SAMPLE_RATE_HZ)
+            channel.face(stamp, picture.landmarks, picture.blendshapes, head, speaking=speaking)
+        channel.audio(stamp, to_pcm16(entry.samples), SAMPLE_RATE_HZ)
         if picture is not None:
-            self.publisher.video(stamp, picture.pixels)
+            channel.video(stamp, picture.pixels)
 
     def _now(self) -> Stamp:
         """The frame that was played last."""
         return Stamp(max(self._session.scheduler.next_frame - 1, 0) * FRAME_US, wall_us())
 
     def _on_wanted(self) -> None:
-        assert self.publisher is not None
         self._session.detach(self)
-        if any(self.publisher.wanted(topic) for topic in FRAME_TOPICS):
+        if self.channel is not None and any(self.channel.wanted(topic) for topic in FRAME_TOPICS):
             self._session.attach(self)
 
     def _on_event(self, event: Event) -> None:
         """Publish an event of the session as a state."""
-        publisher = self.publisher
-        if publisher is None:
+        channel = self.channel
+        if channel is None:
             return
         # The session hears the silence after an interrupt only later.
         speaking = self._session.speaking and not isinstance(event, events.Interrupted)
         state: Literal["idle", "speaking"] = "speaking" if speaking else "idle"
         match event:
             case events.Ready():
-                publisher.state(State(state=state, event="ready"))
+                channel.state(State(state=state, event="ready"))
             case events.StartedSpeaking():
-                publisher.state(State(state=state, event="started-speaking"))
+                channel.state(State(state=state, event="started-speaking"))
             case events.StoppedSpeaking():
-                publisher.state(State(state=state, event="stopped-speaking"))
+                channel.state(State(state=state, event="stopped-speaking"))
             case events.Interrupted():
                 request_id, self._interrupt_id = self._interrupt_id, ""
                 played_us = max(event.frame - 1, 0) * FRAME_US
-                publisher.state(State(state=state, event="interrupted", id=request_id, played_us=played_us))
+                channel.state(State(state=state, event="interrupted", id=request_id, played_us=played_us))
             case events.Identity():
                 request_id, self._identity_id = self._identity_id, ""
                 self._meta = msgspec.structs.replace(self._meta, identity=event.digest)
-                publisher.meta(self._meta)
-                publisher.state(State(state=state, event="identity", id=request_id))
+                channel.meta(self._meta)
+                channel.state(State(state=state, event="identity", id=request_id))
             case events.Utterance():
-                publisher.state(State(state=state, event="utterance", id=event.id, utterance=_utterance(event)))
+                channel.state(State(state=state, event="utterance", id=event.id, utterance=_utterance(event)))
             case events.Error():
-                publisher.error(event.message, code=event.code)
+                channel.error(event.message, code=event.code)
 
-    async def _publish_stats(self, publisher: Publisher) -> None:
+    async def _publish_stats(self, channel: Channel, more: Callable[[], dict[str, float]]) -> None:
         while True:
             await asyncio.sleep(STATS_SECONDS)
-            received = self.receiver.received if self.receiver is not None else {}
-            requests = {f"zmq_received_{name.lower()}": float(count) for name, count in received.items()}
-            publisher.stats({**self._session.figures(), **requests})
+            channel.stats({**self._session.figures(), **more()})
 
-    async def _receive(self, receiver: Receiver, speaker: PushedSpeaker) -> None:
-        async for request in receiver:
-            match request:
-                case Speech():
-                    self._begin(speaker, request.id)
-                    self._push(speaker, request)
-                    await speaker.room()
-                case EndOfUtterance():
-                    self._begin(speaker, request.id)
-                    speaker.flush()
-                    self._utterance_id, self._heard = "", False
-                case Interrupt():
-                    self._interrupt_id, self._utterance_id, self._heard = request.id, "", False
-                    speaker.interrupt()
-                case messages.Portrait():
-                    self._swap(request)
+    async def obey(self, request: messages.AnyRequest) -> None:
+        """Do what a request asks for; waits while minutes of speech wait to be said."""
+        speaker = self._speaker
+        assert speaker is not None
+        match request:
+            case Speech():
+                self._begin(speaker, request.id)
+                self._push(speaker, request)
+                await speaker.room()
+            case EndOfUtterance():
+                self._begin(speaker, request.id)
+                speaker.flush()
+                self._utterance_id, self._heard = "", False
+            case Interrupt():
+                self._interrupt_id, self._utterance_id, self._heard = request.id, "", False
+                speaker.interrupt()
+            case messages.Portrait():
+                self._swap(request)
 
     def _begin(self, speaker: PushedSpeaker, utterance_id: str) -> None:
         """Begin an utterance where the sender names another one than before."""
@@ -243,16 +324,17 @@ class ZmqGateway:
                 refuse_file(request.data, request.enc)
         except FileHeaderError as error:
             speaker.drop_rest()
-            self._on_error(str(error), request.id)
+            self.on_error(str(error), request.id)
             return
         self._heard = True
         speaker.push_audio(request.samples(), request.sr)
 
     def _swap(self, request: messages.Portrait) -> None:
         if self._swapping is not None and not self._swapping.done():
-            self._on_error("another portrait is being checked; send it again after the answer", request.id, "busy")
+            self.on_error("another portrait is being checked; send it again after the answer", request.id, "busy")
         else:
-            self._swapping = self._spawn(self._identify(request), "zmq-identity")
+            self._swapping = asyncio.create_task(self._identify(request), name="zmq-identity")
+            self._swapping.add_done_callback(_report)
 
     async def _identify(self, request: messages.Portrait) -> None:
         self._identity_id = request.id
@@ -260,12 +342,18 @@ class ZmqGateway:
             await self._session.identify(Portrait(request.data, request.face))
         except (PortraitError, WorkerError) as error:
             self._identity_id = ""
-            self._on_error(str(error), request.id, error.code)
+            self.on_error(str(error), request.id, error.code)
 
-    def _on_error(self, message: str, request_id: str = "", code: str = "bad-message") -> None:
+    def on_error(self, message: str, request_id: str = "", code: str = "bad-message") -> None:
+        """Tell that a request was refused."""
         logger.debug("request refused", extra={"reason": message})
-        if self.publisher is not None:
-            self.publisher.error(message, request_id, code)
+        if self.channel is not None:
+            self.channel.error(message, request_id, code)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("%s ended", task.get_name(), exc_info=error)
 
 
 def _head(head: HeadPose) -> Head:

@@ -26,7 +26,7 @@ from avatard.media.pcm import to_pcm16
 from avatard.protocols.curve import set_client_keys
 from avatard.protocols.image import decode_image
 from avatard.protocols.json_text import parse_object
-from avatard.protocols.messages import Audio, MessageError, Meta, Topic, Video, decode, split
+from avatard.protocols.messages import Audio, MessageError, Meta, Topic, Video, decode, split, topic_of
 from avatard.protocols.tasks import cancel_and_wait
 from avatard.timebase import FRAME_US, SAMPLE_RATE_HZ
 
@@ -49,7 +49,8 @@ class DaemonStream(Stream):
     Args:
         url: of `avatard serve`.
         zmq_endpoint: of its `--zmq`.
-        token: of its `--token`.
+        token: of its `--token`, or of the room.
+        room: the id of one of its rooms that are on ZeroMQ.
         server_key: its public CURVE key, beyond loopback.
         key_file: this client's own `.key_secret` file, if the daemon asks for known clients.
     """
@@ -60,11 +61,13 @@ class DaemonStream(Stream):
         zmq_endpoint: str = "tcp://127.0.0.1:5556",
         *,
         token: str = "",
+        room: str = "",
         server_key: str = "",
         key_file: str | Path | None = None,
     ) -> None:
         super().__init__()
-        self._url = url.rstrip("/") + "/ws/audio"
+        self._url = url.rstrip("/") + (f"/rooms/{room}" if room else "") + "/ws/audio"
+        self._topics = {kind: topic_of(kind, room) for kind in (Topic.META, Topic.AUDIO, Topic.VIDEO)}
         self._endpoint = zmq_endpoint
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._keys = (server_key, Path(key_file) if key_file is not None else None)
@@ -118,7 +121,7 @@ class DaemonStream(Stream):
             frames.connect(self._endpoint)
         except zmq.ZMQError as error:
             raise DaemonError(f"cannot connect to {self._endpoint}: {error}") from None
-        frames.subscribe(Topic.META)
+        frames.subscribe(self._topics[Topic.META])
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 while not self._size[0]:
@@ -127,8 +130,8 @@ class DaemonStream(Stream):
             raise DaemonError(
                 f"nothing is published at {self._endpoint}: start it with avatard serve --zmq {self._endpoint}"
             ) from None
-        frames.subscribe(Topic.AUDIO)
-        frames.subscribe(Topic.VIDEO)
+        frames.subscribe(self._topics[Topic.AUDIO])
+        frames.subscribe(self._topics[Topic.VIDEO])
         self._tasks = [
             asyncio.create_task(self._send(socket), name="daemon-speech"),
             asyncio.create_task(self._listen(socket), name="daemon-events"),
@@ -246,7 +249,10 @@ class DaemonStream(Stream):
     def _receive(self, parts: list[bytes]) -> None:
         """Take a message: of a frame the sound comes first, then the picture."""
         try:
-            message = decode(split(parts)[1])
+            topic, payload = split(parts)
+            if topic not in self._topics.values():
+                return  # of a room, whose topics begin as those of the default one
+            message = decode(payload)
         except MessageError:
             return  # of a later version
         match message:

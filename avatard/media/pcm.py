@@ -29,7 +29,9 @@ def refuse_file(data: bytes, encoding: str) -> None:
     """Refuse bytes that begin like a sound file. Raises `FileHeaderError`."""
     for magic, name in CONTAINERS.items():
         if data.startswith(magic):
-            raise FileHeaderError(f"got {name}, expected raw {encoding} samples: decode it first")
+            raise FileHeaderError(
+                f"got {name}, expected raw {encoding} samples: decode it first; it is dropped up to its end mark"
+            )
 
 
 class PcmDecoder:

@@ -42,6 +42,11 @@ class LatencyEstimator:
         self._took: deque[float] = deque(maxlen=MEASURED_CLIPS)
         self._behind = False
 
+    @property
+    def known(self) -> bool:
+        """Whether enough clips were measured."""
+        return len(self._took) == MEASURED_CLIPS
+
     def epoch_started(self) -> None:
         """Forget what was sent before."""
         self._sent.clear()
@@ -73,7 +78,7 @@ class LatencyEstimator:
             # How long it takes is not known: what comes late has no successors to measure.
             compute = BEHIND_GROWTH * given
             self._took.clear()
-        elif len(self._took) == MEASURED_CLIPS:
+        elif self.known:
             compute = max(1.0, float(np.percentile(self._took, 95)) + SPARE_FRAMES)
         compute, self._behind = min(compute, MAX_COMPUTE_FRAMES), False
         if abs(compute - given) > 2 * SPARE_FRAMES:
@@ -99,7 +104,7 @@ class LoadController:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.level = self._wanted = QualityLevel(stream.motion_steps, stream.video_steps)
+        self.level = self.wanted = QualityLevel(stream.motion_steps, stream.video_steps)
         self._hop_frames = stream.hop_frames
         self._side = 0  # the longer one of the pictures
         self._level_at = monotonic()
@@ -110,9 +115,24 @@ class LoadController:
         self._load.add(ready)
         self._side = max(ready.width, ready.height)
 
-    def decide(self) -> QualityLevel | None:
-        """Return another level to use from now on, if the load asks for it or allows it."""
+    def forget(self) -> None:
+        """What comes from now on is made with more work, or less, than before."""
+        self._load.clear()
+
+    @property
+    def busy(self) -> bool:
+        """Whether some stage does not keep up."""
+        return len(self._load) >= LOAD_CLIPS[0] and bool(self._load.stages.max() > BUSY_LOAD)
+
+    def decide(self, patient: bool = False) -> QualityLevel | None:
+        """Return another level to use from now on, if the load asks for it or allows it.
+
+        Args:
+            patient: do not lower it yet, because others give way first.
+        """
         if monotonic() - self._level_at < LEVEL_SECONDS or len(self._load) < LOAD_CLIPS[0]:
+            return None
+        if self.busy and patient:
             return None
         level = self._next_level()
         if level == self.level:
@@ -128,7 +148,7 @@ class LoadController:
 
     def _next_level(self) -> QualityLevel:
         loads, now = self._load.stages, self.level
-        if loads.max() <= BUSY_LOAD:
+        if not self.busy:
             return self._higher(loads)
         motion_busy, generate_busy, render_busy = loads > BUSY_LOAD
         motion, video, divisor, stride = now.motion_steps, now.video_steps, now.size_divisor, now.frame_stride
@@ -148,7 +168,7 @@ class LoadController:
 
     def _higher(self, loads: NDArray[np.float64]) -> QualityLevel:
         """The next higher level, or this one if that would not be calm."""
-        now, wanted = self.level, self._wanted
+        now, wanted = self.level, self.wanted
         if now.frame_stride > 1:
             level, growth = structs.replace(now, frame_stride=now.frame_stride // 2), (1.0, 2.0, 2.0)
         elif now.size_divisor > 1:
@@ -159,6 +179,13 @@ class LoadController:
             level = QualityLevel(motion, video)
             growth = (motion / now.motion_steps, video / now.video_steps, 1.0)
         return level if self._load.demand(loads * growth) < CALM_LOAD else now
+
+
+def stride_within(hop_frames: int, stride: int) -> int:
+    """The widest frame stride up to this one that a hop can have."""
+    while hop_frames % stride:
+        stride //= 2
+    return stride
 
 
 def first_estimate(hop_seconds: float) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from msgspec import structs
+
 from avatard.config import Stream
 from avatard.frame import Frame
 from avatard.inference import ipc
@@ -11,7 +13,7 @@ from avatard.inference.supervisor import Supervisor
 from avatard.playout.scheduler import Scheduler, StartEpoch
 from avatard.portrait import Portrait
 from avatard.protocols import events
-from avatard.session.adaptation import LatencyEstimator, LoadController, first_estimate
+from avatard.session.adaptation import MAX_STRIDE, LatencyEstimator, LoadController, first_estimate, stride_within
 from avatard.session.events import EventBus
 from avatard.session.metrics import Metrics
 from avatard.session.playout_loop import PlayoutLoop
@@ -30,6 +32,7 @@ class Generation:
         playout: plays the frames.
         bus: told of what happens.
         metrics: told of what it costs.
+        idle_stride: of the pictures, while nobody speaks.
     """
 
     def __init__(
@@ -40,10 +43,17 @@ class Generation:
         playout: PlayoutLoop,
         bus: EventBus,
         metrics: Metrics,
+        idle_stride: int = 1,
     ) -> None:
         self.digest = ""
         self.at_rest: Frame | None = None  # the portrait
+        self.hop_seconds = 0.0  # of a hop through all stages, in the warm-up
         self.supervisor = supervisor
+        self.pressed = False  # others need the machine: while nobody speaks, as few pictures as possible
+        self.patient = False  # others give way first: the quality level is not lowered yet
+        self._idle_stride = idle_stride
+        self._stride = 1  # at least, because nobody speaks
+        self._strained = False  # even so the machine did not keep up
         self._speaking = False  # while speech is heard the latency stays
         self._stream = stream
         self._scheduler = scheduler
@@ -68,11 +78,27 @@ class Generation:
 
     @property
     def level(self) -> ipc.QualityLevel:
-        """The quality level now."""
-        return self._load.level
+        """The quality level now: what the load allows, or less while nobody speaks."""
+        level = self._load.level
+        return structs.replace(level, frame_stride=max(level.frame_stride, self._stride))
 
-    def dispatch(self) -> None:
-        """Forward what the networks have not had yet."""
+    @property
+    def whole(self) -> bool:
+        """Whether frames are made as the configuration wants them, and not with less work."""
+        return self.level == self._load.wanted
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine does not keep up."""
+        return self._load.busy
+
+    def dispatch(self, quiet: bool = False) -> None:
+        """Forward what the networks have not had yet.
+
+        Args:
+            quiet: whether nobody speaks, or is about to.
+        """
+        self._adapt(quiet)
         now = self._playout.position
         for command in self._scheduler.poll(now):
             if isinstance(command, StartEpoch):
@@ -111,8 +137,8 @@ class Generation:
     def worker_ready(self, ready: ipc.Ready, portrait: Frame) -> None:
         """Start, or go on with the sound where it is now."""
         logger.info("inference process ready", extra={"hop_seconds": round(ready.hop_seconds, 4)})
-        self.digest, self.at_rest = ready.digest, portrait
-        self._latency, self._load = LatencyEstimator(), LoadController(self._stream)
+        self.digest, self.at_rest, self.hop_seconds = ready.digest, portrait, ready.hop_seconds
+        self._latency, self._load, self._stride = LatencyEstimator(), LoadController(self._stream), 1
         self._metrics.quality(self.level)
         if self._playout.playing:
             self._scheduler.restart(self._playout.position)
@@ -125,21 +151,44 @@ class Generation:
         """Queue frames for the play-out."""
         self._scheduler.add(ready.epoch, ready.first, frames)
         self._metrics.frames_ready(ready)
-        self._latency.frames_ready(ready, self._scheduler, self._playout.position)
         self._load.frames_ready(ready)
+        if self._idling:
+            return  # what these took says little of what speech will take
+        self._latency.frames_ready(ready, self._scheduler, self._playout.position)
         if not self._speaking:
             self._latency.retime(self._scheduler)
         before = self.level
-        if self._load.decide() is not None:
-            changed = (self.level.frame_stride, self.level.size_divisor) != (before.frame_stride, before.size_divisor)
-            self._set_quality(self.level, restart=changed)
+        if self._load.decide(self.patient) is not None:
+            self._set_quality(before)
+            self._announce(self.level)
 
-    def _set_quality(self, level: ipc.QualityLevel, restart: bool) -> None:
-        """Use this level from now on, and say so; another frame rate or size begins with an epoch."""
+    @property
+    def _idling(self) -> bool:
+        """Whether pictures are left out only because nobody speaks."""
+        return self._stride > self._load.level.frame_stride
+
+    def _adapt(self, quiet: bool) -> None:
+        """Leave pictures out while nobody speaks, and none from the first sample on."""
+        before = self.level
+        self._strained = quiet and (self._strained or (self._idling and self._load.busy))
+        stride = MAX_STRIDE if self.pressed or self._strained else self._idle_stride
+        # What speech will take is measured first.
+        lowered = quiet and self._latency.known
+        self._stride = stride_within(self._stream.hop_frames, stride) if lowered else 1
+        if self.level != before:
+            self._load.forget()
+            self._set_quality(before)
+
+    def _set_quality(self, before: ipc.QualityLevel) -> None:
+        """Use the level from now on; another frame rate or size begins with an epoch."""
+        level = self.level
         self.supervisor.set_quality(level)
-        if restart:
+        if (level.frame_stride, level.size_divisor) != (before.frame_stride, before.size_divisor):
             self._scheduler.restart(self._playout.position)
         self._metrics.quality(level)
+
+    def _announce(self, level: ipc.QualityLevel) -> None:
+        """Tell that the load changed the level."""
         rate = FPS / level.frame_stride
         self._bus.emit(
             events.Quality(

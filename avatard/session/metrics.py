@@ -102,7 +102,7 @@ class Metrics:
         self.rtf_now = self.skew_now = 0.0
         self.recent_latency: deque[float] = deque(maxlen=WINDOW)
         self.recent_live_latency: deque[float] = deque(maxlen=WINDOW)  # pushed speech waits for its turn, too
-        self._load = StageLoad(RTF_PARTS)
+        self.load = StageLoad(RTF_PARTS)
         self._spent = dict.fromkeys(STAGES, 0.0)
         self.watch("stage_seconds", lambda: self._spent)
         registry.register(self._watched)
@@ -113,14 +113,15 @@ class Metrics:
 
     def frames_ready(self, ready: FramesReady) -> None:
         """Account for a clip, or a part of one."""
-        self._load.add(ready)
+        self.load.add(ready)
         for stage, seconds in zip(STAGES, seconds_of(ready), strict=True):
             self._spent[stage] += seconds
-        self.rtf_now = self._load.rtf
+        self.rtf_now = self.load.rtf
         self.rtf.set(self.rtf_now)
 
     def quality(self, level: QualityLevel) -> None:
         """Note the quality level from now on."""
+        self.load.clear()
         self.steps.labels("motion").set(level.motion_steps)
         self.steps.labels("video").set(level.video_steps)
         self.picture_rate.set(FPS / level.frame_stride)

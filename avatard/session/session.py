@@ -61,7 +61,11 @@ class Session:
         self.scheduler = Scheduler(replace(Timing.of(config.stream, compute_frames=5), buffer_samples=buffered))
         self.playout = PlayoutLoop(self.scheduler, self.clock, self)
         supervisor = make_supervisor(config, portrait, engine)
-        self.generation = Generation(config.stream, supervisor, self.scheduler, self.playout, self.events, self.metrics)
+        # A head that a video drives moves without speech, too.
+        idle_stride = 2 if config.idle.half_rate == "always" and not config.idle.pose_video else 1
+        self.generation = Generation(
+            config.stream, supervisor, self.scheduler, self.playout, self.events, self.metrics, idle_stride
+        )
         self.turns = TurnTaking(self.scheduler, self.playout, self.events, self.metrics)
         self._task: asyncio.Task[None] | None = None
         self._watch_counters(supervisor)
@@ -134,7 +138,7 @@ class Session:
 
     def before_frame(self) -> None:
         """Keep the networks ahead of the play position."""
-        self.generation.dispatch()
+        self.generation.dispatch(self.turns.quiet)
 
     def frame_played(self, entry: PlayoutFrame) -> None:
         """Account for a frame that is leaving."""

@@ -89,6 +89,7 @@ class PushedSpeaker:
         self._last_id = ""
         self._over = False  # it ended before its sender said so: the end that follows is its own
         self._cut_off_at: float | None = None  # what follows without a pause is the rest of what is dropped
+        self._refused = False  # the utterance is no speech: it is dropped to its end, however its sender pauses
         self._converter: SoundConverter | None = None
         self._cancelled = 0
         self._closing = False
@@ -114,7 +115,7 @@ class PushedSpeaker:
             raise ValueError(f"got an id of {len(utterance_id)} characters, expected at most {MAX_ID_LENGTH}")
         if self._utterance is not None:
             self.flush()
-        self._over, self._cut_off_at = False, None
+        self._accept_again()
         self._utterance = Utterance(utterance_id or secrets.token_hex(4))
         self._last_id, self._pushed_seconds = self._utterance.id, 0.0
         self._turns.queue(self._utterance)
@@ -123,8 +124,8 @@ class PushedSpeaker:
     def push_audio(self, samples: Samples, rate_hz: int) -> None:
         """Queue samples, mono float32 [T]; they begin an utterance where none was begun.
 
-        What is left of an utterance that was interrupted or is no speech is dropped: until its end, or until the sender
-        pauses.
+        What is left of an utterance that was interrupted is dropped until its end, or until the sender pauses; of one
+        that is no speech until its end.
 
         Raises:
             ValueError: the rate is not in 8,000-192,000 Hz.
@@ -148,25 +149,25 @@ class PushedSpeaker:
     def flush(self) -> str:
         """End the utterance, also an empty one; return its id."""
         if self._utterance is None and (self._over or self._cut_off_at is not None):
-            self._over, self._cut_off_at = False, None
+            self._accept_again()
             return self._last_id
         if self._utterance is None:
             self.begin()
         assert self._utterance is not None
         self._put(_Piece(self._utterance, None))
-        self._utterance, self._cut_off_at = None, None
+        self._utterance, self._cut_off_at, self._refused = None, None, False
         return self._last_id
 
     def drop_rest(self) -> None:
-        """What is being sent is no speech: drop the rest of the utterance, as after an interrupt. It still ends."""
+        """What is being sent is no speech: drop the utterance up to its end mark. It still ends."""
         if self._utterance is None:
             self.begin()
-        self._cut_off_at = monotonic()
+        self._refused = True
 
     def interrupt(self) -> None:
         """Stop all speech. It came in line with this speaker's, so what follows is new."""
         self._turns.interrupt()
-        self._over, self._cut_off_at = False, None
+        self._accept_again()
 
     async def room(self) -> None:
         """Wait while minutes of speech wait to be said."""
@@ -208,9 +209,12 @@ class PushedSpeaker:
         self._drained.set()
         return [utterance for utterance in utterances if not utterance.ended]
 
+    def _accept_again(self) -> None:
+        self._over, self._cut_off_at, self._refused = False, None, False
+
     def _is_cut_off(self) -> bool:
-        if self._cut_off_at is None:
-            return False
+        if self._cut_off_at is None or self._refused:
+            return self._refused
         before, self._cut_off_at = self._cut_off_at, monotonic()
         if self._cut_off_at - before > FLOOR_SECONDS:
             self._cut_off_at = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from avatard.clock import monotonic
 from avatard.frame import Sound
@@ -17,6 +18,7 @@ from avatard.session.speaker import LiveSpeaker, PushedSpeaker, Speaker
 from avatard.session.voice_activity import VoiceActivity
 from avatard.timebase import FPS, SAMPLES_PER_MS
 
+QUIET_SECONDS = 2.0  # after the last speech
 LINGER_SECONDS = 5.0  # generation goes on after the last speech when nobody watches
 
 
@@ -40,12 +42,20 @@ class TurnTaking:
         self._activity = VoiceActivity()
         self._captioned: dict[Utterance, None] = {}  # those with captions, in order
         self._silent_from = 0  # what is heard before this frame is what an interrupt came too late for
+        self._heard_at = -math.inf
         self._interrupted_at: tuple[int, float] | None = None
 
     @property
     def speaking(self) -> bool:
         """Whether the frame played last was part of speech."""
         return self._activity.speaking
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody spoke for a while, and no pushed speech waits: what a microphone gathers is no promise."""
+        waiting = self._floor.pushed and self._scheduler.has_speech
+        silent = min(self._floor.silent_seconds, monotonic() - self._heard_at)
+        return not (self.speaking or waiting) and silent > QUIET_SECONDS
 
     @property
     def attended(self) -> bool:
@@ -144,11 +154,12 @@ class TurnTaking:
             if epoch == self._scheduler.epoch:
                 self._metrics.interrupt.observe(monotonic() - since)
             self._interrupted_at = None
-        # What a microphone gathers is no promise: it is always on.
         more = self._floor.pushed and self._scheduler.has_speech
         if self._activity.update(entry.samples, entry.speech and entry.index >= self._silent_from, more):
             kind = events.StartedSpeaking if self.speaking else events.StoppedSpeaking
             self._bus.emit(kind(frame=entry.index))
+        if self.speaking:
+            self._heard_at = monotonic()
         for utterance, state in entry.changes:
             if state == "started":
                 self._announce_start(utterance)

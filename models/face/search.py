@@ -15,14 +15,25 @@ import numpy as np
 
 from avatard.models.face.mesh import DETECTOR_SIDE, Detection, FaceMesh, Image, Points
 
+#: Of the detector's picture: faces below are missed.
+SMALLEST_SHARE: Final = 1 / 6
+
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 #: Tiles are at least this large (pixels) and this share of the longer side: 232 of them at most, about 0.3 s.
-MIN_TILE, MIN_TILE_SHARE = 160, 1 / 8
+MIN_TILE: Final = 160.0
+MIN_TILE_SHARE: Final = 1 / 8
 #: Presence, 0..1, that the mesh network must see: tiles show the detector much that is no face.
 MIN_PRESENCE: Final = 0.99
 #: Two boxes are one face when they share this much of the smaller one.
 SAME_FACE: Final = 0.5
+
+
+def smallest_face(image: Image) -> float:
+    """Height in pixels below which faces in an image `[H, W, 3]` are missed."""
+    height, width = image.shape[:2]
+    smallest_tile: float = max(MIN_TILE, max(height, width) * MIN_TILE_SHARE)
+    return smallest_tile * SMALLEST_SHARE
 
 
 def find_faces(mesh: FaceMesh, image: Image) -> list[Points]:

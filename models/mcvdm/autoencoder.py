@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from avatard.models import checkpoint
 from avatard.models.mcvdm.decoder import (
     CELLS,
+    FACE,
     WHOLE,
     Layers,
     PlainDecoder,
@@ -145,11 +146,18 @@ class Autoencoder(nn.Module):
         pictures: Pictures = self.decoder.render_uint8(volume, portrait, rigid, photograph)
         return pictures
 
-    def layers(self, volume: Tensor, portrait: PortraitFeatures, rigid: Tensor, photograph: Pictures) -> list[Layers]:
+    def layers(
+        self,
+        volume: Tensor,
+        portrait: PortraitFeatures,
+        rigid: Tensor,
+        photograph: Pictures,
+        painted_in: Window = FACE,
+    ) -> list[Layers]:
         """Volumes of one clip → what each of its frames is made of; see `ReferenceDecoder.layers`."""
         if isinstance(self.decoder, PlainDecoder):
             return [Layers.painted_only(f) for f in self.render_uint8(volume, portrait, rigid, photograph)]
-        layers: list[Layers] = self.decoder.layers(volume, portrait, rigid, photograph)
+        layers: list[Layers] = self.decoder.layers(volume, portrait, rigid, photograph, painted_in)
         return layers
 
     def decode(self, planes: Planes, portrait: PortraitFeatures, rigid: Tensor, frames: slice = slice(None)) -> Tensor:

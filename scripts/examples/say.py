@@ -33,4 +33,7 @@ async def say(path: str, url: str = URL) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(say(*sys.argv[1:]))
+    try:
+        asyncio.run(say(*sys.argv[1:]))
+    except (OSError, EOFError, wave.Error) as error:
+        sys.exit(f"say.py: {str(error) or 'the file is empty'}")

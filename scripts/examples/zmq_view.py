@@ -32,6 +32,7 @@ from avatard.protocols.messages import (
     decode,
     floats,
     split,
+    topic_of,
 )
 
 SIZE = 512  # pixels of the picture's longer side as it is shown
@@ -44,7 +45,8 @@ Picture = NDArray[np.uint8]
 class View:
     """The last message of each topic, and a picture of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: str = "") -> None:
+        self.room = room
         self.meta: Meta | None = None
         self.state: State | None = None
         self.face: Face | None = None
@@ -55,10 +57,13 @@ class View:
 
     def read(self, parts: list[bytes]) -> bool:
         """Take a message in; whether it completes a frame that can be drawn."""
-        topic, payload = split(parts)
+        name, payload = split(parts)
+        topic = next((kind for kind in Topic if topic_of(kind, self.room) == name), None)
+        if topic is None:
+            return False  # of another room
         message = decode(payload)
-        self.lost += max(message.seq - self._next.get(Topic(topic), message.seq), 0)
-        self._next[Topic(topic)] = message.seq + 1
+        self.lost += max(message.seq - self._next.get(topic, message.seq), 0)
+        self._next[topic] = message.seq + 1
         match message:
             case Meta():
                 self.meta = message
@@ -157,19 +162,21 @@ def show_in_window(frames: Callable[[], Picture | None]) -> None:
 def main(
     connect: Annotated[str, typer.Option(help="The publisher's endpoint.")] = "tcp://127.0.0.1:5556",
     out: Annotated[Path | None, typer.Option(help="Write PNG files here instead of opening a window.")] = None,
+    room: Annotated[str, typer.Option(metavar="ID", help="Show a room that was made with zmq: true.")] = "",
     seconds: Annotated[float, typer.Option(help="Stop after this time; 0 is never.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Write every n-th frame.")] = 1,
     server_key: Annotated[str, typer.Option(help="The server's public CURVE key.")] = "",
     key: Annotated[Path | None, typer.Option(help="Your own .key_secret file.")] = None,
 ) -> None:
     """Show an avatar, or write what would be shown."""
-    view, end, drawn = View(), time.monotonic() + (seconds or 1e9), 0
+    view, end, drawn = View(room), time.monotonic() + (seconds or 1e9), 0
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.linger = 0
         try:
             if server_key:
                 set_client_keys(socket, server_key, key)
-            socket.subscribe("avatard/1/")
+            for topic in Topic:
+                socket.subscribe(topic_of(topic, room))
             socket.connect(connect)
         except (KeysError, zmq.ZMQError) as error:
             sys.exit(f"zmq_view: cannot connect to {connect}: {error}")

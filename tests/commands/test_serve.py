@@ -135,6 +135,18 @@ async def test_what_is_recorded_is_whole_when_it_is_stopped(portrait, tmp_path):
             "tests.support.warp_engine:make_broken",
             "cannot listen on a..b:0: not a valid host name",
         ),
+        (
+            ["zmq.publish=ipc:///no/such/folder/avatard"],
+            "tests.support.warp_engine:make_broken",
+            "cannot bind ipc:///no/such/folder/avatard: No such file or directory",
+        ),
+        (
+            ["picture.background=wall.png"],
+            "tests.support.warp_engine:make_broken",
+            "picture.background = 'wall.png': no such file",
+        ),
+        (["portrait.more=smile.jpg"], "tests.support.warp_engine:make_broken", "smile.jpg: no such file"),
+        (["portrait.more=smile.mp4"], "tests.support.warp_engine:make_broken", "smile.mp4"),
         (["server.host=203.0.113.1"], "tests.support.warp_engine:make", "cannot listen on 203.0.113.1:0"),
         (
             ["server.tls_certificate_file=a.pem", "server.tls_key_file=b.pem"],

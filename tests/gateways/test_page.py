@@ -669,3 +669,27 @@ async def test_the_player_of_a_matte_shows_the_page_through(browse):
             assert page.mistakes == []
     finally:
         await runner.cleanup()
+
+
+async def test_a_room_has_a_page_of_its_own(browse):
+    """Its networks run in a process of their own, as those of the default room."""
+    async with running_server() as (session, url), aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/api/rooms", json={"end_with_last_client": True}) as response:
+            made = await response.json()
+            assert response.status == 201
+        home = url + made["urls"]["page"]
+        page = await browse(f"{home}?token={made['token']}")
+        await page.click("#connect")
+        await live(page)
+        assert page.url == home, "the token does not stay in the address"
+        await holds(page, "document.querySelector('video').videoWidth === 256")
+        async with http.get(f"{home}api/status", headers={"Authorization": f"Bearer {made['token']}"}) as response:
+            assert (await response.json())["clients"] == 1
+        assert not session.playout.playing, "nobody watches the default room"
+        await page.reload()
+        await page.click("#connect")
+        await live(page)
+        async with http.delete(f"{url}/api/rooms/{made['id']}") as response:
+            assert response.status == 204
+        await page.get_by_text("This room asks for its token, or it has ended.").wait_for()
+        assert not page.mistakes

@@ -7,6 +7,8 @@ import msgspec
 
 from avatard.gateways.agent import AnyCommand, Speak
 from avatard.gateways.http import Server
+from avatard.gateways.room_routes import URLS
+from avatard.gateways.rooms import Wanted
 from avatard.gateways.say import Ask
 from avatard.gateways.websocket import Hello
 from avatard.session.session import Session
@@ -23,7 +25,9 @@ async def test_every_route_is_documented():
     }
     documented = set(re.findall(r"`(?:GET |POST |PATCH |DELETE )?(/[\w/]*)[^`]*`", README.split("## WebRTC")[0]))
     known = {path.replace("/{name}", "/ID").removesuffix("/") or "/" for path in served} - {"/web"}
-    assert known - {"/whip/ID", "/whep/ID"} <= documented
+    documented |= {path.replace("/NAME", "/ID") for path in documented}
+    assert known - {"/whip/ID", "/whep/ID", "/rooms"} <= documented
+    assert "`/rooms/ID/…`" in README
     assert "/whep/ID" in README and "/whip/ID" in README
 
 
@@ -50,3 +54,14 @@ def test_the_body_of_a_text_is_documented():
     assert msgspec.convert(example, Ask).text == example["text"]
     for key in Ask.__struct_fields__:
         assert f"`{key}`" in section or f'"{key}"' in section
+
+
+def test_the_body_of_a_room_is_documented():
+    section = README.split("### Rooms")[1].split("\n### ")[0]
+    example = json.loads(section.split("```json\n")[1].split("\n```")[0])
+    assert set(example) == set(Wanted.__struct_fields__)
+    assert msgspec.convert(example, Wanted).identity == example["identity"]
+    for key in example:
+        assert f"`{key}`" in section
+    for name in URLS:
+        assert f"`{name}`" in section

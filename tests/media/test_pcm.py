@@ -39,7 +39,9 @@ def test_an_odd_byte_is_dropped_at_a_new_beginning():
     ("data", "name"), [(b"RIFF....WAVE", "a WAV file"), (b"ID3", "an MP3 file"), (b"OggS", "an Ogg file")]
 )
 def test_files_are_told_from_samples(data, name):
-    with pytest.raises(ValueError, match=f"got {name}, expected raw s16le samples: decode it first"):
+    with pytest.raises(
+        ValueError, match=f"got {name}, expected raw s16le samples: decode it first; it is dropped up to its end mark"
+    ):
         PcmDecoder("s16le", 1).push(data)
 
 

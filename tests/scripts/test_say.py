@@ -34,8 +34,8 @@ def say_wav(folder: Path, seconds: float, channels: int) -> Path:
     return path
 
 
-async def run_example(path: Path, url: str) -> list[str]:
-    """The lines it prints, once it has ended by itself."""
+async def run_example(path: Path, url: str, code: int = 0) -> list[str]:
+    """The lines it prints, once it has ended by itself with this exit code."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", str(EXAMPLE), str(path), f"{url.replace('http', 'ws', 1)}/ws/audio"),
         stdout=asyncio.subprocess.PIPE,
@@ -43,8 +43,8 @@ async def run_example(path: Path, url: str) -> list[str]:
     )
     async with asyncio.timeout(60):
         out, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    return out.decode().splitlines()
+    assert process.returncode == code, err.decode()
+    return (err if code else out).decode().splitlines()
 
 
 @pytest.mark.parametrize(("seconds", "channels"), [(1.0, 1), (0.4, 2), (0.0, 1)], ids=["mono", "stereo", "empty"])
@@ -58,6 +58,15 @@ async def test_it_ends_when_its_own_utterance_was_heard(tmp_path, seconds, chann
         "ended",
     ]
     assert f"'played_ms': {round(1000 * seconds)}" in lines[-1] and "'interrupted': False" in lines[-1]
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"words, no sound", "not start with RIFF"), (b"", "the file is empty")])
+async def test_what_is_no_wav_file_is_one_line(tmp_path, content, said):
+    path = tmp_path / "hello.wav"
+    path.write_bytes(content)
+    async with running_server() as (_, url):
+        lines = await run_example(path, url, code=1)
+    assert len(lines) == 1 and lines[0].startswith("say.py: ") and said in lines[0]
 
 
 async def test_it_ignores_other_speakers_and_stays_on_errors_that_are_not_fatal(tmp_path):

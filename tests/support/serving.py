@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 
 from avatard.config import Config, Stream
 from avatard.config import Server as ServerConfig
-from avatard.gateways.http import Server
+from avatard.gateways.http import Server, make_rooms
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.portrait import Portrait
 from avatard.session.session import Session
@@ -47,7 +48,8 @@ async def running_server(settings: Config | None = None, engine: str = "make") -
     """The session and the server's URL, without the slash at its end."""
     settings = settings or config()
     async with running_session(settings, engine) as session:
-        server = Server(settings, session)
+        name = f"tests.support.warp_engine:{engine}"
+        server = Server(settings, session, make_rooms=partial(make_rooms, engine=name))
         url = await server.start()
         try:
             yield session, url.rstrip("/")

@@ -78,7 +78,10 @@ class InlineSupervisor(Supervisor):
 
     async def start(self, listener: Listener) -> None:
         self.listener = listener
-        self.come_back()
+        try:
+            self.come_back()
+        except EngineError as error:
+            raise PortraitError(str(error), code=error.code, **error.fields) from None
 
     async def stop(self) -> None:
         self._up = False

@@ -82,7 +82,12 @@ class WarpEngine:
             raise EngineError(f"{name} has 1 face, got face {face}")
         if faces > 1 and not face:
             boxes = [[n / faces, 0, 1 / faces, 1] for n in range(faces)]
-            raise EngineError(f"{name} has {faces} faces: choose one", code="several-faces", faces=faces, boxes=boxes)
+            raise EngineError(
+                f"{name} has {faces} faces: choose with --face 1 or {faces}, counted from the left",
+                code="several-faces",
+                faces=faces,
+                boxes=boxes,
+            )
         image = np.array_split(image, faces, axis=1)[max(face, 1) - 1]
         self.portrait = np.asarray(cv2.resize(image, (SIZE, SIZE))[..., ::-1], np.uint8)
         if self.config.picture.background == "transparent":

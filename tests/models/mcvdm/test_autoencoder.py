@@ -101,6 +101,38 @@ def test_what_is_shown_is_what_is_rendered(rigid):
     assert difference.mean() < 1.5  # the blocks of the photograph have sharper edges than any face
 
 
+@torch.inference_mode()
+def test_what_is_painted_in_a_part_is_what_is_painted_in_all_of_the_face(rigid):
+    network = tiny().autoencoder
+    photograph = someone().portrait
+    portrait = network.portrait(torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 127.5 - 1)
+    volume = torch.randn(1, S, *network.volume(network.encode(torch.zeros(1, S, 3, 256, 256), rigid[:1])).shape[2:])
+    low, high = np.array([101.0, 150.0]), np.array([180.0, 190.0])
+    everything = network.layers(volume, portrait, rigid[:1], warp.enlarge(photograph))
+    part = network.layers(volume, portrait, rigid[:1], warp.enlarge(photograph), Window.around(low, high))
+    for whole, some in zip(everything, part, strict=True):
+        np.testing.assert_array_equal(whole.flow, some.flow)
+        assert some.painted.size < whole.painted.size / 2
+        for a, b in ((whole.painted, some.painted), (whole.keep, some.keep)):
+            shown = [np.array([rows.start, columns.start]) for rows, columns in (whole.window, some.window)]
+            (top, left), (y, x) = np.array([150, 101]) - shown[0], np.array([150, 101]) - shown[1]
+            difference = a[top : top + 40, left : left + 79].astype(int) - b[y : y + 40, x : x + 79]
+            assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [((20, 30), (60, 80)), ((120, 150), (160, 180)), ((0, 0), (255, 255)), ((215, 250), (230, 255))]
+)
+def test_a_window_around_something_lies_in_the_face_and_holds_it(low, high):
+    rows, columns = Window.around(np.array(low, float), np.array(high, float)).pixels
+    face_rows, face_columns = FACE.pixels
+    for window, face, first, last in ((rows, face_rows, low[1], high[1]), (columns, face_columns, low[0], high[0])):
+        assert face.start <= window.start < window.stop <= face.stop
+        assert window.start <= np.clip(first, face.start, face.stop) and window.stop >= np.clip(
+            last, face.start, face.stop
+        )
+
+
 def test_the_default_sizes_stay_small():
     count = sum(p.numel() for p in Autoencoder(AutoencoderConfig()).parameters())
     assert count < 2_000_000
