@@ -38,8 +38,8 @@ def page(request: web.Request, cookie: str, token: str, tls: bool, path: str = "
         text = text.replace("<head>", f'<head>\n  <base href="{prefix}{path}">', 1)
     response = web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
     if token:
-        # The page's own requests, its styles and its WebSocket cannot all carry a header. A proxy may serve the page of a
-        # server without the slash at its end; a room redirects to the slash.
+        # The page's own requests, its styles and its WebSocket cannot all carry a header. A proxy may serve the page of
+        # a server without the slash at its end; a room redirects to the slash.
         root = (prefix or "/") if path == "/" else f"{prefix}{path}"
         secure = tls or request.headers.get("X-Forwarded-Proto") == "https"
         response.set_cookie(cookie, token, path=root, httponly=True, samesite="Strict", secure=secure)
