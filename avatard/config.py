@@ -4,6 +4,7 @@ Each section of the TOML file is one Struct below; `avatard.config_loader` reads
 An empty string means "not set".
 """
 
+import ipaddress
 import re
 from typing import Annotated, Literal, TypeAlias
 
@@ -247,9 +248,37 @@ class Webrtc(Section, frozen=True):
     ] = ()
     ice_username: Annotated[str, Meta(description="of the TURN server")] = ""
     ice_credential: Annotated[str, Meta(description="of the TURN server", extra={"secret": True})] = ""
+    udp_ports: Annotated[
+        str,
+        Meta(
+            pattern=r"^([0-9]{4,5}-[0-9]{4,5})?$",
+            description="UDP ports of media, such as 40000-40100: one for each client, then 503; not set: any",
+            extra={"allowed": "FIRST-LAST, from 1024 to 65535"},
+        ),
+    ] = ""
+    announce: Annotated[
+        tuple[str, ...],
+        Meta(description="IP addresses that clients are told instead of this machine's own: of the NAT, of the host"),
+    ] = ()
+
+    @property
+    def udp_port_range(self) -> range:
+        """`udp_ports` as numbers; empty where it is not set."""
+        first, _, last = self.udp_ports.partition("-")
+        return range(int(first), int(last) + 1) if last else range(0)
 
     def __post_init__(self) -> None:
-        """Refuse servers that no connection could use."""
+        """Refuse servers, ports and addresses that no connection could use."""
+        ports = self.udp_port_range
+        if self.udp_ports and not (ports and 1024 <= ports[0] and ports[-1] <= 65535):
+            raise ValueError(f"webrtc.udp_ports = {self.udp_ports}: expected FIRST-LAST, from 1024 to 65535")
+        for address in self.announce:
+            try:
+                usable = not ipaddress.ip_address(address).is_unspecified
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ValueError(f"webrtc.announce: got {address}, expected IP addresses of this machine or its NAT")
         for name in ("ice_username", "ice_credential"):  # they are announced in a header
             if re.search(r"[\x00-\x1f\x7f]", getattr(self, name)):
                 raise ValueError(f"webrtc.{name}: expected no control characters")

@@ -14,16 +14,22 @@ latency.
 `tap_rtp`: `RTCRtpReceiver._handle_rtp_packet` and `.__kind`, for arrival times before the jitter buffer.
 `IceRestart`: `RTCIceTransport._connection`, `._recv`, `._send`, `._monitor`, `.__monitor_task`, and
 `RTCIceGatherer._connection`, `._remote_candidates_end`; aiortc has no ICE restart.
+`use_ports`: aioice's `Connection.get_component_candidates`, `._protocols`, `StunProtocol.local_candidate` and
+`server_reflexive_candidate`; aioice binds any port, and tells its own addresses only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from aioice import Connection
+from aioice import Candidate, Connection
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol, server_reflexive_candidate
+from aioice.stun import TransactionError
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport, SRTPProtectionProfile
@@ -34,12 +40,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
+from avatard.protocols.media_ports import MediaPorts
+
 #: Forward-secret suites for either kind of certificate, in the order of RFC 8827, section 6.5, and of browsers.
 CIPHERS = ":".join(
     f"ECDHE-{key}-{suite}"
     for suite in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA")
     for key in ("ECDSA", "RSA")
 )
+STUN_SECONDS = 5.0  # as aioice waits
 #: RFC 8446, section 6: the alerts that explain a handshake that failed.
 ALERTS = {
     10: "unexpected message",
@@ -157,20 +166,90 @@ def tap_rtp(receiver: RTCRtpReceiver, callback: Callable[[str, RtpPacket], None]
     receiver._handle_rtp_packet = tapped  # type: ignore[method-assign]
 
 
+def use_ports(connection: Connection, ports: MediaPorts | None) -> None:
+    """Let a connection that has not gathered candidates yet bind, and announce, as `ports` says."""
+    if ports is not None:
+        connection.get_component_candidates = partial(_gather, connection, ports)  # type: ignore[method-assign]
+
+
+async def _gather(connection: Connection, ports: MediaPorts, component: int, addresses: list[str]) -> list[Candidate]:
+    """In the place of `Connection.get_component_candidates`. Raises `NoPortError`."""
+    bound = ports.bind(addresses)
+    own: list[StunProtocol] = []
+    try:
+        for sock in bound:
+            _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+                partial(StunProtocol, connection), sock=sock
+            )
+            # What a check arrives at, whatever address the client was told.
+            protocol.local_candidate = _host_candidate(component, *sock.getsockname()[:2])
+            connection._protocols.append(protocol)
+            own.append(protocol)
+    finally:
+        for sock in bound[len(own) :]:
+            sock.close()
+    told = [protocol.local_candidate for protocol in own]
+    # The announced addresses are what a STUN server would tell.
+    queries = [] if ports.announced or connection.stun_server is None else own
+    if ports.announced and told:
+        told = [
+            _host_candidate(component, address, told[0].port, preference=65535 - place)
+            for place, address in enumerate(ports.announced)
+        ]
+    relayed, *reflexive = await asyncio.gather(
+        Connection.get_component_candidates(connection, component, []),
+        *(_reflexive(protocol, connection.stun_server) for protocol in queries),
+    )
+    return [*told, *(candidate for found in reflexive for candidate in found), *relayed]
+
+
+def _host_candidate(component: int, address: str, port: int, preference: int = 65535) -> Candidate:
+    return Candidate(
+        foundation=candidate_foundation("host", "udp", address),
+        component=component,
+        transport="udp",
+        priority=candidate_priority(component, "host", preference),
+        host=address,
+        port=port,
+        type="host",
+    )
+
+
+async def _reflexive(protocol: StunProtocol, server: tuple[str, int] | None) -> Sequence[Candidate]:
+    """What a STUN server sees; nothing where it does not answer."""
+    if server is None or ":" in protocol.local_candidate.host:
+        return ()
+    try:
+        async with asyncio.timeout(STUN_SECONDS):
+            return (await server_reflexive_candidate(protocol, server))[:1]
+    except (TimeoutError, OSError, TransactionError):
+        return ()
+
+
 class IceRestart:
     """Lets an ICE transport change to a new connection (RFC 8445, section 9) while DTLS and media go on.
 
     The old connection carries the media until the new one is established.
+
+    Args:
+        ice: the transport, which has not gathered candidates yet.
+        ports: of its connections; None leaves the choice to aioice.
     """
 
-    def __init__(self, ice: RTCIceTransport) -> None:
+    def __init__(self, ice: RTCIceTransport, ports: MediaPorts | None = None) -> None:
         self._ice = ice
+        self._ports = ports
         self._active: Connection = ice._connection
+        use_ports(self._active, ports)
         ice._recv = self._recv
         ice._send = self._send
 
     async def prepare(self, username: str, password: str) -> Connection:
-        """Gather the candidates of a new connection to a client with these new credentials."""
+        """Gather the candidates of a new connection to a client with these new credentials.
+
+        Raises:
+            NoPortError: there is none for it; the old connection stays in use.
+        """
         await self._abandon()
         old = self._active
         new = Connection(
@@ -184,6 +263,7 @@ class IceRestart:
         )
         new.remote_is_lite = old.remote_is_lite
         new.remote_username, new.remote_password = username, password
+        use_ports(new, self._ports)
         await new.gather_candidates()
         # From here on trickled candidates are for the new connection.
         self._ice._connection = self._ice.iceGatherer._connection = new

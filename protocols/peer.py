@@ -37,6 +37,7 @@ from avatard.protocols.aiortc_internals import (
 from avatard.protocols.broadcast import Broadcaster, Rendition, Track
 from avatard.protocols.events import Error, Event, to_message
 from avatard.protocols.json_text import parse_object
+from avatard.protocols.media_ports import MediaPorts
 from avatard.protocols.offer import Candidate, Fragment, OfferError, Served, negotiate
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,15 @@ class IceServers:
         servers = [RTCIceServer(url, self.username or None, self.credential or None) for url in self.urls]
         # Not MAX_BUNDLE: aiortc 1.16 then stops the one transport, unless the offer begins with the kind added first.
         return RTCConfiguration(servers)
+
+    def for_browsers(self) -> list[dict[str, object]]:
+        """As `RTCPeerConnection` takes them. It refuses a TURN server without both name and password."""
+        stun = [url for url in self.urls if url.startswith("stun")]
+        turn = [url for url in self.urls if url.startswith("turn")]
+        found: list[dict[str, object]] = [{"urls": stun}] if stun else []
+        if turn and self.username and self.credential:
+            found.append({"urls": turn, "username": self.username, "credential": self.credential})
+        return found
 
 
 class Handler(Protocol):
@@ -87,6 +97,7 @@ class Peer:
         handler: receives sound, messages and the end of the connection.
         receives: whether the client's sound is wanted.
         stacked: whether its pictures are colour over matte; see `Rendition`.
+        ports: its UDP ports and the addresses that the client is told; None: any port, this machine's addresses.
     """
 
     def __init__(
@@ -96,11 +107,13 @@ class Peer:
         handler: Handler,
         receives: bool = True,
         stacked: bool = False,
+        ports: MediaPorts | None = None,
     ) -> None:
         self._broadcaster = broadcaster
         self._stacked = stacked
         self._handler = handler
         self._receives = receives
+        self._ports = ports
         self._pc = PeerConnection(ice_servers.configuration())
         self._pc.on("connectionstatechange", self._on_state)
         self._pc.on("track", self._on_track)
@@ -124,8 +137,8 @@ class Peer:
         """The answer to an SDP offer.
 
         Raises:
-            OfferError: the offer is malformed, or (`NotAcceptableError`) nothing in it can be served; the peer is
-                closed.
+            OfferError: the offer is malformed, or (`NotAcceptableError`) nothing in it can be served, or
+                (`NoPortError`) all UDP ports are taken; the peer is closed.
         """
         try:
             codecs = self._broadcaster.encoding.codecs if self._broadcaster is not None else ()
@@ -135,7 +148,7 @@ class Peer:
             if self._broadcaster is not None:
                 self._add_tracks(self._broadcaster, served)
             await self._pc.setRemoteDescription(RTCSessionDescription(served.offer, "offer"))
-            self._restarts = [IceRestart(dtls.transport) for dtls in self._pc.dtls_transports]
+            self._restarts = [IceRestart(dtls.transport, self._ports) for dtls in self._pc.dtls_transports]
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         except Exception as error:  # aiortc's parser raises whatever breaks first in a malformed offer
             await self.close()
@@ -173,7 +186,8 @@ class Peer:
         Media continue on the old path until the new one is established.
 
         Raises:
-            OfferError: the connection is not established, or has a transport for each section.
+            OfferError: the connection is not established, or has a transport for each section, or (`NoPortError`) all
+                UDP ports are taken; media go on over the old path.
         """
         if self._served is None or self._pc.connectionState != "connected":
             raise OfferError("ICE cannot be restarted: the connection is not established; send a new offer")

@@ -4,8 +4,9 @@
     PATCH  /whep/ID  application/trickle-ice-sdpfrag  204; 200 with new credentials where ICE is restarted
     DELETE /whep/ID                                   200
 
-An offer is refused with 400 where it is malformed, and with 406 where nothing in it can be served; the text says what
-can. Errors are `web.HTTPException`s whose cause is the `OfferError`, for a middleware that makes JSON of them.
+An offer is refused with 400 where it is malformed, with 406 where nothing in it can be served, and with 503 where all
+UDP ports are taken; the text says what can be done. Errors are `web.HTTPException`s whose cause is the `OfferError`,
+for a middleware that makes JSON of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 
 from avatard.protocols.http_body import read_text
+from avatard.protocols.media_ports import NoPortError
 from avatard.protocols.offer import NotAcceptableError, OfferError, parse_fragment
 from avatard.protocols.peer import IceServers, Peer
 
@@ -96,6 +98,8 @@ class SignallingEndpoint:
             return web.Response(status=204)
         try:
             answer = await resource.peer.restart_ice(fragment)
+        except NoPortError as error:
+            raise refusal(error) from error
         except OfferError as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
         resource.etag = _new_etag()
@@ -128,6 +132,8 @@ class SignallingEndpoint:
 
 def refusal(error: OfferError) -> web.HTTPException:
     """The HTTP answer to an offer that cannot be used; raise it from the error."""
+    if isinstance(error, NoPortError):
+        return web.HTTPServiceUnavailable(text=str(error), headers={hdrs.RETRY_AFTER: str(error.retry_after_s)})
     kind = web.HTTPNotAcceptable if isinstance(error, NotAcceptableError) else web.HTTPBadRequest
     return kind(text=str(error))
 

@@ -223,6 +223,27 @@ def test_what_goes_into_a_header_has_no_lines():
         load(flags={"webrtc.ice_credential": "a\r\nSet-Cookie: b"})
 
 
+@pytest.mark.parametrize("ports", ["40000", "4000-3999", "80-90", "60000-70000", "40000-40100,5", "a-b"])
+def test_udp_ports_that_nobody_could_bind_are_refused(ports):
+    with pytest.raises(ConfigError, match=r"^webrtc.udp_ports = .*: expected FIRST-LAST, from 1024 to 65535$") as error:
+        load(overrides=[f"webrtc.udp_ports={ports}"])
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("address", ["avatar.example", "0.0.0.0", "10.0.0.0/8", "[::1]"])
+def test_an_announced_address_that_nobody_could_reach_is_refused(address):
+    with pytest.raises(ConfigError, match="^webrtc.announce: got .*, expected IP addresses"):
+        load(overrides=[f"webrtc.announce={address}"])
+
+
+def test_udp_ports_and_announced_addresses():
+    webrtc = load(
+        environ={"AVATARD_WEBRTC__UDP_PORTS": "40000-40100", "AVATARD_WEBRTC__ANNOUNCE": "::2,1.2.3.4"}
+    ).config.webrtc
+    assert list(webrtc.udp_port_range) == list(range(40_000, 40_101)) and webrtc.announce == ("::2", "1.2.3.4")
+    assert not load().config.webrtc.udp_port_range
+
+
 def test_ice_servers_that_can_be_used_are_taken():
     urls = ["stun:stun.l.google.com:19302", "stuns:a", "turn:a.example:3478?transport=tcp", "turns:1.2.3.4:443"]
     config = load(overrides=[f"webrtc.ice_servers={','.join(urls)}"]).config

@@ -76,7 +76,7 @@ FLOORS = [
     ("inference",),
     ("engine",),
     ("session",),
-    ("integrations",),
+    ("integrations", "cluster"),
     ("gateways",),
     ("commands",),
     ("cli", "__main__"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,6 +22,7 @@ from avatard.gateways.middleware import ROOM_COOKIE, TOKEN_COOKIE
 from avatard.gateways.mjpeg import Mjpeg
 from avatard.gateways.output_routes import add_outputs
 from avatard.gateways.outputs import Outputs
+from avatard.gateways.page import page, web_folder
 from avatard.gateways.say import SayGateway
 from avatard.gateways.signalling import Signalling
 from avatard.gateways.webrtc import PeerRegistry
@@ -32,18 +32,10 @@ from avatard.media.image_file import MEDIA_TYPES
 from avatard.portrait import Portrait, PortraitError
 from avatard.protocols.http_body import read_body
 from avatard.protocols.image import ImageFormat, encode_image
-from avatard.protocols.whep import forwarded_prefix
 from avatard.session.session import Session
 
 MAX_PORTRAIT_BYTES = 8 * 1024 * 1024
 MAX_FACES = 64
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
-    "connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 
 
 class Room:
@@ -96,7 +88,7 @@ class Room:
         """Add the routes of an avatar."""
         router = app.router
         router.add_get("/", self._page)
-        router.add_static("/web", _web_folder(), append_version=False)
+        router.add_static("/web", web_folder(), append_version=False)
         router.add_post("/api/interrupt", self._interrupt)
         router.add_post("/api/identity", self._identity)
         add_first_portrait(app, self.session)
@@ -172,14 +164,9 @@ class Room:
         return await serve_liveavatar(request, self.session, self._sockets)
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        response = web.FileResponse(_web_folder() / "index.html", headers=PAGE_HEADERS)
-        if self.token:
-            # The page's own requests, its styles and its WebSocket cannot all carry a header.
-            secure = self.config.server.tls_certificate_file != ""
-            cookie = ROOM_COOKIE if self.name else TOKEN_COOKIE
-            path = f"{forwarded_prefix(request)}{self.path}/"
-            response.set_cookie(cookie, self.token, path=path, httponly=True, samesite="Strict", secure=secure)
-        return response
+        cookie = ROOM_COOKIE if self.name else TOKEN_COOKIE
+        tls = self.config.server.tls_certificate_file != ""
+        return page(request, cookie, self.token, tls=tls, path=f"{self.path}/")
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -209,7 +196,3 @@ async def read_portrait(request: web.Request) -> Portrait:
     if not re.fullmatch("[0-9]{1,2}", face) or int(face) > MAX_FACES:
         raise web.HTTPBadRequest(text=f"got face={face[:20]}, expected 1 to {MAX_FACES}, counted from the left")
     return Portrait(await read_body(request, tuple(MEDIA_TYPES), MAX_PORTRAIT_BYTES), int(face))
-
-
-def _web_folder() -> Path:
-    return Path(__file__).parent / "web"

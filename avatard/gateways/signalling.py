@@ -25,7 +25,8 @@ class Signalling:
         self._registry = registry
 
     def add_routes(self, app: web.Application) -> None:
-        """Add `/api/offer`, `/whep` and `/whip`."""
+        """Add `/api/ice`, `/api/offer`, `/whep` and `/whip`."""
+        app.router.add_get("/api/ice", self._ice)
         app.router.add_post("/api/offer", self._offer)
         app.router.add_patch("/api/offer", self._add_candidates)
         SignallingEndpoint("/whep", self._registry.ice_servers, self._admit_viewer).add_routes(app)
@@ -44,6 +45,10 @@ class Signalling:
             raise unavailable(error) from error
         except StackingError as error:
             raise web.HTTPNotAcceptable(text=str(error)) from error
+
+    async def _ice(self, request: web.Request) -> web.Response:
+        servers = self._registry.ice_servers.for_browsers()
+        return web.json_response({"ice_servers": servers}, headers={hdrs.CACHE_CONTROL: "no-store"})
 
     async def _offer(self, request: web.Request) -> web.Response:
         body = await _read_json(request)

@@ -17,6 +17,7 @@ from avatard.media.pcm import to_pcm16
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.protocols.broadcast import Broadcaster, Encoding
 from avatard.protocols.events import Error, Event, Metrics
+from avatard.protocols.media_ports import MediaPorts
 from avatard.protocols.peer import IceServers, Peer
 from avatard.protocols.tasks import cancel_and_wait
 from avatard.session.session import Session
@@ -56,7 +57,14 @@ class Client:
         self._registry = registry
         self._session = registry.session
         broadcaster = registry.broadcaster if kind != "whip" else None
-        self.peer = Peer(broadcaster, registry.ice_servers, self, receives=kind != "whep", stacked=stacked)
+        self.peer = Peer(
+            broadcaster,
+            registry.ice_servers,
+            self,
+            receives=kind != "whep",
+            stacked=stacked,
+            ports=registry.ports,
+        )
         self._microphone = self._session.open_microphone()
         self._unlisten = self._session.listen(self.on_event)
 
@@ -99,6 +107,8 @@ class PeerRegistry:
     def __init__(self, session: Session, config: Webrtc, max_sessions: int) -> None:
         self.session = session
         self.ice_servers = IceServers(config.ice_servers, config.ice_username, config.ice_credential)
+        chosen = config.udp_ports or config.announce
+        self.ports = MediaPorts(config.udp_port_range, config.announce) if chosen else None
         encoding = Encoding(config.codec, config.bitrate_kbps * 1000)
         self.broadcaster = Broadcaster(encoding, monotonic, session.metrics.skewed)
         self.closing = False

@@ -399,6 +399,33 @@ async def test_with_a_token_only_health_is_open():
         await client.close()
 
 
+async def test_behind_a_proxy_page_and_cookie_know_their_prefix():
+    settings = config(server=Server(port=0, token="s3cret"))
+    async with running_server(settings) as (_, url), aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+        for headers, base, path, secure in (
+            ({}, "", "/", ""),
+            ({"X-Forwarded-Prefix": "/avatar/1/"}, '<base href="/avatar/1/">', "/avatar/1", ""),
+            ({"X-Forwarded-Prefix": '/"><script>', "X-Forwarded-Proto": "https"}, "", "/", True),
+        ):
+            async with http.get(f"{url}/?token=s3cret", headers=headers) as response:
+                text, cookie = await response.text(), response.cookies["avatard_token"]
+            assert base in text if base else "<base" not in text
+            assert cookie["path"] == path and cookie["secure"] == secure
+
+
+async def test_browsers_are_told_the_ice_servers_they_can_use():
+    turn = ("stun:stun.example:3478", "turn:turn.example", "turns:turn.example")
+    for credential, servers in (
+        ("", [{"urls": [turn[0]]}]),
+        ("pass", [{"urls": [turn[0]]}, {"urls": [*turn[1:]], "username": "me", "credential": "pass"}]),
+    ):
+        webrtc = Webrtc(ice_servers=turn, ice_username="me", ice_credential=credential)
+        async with running_server(config(webrtc=webrtc)) as (_, url), aiohttp.ClientSession() as http:
+            async with http.get(f"{url}/api/ice") as response:
+                assert await response.json() == {"ice_servers": servers}
+                assert response.headers["Cache-Control"] == "no-store"
+
+
 async def test_while_the_worker_restarts_new_clients_are_asked_to_wait(serving):
     session, url, http = serving
     assert session.generation.supervisor.pid is not None

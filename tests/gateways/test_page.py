@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from avatard.config import Picture, Server
+from avatard.config import Picture, Server, Webrtc
 from avatard.media.pcm import to_pcm16
 from avatard.protocols.events import Quality
 from tests.support.paths import ROOT
@@ -429,6 +429,40 @@ async def test_without_a_seat_the_next_visitor_watches_until_one_is_free(browse,
         await second.close()
         await until(lambda: b'avatard_sessions{kind="page"} 0.0' in session.metrics.text())
         assert not first.mistakes and not second.mistakes
+
+
+async def test_behind_a_proxy_the_page_finds_everything_and_uses_the_servers_ice_servers(browse, tmp_path):
+    webrtc = Webrtc(ice_servers=("stun:127.0.0.1:9",))
+    async with running_server(config(webrtc=webrtc)) as (_, url):
+        page = await browse("about:blank")
+        sockets: list[str] = []
+
+        async def strip(route: Any) -> None:
+            asked = route.request
+            headers = asked.headers | {"x-forwarded-prefix": "/avatar"}
+            path = asked.url.removeprefix(url).removeprefix("/avatar") or "/"
+            await route.continue_(url=url + path, headers=headers)
+
+        async def hang_up(socket: Any) -> None:
+            sockets.append(socket.url)
+            await socket.close()
+
+        await page.route(f"{url}/avatar**", strip)
+        await page.route(f"{url}/avatar/**", strip)
+        await page.route_web_socket(re.compile("ws://"), hang_up)
+        await page.add_init_script(
+            "const set = RTCPeerConnection.prototype.setConfiguration;"
+            "RTCPeerConnection.prototype.setConfiguration = function (wanted) {"
+            "  window.wanted = wanted; return set.call(this, wanted); };"
+        )
+        await page.goto(f"{url}/avatar")  # without the slash
+        await page.click("#connect")
+        await live(page)
+        assert await page.evaluate("wanted") == {"iceServers": [{"urls": ["stun:127.0.0.1:9"]}]}
+        await page.set_input_files("#sound", tmp_path / "voice.wav")
+        await until(lambda: sockets)
+        assert sockets[0] == f"{url}/avatar/ws/audio".replace("http", "ws")
+        assert not page.mistakes
 
 
 async def test_the_seat_of_a_crashed_browser_is_given_away(browse):

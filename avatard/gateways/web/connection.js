@@ -31,6 +31,12 @@ export async function request(path, options) {
   });
 }
 
+/** The STUN and TURN servers of this server; none where it does not tell. */
+async function iceServers() {
+  const answer = await request("api/ice").then((response) => response.json()).catch(() => null);
+  return answer?.ice_servers ?? [];
+}
+
 const owned = new Set();
 
 /** Keep the name of a connection for this tab's lifetime; false if another tab has it, of which this is a copy. */
@@ -74,8 +80,8 @@ export class Connection extends EventTarget {
     channel.onmessage = ({ data }) => this.dispatchEvent(new CustomEvent("event", { detail: JSON.parse(data) }));
     channel.onclose = () => this.#lose("The server ended the connection.");
     this.#peer.onicecandidate = ({ candidate }) => candidate && this.#trickle(candidate);
+    await this.#gather();
     const connected = this.#connected();
-    await this.#peer.setLocalDescription();
     const { sdp, type } = this.#peer.localDescription;
     const response = await request("api/offer", {
       method: "POST",
@@ -94,8 +100,8 @@ export class Connection extends EventTarget {
   /** Watch only (WHEP); resolves when media flow. */
   async watch() {
     for (const kind of ["audio", "video"]) this.#peer.addTransceiver(kind, { direction: "recvonly" });
+    await this.#gather();
     const connected = this.#connected();
-    await this.#peer.setLocalDescription();
     await this.#gathered();
     const headers = { "Content-Type": "application/sdp" };
     const response = await request("whep", { method: "POST", headers, body: this.#peer.localDescription.sdp });
@@ -147,6 +153,12 @@ export class Connection extends EventTarget {
     });
     connected.catch(() => {}); // when the offer is refused nobody waits for it
     return connected;
+  }
+
+  /** Describe this side, and begin to look for its addresses. */
+  async #gather() {
+    this.#peer.setConfiguration({ iceServers: await iceServers() });
+    await this.#peer.setLocalDescription();
   }
 
   /** All ICE candidates are known, or enough of them. */

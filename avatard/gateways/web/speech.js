@@ -46,7 +46,7 @@ export class Speech extends EventTarget {
     const { signal } = this.#stopping;
     if (signal.aborted) return;
     this.seconds = pcm.length / RATE;
-    const url = new URL("ws/audio", location.href);
+    const url = new URL("ws/audio", document.baseURI);
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url);
     try {
