@@ -167,6 +167,6 @@ class Mouths:
 
 
 def opened_mouths(folder: Path) -> list[Mouth]:
-    """The closed portraits that `scripts/prepare_hints.py` opened, beside the mouths of a folder: training people."""
+    """What `scripts/prepare_mouths.py --motion` wrote beside the mouths of a folder: training people's, opened."""
     paths = sorted((folder / "opened").glob("*.safetensors"))
     return [mouth for path in paths for mouth in read_mouths(path) if part_of(path.stem, mouth.person) == "train"]

@@ -32,7 +32,7 @@ class OpenedMouths:
     """Blobs of closed portraits, and which of them suit each of the real mouths.
 
     Args:
-        opened: written by `scripts/prepare_hints.py`; at least one.
+        opened: written by `scripts/prepare_mouths.py --motion`; at least one.
         mouths: the real ones.
         device: where both lie.
     """
