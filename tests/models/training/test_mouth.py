@@ -141,12 +141,12 @@ def test_only_training_people_are_opened(opened, tmp_path):
 
 def test_a_blob_suits_a_mouth_by_the_shape_of_its_lips_and_by_its_light(opened, mouths):
     real = [replace(m, picture=np.full_like(m.picture, 60)) for m in mouths.mouths]
-    bank = OpenedMouths(opened * 8, real, torch.device("cpu"))
+    bank = OpenedMouths(opened * 12, real, torch.device("cpu"))
     numbers = torch.arange(len(real))
     chosen = bank.choose(numbers, torch.rand(len(real)))
     for number, blob in zip(numbers.tolist(), chosen.tolist(), strict=True):
-        nearest = min(abs(m.opening - real[number].opening) for m in opened)
-        assert abs((opened * 8)[blob].opening - real[number].opening) <= nearest + 0.15
+        apart = [abs(m.opening - real[number].opening) for m in opened * 12]
+        assert apart[blob] == pytest.approx(min(apart))
     blobs = bank.blobs(numbers, chosen, Views.middle(len(real), torch.device("cpu")))
     assert (blobs - 60).abs().max() < 2, "as dark as the real one"
 
