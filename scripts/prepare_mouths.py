@@ -6,12 +6,16 @@ Each SOURCE_DIR is one source, named after its folder: videos or portraits, with
 files are not people. One safetensors file is written per source; a source that is there is kept. Closed mouths, which
 hide what is to be painted, are left out, and faces that are too small or turned away. With --weights each frame of a
 video is made anew by MC-VDM from the clip's most closed one: the painter learns from it what hints are worth.
+
+With --motion VIDEOS_DIR MC-VDM also opens the closed mouths of training people, moved by those in these videos, into
+MOUTHS_DIR/opened: what it paints where no photograph shows what is behind the lips.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import repeat
@@ -25,13 +29,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatard.commands.script import run_script
+from avatard.errors import UserError
 from avatard.media.video_file import MediaError, read_frames
 from avatard.models.face.crop import Crop
 from avatard.models.face.mesh import FaceMesh, FaceTracker
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.topology import INNER_LIP_RING, MESH_TO_68, mouth_opening
 from avatard.models.mcvdm.mouth_window import WINDOW_SCALE, MouthWindow
-from avatard.models.training.mouth.dataset import Mouth, write_mouths
+from avatard.models.training.mouth.dataset import Mouth, part_of, write_mouths
 
 if TYPE_CHECKING:
     from avatard.models.mcvdm.model import Mcvdm
@@ -47,6 +52,8 @@ MAX_YAW = 35.0
 MIN_OPENING = 0.025
 #: Of a video's frames every second one, because neighbours are alike.
 STRIDE = 2
+#: Motions that open a closed mouth.
+MOTIONS = 2
 
 
 @cache
@@ -130,6 +137,39 @@ def mouths_of(path: Path, person: str, weights: str | None) -> list[Mouth] | str
     return mouths or "no open mouth"
 
 
+def motion_in(path: Path) -> Array | None:
+    """How the face in a video moves, where that can be told."""
+    from avatard.models.training.mouth.opening import motion_of
+
+    try:
+        _, meshes = tracked(path)
+    except (ValueError, MediaError):
+        return None
+    _, morphable = networks()
+    return motion_of(morphable.frontal(meshes)[0][:, MESH_TO_68])
+
+
+def opened_of(path: Path, person: str, weights: str, moves: list[Array], seed: int) -> list[Mouth] | str:
+    """The closed mouth of one file as the networks open it, or why there is none."""
+    from avatard.models.training.mouth.opening import open_mouths
+
+    try:
+        images, meshes = tracked(path)
+    except (ValueError, MediaError) as reason:
+        return str(reason)
+    _, morphable = networks()
+    canonical, poses = morphable.frontal(meshes)
+    opening = canonical[:, 14, 1] - canonical[:, 13, 1]
+    n = int(np.argmin(opening))
+    if opening[n] >= MIN_OPENING:
+        return "lips apart"
+    if poses.scale[n] < MIN_SCALE * WINDOW_SCALE:
+        return "face too small"
+    if abs(poses.yaw_pitch_roll[n, 0]) > MAX_YAW:
+        return "turned away"
+    return open_mouths(video_network(weights), morphable, images[n], meshes[n], person, moves, seed)
+
+
 def files_of(folder: Path) -> list[tuple[Path, str]]:
     """The files of one source and the people in them."""
     table = folder / "speakers.csv"
@@ -141,33 +181,62 @@ def files_of(folder: Path) -> list[tuple[Path, str]]:
     ]
 
 
+def training_files(folder: Path) -> list[tuple[Path, str]]:
+    """Those of `files_of` whose people are trained on."""
+    return [(path, name) for path, name in files_of(folder) if part_of(folder.name, name) == "train"]
+
+
+def write(target: Path, results: Iterable[list[Mouth] | str], count: int) -> None:
+    """Collect one source's mouths into a file, and say what was left out."""
+    found: list[Mouth] = []
+    skipped: Counter[str] = Counter()
+    for result in tqdm(results, total=count, unit="file", desc=target.stem, disable=None):
+        if isinstance(result, str):
+            skipped[result] += 1
+        else:
+            found += result
+    if found:
+        write_mouths(target, found)
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in skipped.items()) or "nothing"
+    people = len({mouth.person for mouth in found})
+    typer.echo(f"{target.stem}: {len(found)} mouths of {people} people; left out: {reasons}")
+
+
 def main(
     sources: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Folders of clips or portraits.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     weights: Annotated[str | None, typer.Option(help="MC-VDM, shipped or a file: make the videos anew, too.")] = None,
+    motion: Annotated[
+        list[Path] | None, typer.Option(exists=True, file_okay=False, help="Videos to open closed mouths by.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Cut the open mouths of every source out into one file each under --out."""
+    if motion and weights is None:
+        raise UserError("--motion: give --weights, too: MC-VDM opens the mouths")
     out.mkdir(parents=True, exist_ok=True)
-    for folder in sources:
-        target = out / f"{folder.resolve().name}.safetensors"
-        if target.exists():
-            continue
-        files = files_of(folder.resolve())
-        found: list[Mouth] = []
-        skipped: Counter[str] = Counter()
-        with ProcessPoolExecutor(processes) as pool:
-            results = pool.map(mouths_of, *zip(*files, strict=True), repeat(weights), chunksize=2)
-            for result in tqdm(results, total=len(files), unit="file", desc=target.stem, disable=None):
-                if isinstance(result, str):
-                    skipped[result] += 1
-                else:
-                    found += result
-        if found:
-            write_mouths(target, found)
-        reasons = ", ".join(f"{count} × {reason}" for reason, count in skipped.items()) or "nothing"
-        people = len({mouth.person for mouth in found})
-        typer.echo(f"{target.stem}: {len(found)} mouths of {people} people; left out: {reasons}")
+    with ProcessPoolExecutor(processes) as pool:
+        for folder in [source.resolve() for source in sources]:
+            target = out / f"{folder.name}.safetensors"
+            if not target.exists():
+                files = files_of(folder)
+                results = pool.map(mouths_of, *zip(*files, strict=True), repeat(weights), chunksize=2)
+                write(target, results, len(files))
+        if motion and weights is not None:
+            videos = [path for folder in motion for path, _ in training_files(folder.resolve())]
+            moves = [move for move in pool.map(motion_in, videos) if move is not None]
+            if not moves:
+                raise UserError("--motion: no video of a training person with a face")
+            (out / "opened").mkdir(exist_ok=True)
+            for folder in [source.resolve() for source in sources]:
+                target = out / "opened" / f"{folder.name}.safetensors"
+                files = training_files(folder)
+                if target.exists() or not files:
+                    continue
+                rng = np.random.default_rng(0)
+                some = [[moves[n] for n in rng.integers(len(moves), size=MOTIONS)] for _ in files]
+                results = pool.map(opened_of, *zip(*files, strict=True), repeat(weights), some, range(len(files)))
+                write(target, results, len(files))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="File to write (export).")] = None,
     note: Annotated[str, typer.Option(help="Goes into the exported file's metadata.")] = "",
     weights: Annotated[str, typer.Option(help="A shipped name or a file (test).")] = "mouth_painter",
+    start: Annotated[str | None, typer.Option(help="Weights to begin with, a shipped name or a file (train).")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
     device: Annotated[str, typer.Option(help="To train on, such as cuda.")] = "cpu",
 ) -> None:
@@ -79,7 +80,8 @@ def main(
     torch.set_num_threads(threads)
     settings = load_recipe(MouthRecipe, recipe, change or ())
     if stage == "train":
-        train_mouth_painter(mouths, run, settings, perceptual, time.monotonic, device)
+        begin = None if start is None else MouthPainter.load(start)
+        train_mouth_painter(mouths, run, settings, perceptual, time.monotonic, device, begin)
     elif stage == "test":
         test(mouths, run, weights)
     elif out is None:

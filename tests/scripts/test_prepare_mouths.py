@@ -8,6 +8,7 @@ from avatard.models.mcvdm.mouth_window import lip_mask
 from avatard.models.training.mouth.dataset import Mouth, read_mouths
 from tests.support.faces import on_canvas, portrait, write_video
 from tests.support.paths import SCRIPTS
+from tests.support.scripts import run_script
 from tests.support.tiny_mcvdm import tiny
 
 SCRIPT = SCRIPTS / "prepare_mouths.py"
@@ -42,3 +43,24 @@ def test_open_mouths_are_cut_out_and_the_rest_is_counted(tmp_path):
     assert mouth.made is None, "a portrait"
     for m in spoken:
         assert m.made is not None and m.made.shape == m.picture.shape and m.made.std() > 1
+
+
+def test_portraits_whose_lips_are_apart_are_not_opened(tmp_path):
+    faces, talk = tmp_path / "faces", tmp_path / "talk"
+    faces.mkdir()
+    talk.mkdir()
+    large = Image.fromarray(portrait()).resize((600, 600))
+    large.save(faces / "ada.png")
+    write_video(talk / "grace.mkv", [np.asarray(large)] * 16)
+    tiny().save(tmp_path / "tiny.safetensors", {})
+    command = [faces, "--out", tmp_path / "out", "--processes", "1", "--motion", talk]
+    assert run_script("prepare_mouths", *command) == 2, "nothing opens them"
+    ran = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, command), "--weights", str(tmp_path / "tiny.safetensors")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "faces: 0 mouths of 0 people; left out: 1 × lips apart" in ran.stdout
+    assert not list((tmp_path / "out" / "opened").iterdir())

@@ -1,5 +1,6 @@
 """A tiny folder of made-up mouths, as `scripts/prepare_mouths.py` writes it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,20 @@ def mouth(person: str, opening: float = 0.2, seed: int = 0) -> Mouth:
     picture[inside] = np.where((x // 7 % 5 > 0)[..., None], 220, 60)[inside].astype(np.uint8)
     noisy = picture + rng.normal(0, 3, picture.shape)
     return Mouth(noisy.clip(0, 255).astype(np.uint8), lips.astype(np.float32), person, opening, 0.0, 1.0)
+
+
+def write_opened(folder: Path) -> None:
+    """Closed portraits of training and test people as MC-VDM opened them: grey, without teeth."""
+    found = []
+    for part in ("train", "test"):
+        names = [name for name in (f"closed{n}" for n in range(400)) if part_of("faces", name) == part][:2]
+        for n, name in enumerate(names):
+            for opening in (0.05, 0.2, 0.3):
+                ring = mouth(name, opening, seed=n)
+                grey = np.full_like(ring.picture, 90)
+                found.append(replace(ring, picture=grey, lips=np.repeat(ring.lips, 2, axis=0)))
+    (folder / "opened").mkdir(parents=True, exist_ok=True)
+    write_mouths(folder / "opened" / "faces.safetensors", found)
 
 
 def write_folder(folder: Path) -> None:

@@ -55,7 +55,7 @@ class Mouth:
     STORED: ClassVar[tuple[int, int]] = (160, 224)
 
     picture: Picture  # [160, 224, 3] RGB
-    lips: Floats  # [20, 2], once around the inner lips, pixels of the picture
+    lips: Floats  # [K, 2], once around the inner lips, pixels of the picture
     person: str
     opening: float  # interocular distances
     yaw: float  # degrees
@@ -164,3 +164,9 @@ class Mouths:
                 weights = np.clip(openings / USUAL_OPENING, *OPENING_LIMITS)
                 shares[numbers] = part / len(people) * weights / weights.sum()
         return shares
+
+
+def opened_mouths(folder: Path) -> list[Mouth]:
+    """What `scripts/prepare_mouths.py --motion` wrote beside the mouths of a folder: training people's, opened."""
+    paths = sorted((folder / "opened").glob("*.safetensors"))
+    return [mouth for path in paths for mouth in read_mouths(path) if part_of(path.stem, mouth.person) == "train"]

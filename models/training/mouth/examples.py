@@ -12,23 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from avatard.models.mcvdm.mouth_filler import REFERENCE_OPENING
-from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH, window_size
+from avatard.models.mcvdm.mouth_window import window_size
 from avatard.models.training.mouth.dataset import Mouth, Mouths
+from avatard.models.training.mouth.opened import OpenedMouths, rings
+from avatard.models.training.mouth.views import SIZES, Chance, Size, Views, centre, pixel_centres, rotation
 
 #: Share of the examples with a reference; of those of portraits, whose reference is their own mirrored picture.
 REFERENCE, MIRRORED_REFERENCE = 0.5, 0.35
-#: Share of the hints that are taken from what MC-VDM makes, where that is known.
-AS_MADE = 0.7
+#: Share of the hints that are taken from what MC-VDM makes, where that is known; of all, with closed portraits at hand,
+#: from what it makes of these.
+AS_MADE, AS_OPENED = 0.7, 0.3
+#: With closed portraits at hand, share of the examples that are one of them with another's mouth between its lips.
+GRAFTED = 0.4
 #: Sources with fewer pixels per pixel of the window teach where teeth and tongue are, not how they look from near.
 SHARP = 0.55
-
-
-Size = tuple[int, int]
-#: Heights and widths of the windows that are trained on, the smallest first.
-SIZES: tuple[Size, ...] = ((48, 96), (64, 112), (WINDOW_HEIGHT, WINDOW_WIDTH))
 
 
 class Batch(NamedTuple):
@@ -45,77 +44,10 @@ class Batch(NamedTuple):
     moved: Tensor  # [T, 2, 3], from normalised coordinates of the window to those of its twin
 
 
-class Chance:
-    """Random numbers on a device."""
-
-    def __init__(self, generator: torch.Generator):
-        self.generator, self.device = generator, generator.device
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal."""
-        return torch.randn(*shape, generator=self.generator, device=self.device)
-
-    def uniform(self, *shape: int) -> Tensor:
-        """From 0 to 1."""
-        return torch.rand(*shape, generator=self.generator, device=self.device)
-
-
-class Views(NamedTuple):
-    """Maps from pixels of stored pictures to those of windows."""
-
-    matrix: Tensor  # [B, 2, 3]
-    size: Size  # of the windows
-
-    @classmethod
-    def middle(cls, count: int, device: torch.device) -> Views:
-        """The views without chance: the largest window in the middle of the stored picture."""
-        height, width = Mouth.STORED
-        offset = [(WINDOW_WIDTH - width) / 2, (WINDOW_HEIGHT - height) / 2]
-        matrix = torch.tensor([[1.0, 0.0, offset[0]], [0.0, 1.0, offset[1]]], device=device)
-        return cls(matrix.expand(count, 2, 3), SIZES[-1])
-
-    @classmethod
-    def random(cls, chance: Chance, size: Size, spread: Tensor, flip: Tensor) -> Views:
-        """Similarities; `spread` `[B]` is how far they go, `flip` `[B]` whether they mirror."""
-        count = len(spread)
-        turn = _rotation(torch.deg2rad(5 * spread * chance.normal(count)), 0.07 * spread * chance.normal(count))
-        turn = turn * torch.stack([torch.where(flip, -1.0, 1.0), torch.ones_like(spread)], -1)[:, None]
-        height, width = Mouth.STORED
-        middle = _centre(*size, turn) + 4 * spread[:, None] * chance.normal(count, 2)
-        offset = middle[..., None] - turn @ _centre(height, width, turn)[:, None]
-        return cls(torch.cat([turn, offset], dim=2), size)
-
-    def first(self, count: int) -> Views:
-        """The first of them."""
-        return Views(self.matrix[:count], self.size)
-
-    def then(self, second: Tensor) -> Views:
-        """These, and another map `[B, 2, 3]` of the window's pixels after them."""
-        turn = second[..., :2] @ self.matrix[..., :2]
-        offset = second[..., :2] @ self.matrix[..., 2:] + second[..., 2:]
-        return Views(torch.cat([turn, offset], dim=2), self.size)
-
-    @property
-    def mirrored(self) -> Tensor:
-        """Which of them mirror, `[B]`."""
-        flipped: Tensor = torch.linalg.det(self.matrix[..., :2]) < 0
-        return flipped
-
-    def of(self, pictures: Tensor) -> Tensor:
-        """Windows `[B, 3, H, W]` of stored pictures `[B, 3, h, w]`; beyond these their edge is repeated."""
-        height, width = Mouth.STORED
-        inverse = torch.linalg.inv(self.matrix[..., :2])
-        back = torch.cat([inverse, -inverse @ self.matrix[..., 2:]], dim=2)
-        pixels = _pixels(*self.size, back)
-        at = torch.einsum("bij,hwj->bhwi", back[..., :2], pixels) + back[:, None, None, :, 2]
-        grid = (2 * at + 1) / at.new_tensor([width, height]) - 1
-        return F.grid_sample(pictures, grid, mode="bicubic", padding_mode="border", align_corners=False)
-
-
 def small_motion(chance: Chance, count: int, size: Size) -> Tensor:
     """What a head does from one frame to the next, as maps `[B, 2, 3]` of the pixels of windows of this size."""
-    turn = _rotation(torch.deg2rad(chance.normal(count)), 0.01 * chance.normal(count))
-    middle = _centre(*size, turn)[:, None]
+    turn = rotation(torch.deg2rad(chance.normal(count)), 0.01 * chance.normal(count))
+    middle = centre(*size, turn)[:, None]
     offset = middle - turn @ middle + 1.5 * chance.normal(count, 2, 1)
     return torch.cat([turn, offset], dim=2)
 
@@ -153,7 +85,7 @@ class LipError(NamedTuple):
         ring = lips @ views.matrix[..., :2].transpose(1, 2) + views.matrix[:, None, :, 2]
         middle = ring.mean(dim=1, keepdim=True)
         ring = (ring - middle) * self.stretch[:, None] + middle + self.shift[:, None]
-        pixels = _pixels(*views.size, ring)
+        pixels = pixel_centres(*views.size, ring)
         return (_inside(ring, pixels) + self.grow[:, None, None]).clamp(0, 1)[:, None]
 
 
@@ -178,6 +110,10 @@ class Light(NamedTuple):
         """The first of them."""
         return Light(self.gain[:count], self.gamma[:count])
 
+    def chosen(self, numbers: Tensor) -> Light:
+        """Some of them."""
+        return Light(self.gain[numbers], self.gamma[numbers])
+
     def varied(self, chance: Chance, spread: Tensor) -> Light:
         """Slightly other lights; `spread` `[B]`."""
         count = len(spread)
@@ -190,10 +126,29 @@ class Light(NamedTuple):
         return 2 * (curve * self.gain[..., None, None]).clamp(0, 1) - 1
 
 
-class Examples:
-    """Batches of examples from mouths that lie on a device."""
+class _Kinds(NamedTuple):
+    """What the examples of a batch are made of."""
 
-    def __init__(self, mouths: Mouths, device: torch.device | str = "cpu"):
+    as_made: Tensor  # [B], hints from what MC-VDM makes of the person, where that is known
+    as_opened: Tensor  # [B], hints from what it makes of a closed portrait
+    grafted: Tensor  # [B], the mouth is between the lips of that portrait
+    blob: Tensor  # [B], which portrait; 0 where there are none
+
+    def first(self, count: int) -> _Kinds:
+        """The first of them."""
+        return _Kinds(*(part[:count] for part in self))
+
+
+class Examples:
+    """Batches of examples from mouths that lie on a device.
+
+    Args:
+        mouths: of one part of the data.
+        device: where they lie.
+        opened: closed portraits as MC-VDM opens them, for hints; none without.
+    """
+
+    def __init__(self, mouths: Mouths, device: torch.device | str = "cpu", opened: Sequence[Mouth] = ()):
         self.device = torch.device(device)
         everyone = mouths.mouths
         self._pictures = self._bytes([mouth.picture for mouth in everyone])
@@ -202,7 +157,7 @@ class Examples:
         row = torch.full((len(everyone),), -1)
         row[made] = torch.arange(len(made))
         self._made_row = row.to(self.device)
-        self._lips = torch.from_numpy(np.stack([mouth.lips for mouth in everyone])).float().to(self.device)
+        self._lips = torch.from_numpy(rings(everyone)).float().to(self.device)
         sharp = np.array([mouth.sharpness >= SHARP for mouth in everyone])
         self._sharp = torch.from_numpy(sharp).float().to(self.device)
         shares = torch.from_numpy(mouths.shares()).float().to(self.device)
@@ -211,6 +166,7 @@ class Examples:
         fitting = [shares * (needed <= torch.tensor(size, device=self.device)).all(1) for size in SIZES]
         self._shares = [few if few.any() else shares for few in fitting]
         self._find_references(mouths)
+        self._opened = OpenedMouths(opened, everyone, self.device) if opened else None
 
     def _bytes(self, pictures: list[NDArray[np.uint8]]) -> Tensor:
         if not pictures:
@@ -248,20 +204,20 @@ class Examples:
         light = Light.random(chance, count)
         shape, ones = SIZES[size], torch.ones(count, device=self.device)
         views = Views.random(chance, shape, ones, chance.uniform(count) < 0.5)
-        as_made = chance.uniform(count) < AS_MADE
+        kinds = self._kinds(numbers, chance)
         other, mirrored, there = self.references(numbers, chance)
-        there &= chance.uniform(count) < REFERENCE
+        there &= (chance.uniform(count) < REFERENCE) & ~kinds.grafted
         spread = 1 + mirrored.float()
         seen = Views.random(chance, shape, spread, views.mirrored ^ mirrored)
         none = LipError.none(count, self.device)
         shown = light.varied(chance, spread).apply(seen.of(self._pictures[other].float()))
         reference = torch.cat([shown, none.mask(self._lips[other], seen)], 1) * there[:, None, None, None]
-        window, expected = self._windows(numbers, views, light, as_made)
-        mask = LipError.random(chance, count).mask(self._lips[numbers], views)
+        window, expected = self._windows(numbers, views, light, kinds)
+        mask = self._masks(numbers, views, LipError.random(chance, count), kinds)
         nudge = small_motion(chance, twins, shape)
         near, firsts = views.first(twins).then(nudge), numbers[:twins]
-        twin, twin_expected = self._windows(firsts, near, light.first(twins), as_made[:twins])
-        twin_mask = LipError.random(chance, twins).mask(self._lips[firsts], near)
+        twin, twin_expected = self._windows(firsts, near, light.first(twins), kinds.first(twins))
+        twin_mask = self._masks(firsts, near, LipError.random(chance, twins), kinds.first(twins))
         sharp, moved = self._sharp[numbers], normalised(nudge, shape)
         return Batch(window, expected, mask, reference, sharp, twin, twin_expected, twin_mask, moved)
 
@@ -274,7 +230,8 @@ class Examples:
         count, chosen = len(numbers), torch.tensor(list(numbers), device=self.device)
         light, usual = Light.none(count, self.device), LipError.none(count, self.device)
         views = Views.middle(count, self.device)
-        always = torch.ones(count, dtype=torch.bool, device=self.device)
+        always, never = (torch.full((count,), is_so, device=self.device) for is_so in (True, False))
+        kinds = _Kinds(always, never, never, torch.zeros_like(chosen))
         other, mirrored, there = self.references(chosen, chance)
         shown = torch.cat(
             [light.apply(views.of(self._pictures[other].float())), usual.mask(self._lips[other], views)], 1
@@ -282,43 +239,59 @@ class Examples:
         reference = shown * (there & ~mirrored)[:, None, None, None]
         nudge = small_motion(chance, count, views.size)
         near = views.then(nudge)
-        window, expected = self._windows(chosen, views, light, always)
-        twin, twin_expected = self._windows(chosen, near, light, always)
+        window, expected = self._windows(chosen, views, light, kinds)
+        twin, twin_expected = self._windows(chosen, near, light, kinds)
         masks = [usual.mask(self._lips[chosen], place) for place in (views, near)]
         inside = LipError.none(count, self.device, grow=0.0).mask(self._lips[chosen], views)
         sharp, moved = self._sharp[chosen], normalised(nudge, views.size)
         return Batch(window, expected, masks[0], reference, sharp, twin, twin_expected, masks[1], moved), inside
 
-    def _windows(self, numbers: Tensor, views: Views, light: Light, as_made: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows, and where their hints come from: the windows, or what MC-VDM makes where that is known and asked."""
-        window = light.apply(views.of(self._pictures[numbers].float()))
-        row = self._made_row[numbers]
-        if not len(self._made):
-            return window, window
-        made = light.apply(views.of(self._made[row.clamp_min(0)].float()))
-        return window, torch.where((as_made & (row >= 0))[:, None, None, None], made, window)
+    def _kinds(self, numbers: Tensor, chance: Chance) -> _Kinds:
+        """By chance."""
+        as_made, never = chance.uniform(len(numbers)) < AS_MADE, torch.zeros_like(numbers, dtype=torch.bool)
+        if self._opened is None:
+            return _Kinds(as_made, never, never, torch.zeros_like(numbers))
+        as_opened, grafted = (chance.uniform(len(numbers)) < share for share in (AS_OPENED, GRAFTED))
+        return _Kinds(as_made, as_opened, grafted, self._opened.choose(numbers, chance.uniform(len(numbers))))
 
+    def _windows(self, numbers: Tensor, views: Views, light: Light, kinds: _Kinds) -> tuple[Tensor, Tensor]:
+        """Windows, and where their hints come from."""
+        pictures = self._pictures[numbers].float()
+        window = light.apply(views.of(pictures))
+        expected = window
+        if len(self._made):
+            row = self._made_row[numbers]
+            made = light.apply(views.of(self._made[row.clamp_min(0)].float()))
+            expected = torch.where((kinds.as_made & (row >= 0))[:, None, None, None], made, expected)
+        if self._opened is not None:
+            some = (kinds.as_opened & ~kinds.grafted).nonzero()[:, 0]
+            if len(some):
+                blobs = self._opened.blobs(numbers[some], kinds.blob[some], views.chosen(some))
+                expected = expected.index_copy(0, some, light.chosen(some).apply(blobs))
+            some = kinds.grafted.nonzero()[:, 0]
+            if len(some):
+                portraits, grafts = self._grafts(self._opened, numbers[some], views.chosen(some), kinds.blob[some])
+                expected = expected.index_copy(0, some, light.chosen(some).apply(portraits))
+                window = window.index_copy(0, some, light.chosen(some).apply(grafts))
+        return window, expected
 
-def _rotation(angle: Tensor, log_size: Tensor) -> Tensor:
-    """Rotations and scalings `[B, 2, 2]`."""
-    size = torch.exp(log_size)
-    sine, cosine = size * torch.sin(angle), size * torch.cos(angle)
-    return torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], dim=-2)
+    def _grafts(self, opened: OpenedMouths, numbers: Tensor, views: Views, blob: Tensor) -> tuple[Tensor, Tensor]:
+        """Opened portraits, and these with other mouths between their lips, grey levels."""
+        portraits = views.of(opened.pictures[blob].float())
+        onto, factor = opened.between(numbers, blob)
+        there = views.after(onto)
+        exact = LipError.none(len(numbers), self.device, grow=0.5)
+        # What lies beyond either pair of lips would give away what is between them.
+        inside = exact.mask(self._lips[numbers], there) * exact.mask(opened.lips[blob], views)
+        mouths = there.of(self._pictures[numbers].float()) * factor[..., None, None]
+        return portraits, torch.lerp(portraits, mouths, inside)
 
-
-def _centre(height: int, width: int, like: Tensor) -> Tensor:
-    """Of a picture, pixels `[2]` (as a column `[2, 1]` with `[:, None]`)."""
-    return like.new_tensor([(width - 1) / 2, (height - 1) / 2])
-
-
-def _pixels(height: int, width: int, like: Tensor) -> Tensor:
-    """Pixel centres x, y, `[height, width, 2]`."""
-    y, x = torch.meshgrid(
-        torch.arange(height, device=like.device, dtype=like.dtype),
-        torch.arange(width, device=like.device, dtype=like.dtype),
-        indexing="ij",
-    )
-    return torch.stack([x, y], dim=-1)
+    def _masks(self, numbers: Tensor, views: Views, error: LipError, kinds: _Kinds) -> Tensor:
+        """What to paint in windows, `[B, 1, H, W]`."""
+        lips = self._lips[numbers]
+        if self._opened is not None:
+            lips = torch.where(kinds.grafted[:, None, None], self._opened.lips[kinds.blob], lips)
+        return error.mask(lips, views)
 
 
 def _inside(ring: Tensor, pixels: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ LEAST = 32
 SEES = 0.1
 #: Height and width of the patch about the mouth that the discriminator and the perceptual loss look at, pixels.
 PATCH = (64, 96)
-#: Share of the examples with a hint; of those, the range of its blur (pixels).
-HINTED, HINT_BLURS = 0.55, (4.0, 9.0)
+#: Range of the blur of hints (pixels), and the share of them that are one colour.
+HINT_BLURS, FLAT = (4.0, 9.0), 0.1
 #: Share of the windows whose surroundings are as blurred as a decoder's picture, pixels.
 SOFT, SOFT_BLURS = 0.35, (0.6, 1.6)
 #: Share of the examples of the perceptual loss, which costs as much as the painter.
@@ -98,7 +98,7 @@ class Doubt(NamedTuple):
         down, right = (int(n) for n in torch.randint(-3, 4, (2,)))
         return cls(
             float(torch.empty(()).uniform_(*HINT_BLURS)),
-            torch.empty(count, 1, 1, 1, device=device).uniform_(0.6, 1.15),
+            _contrast(count, device),
             0.06 * torch.randn(count, 1, 1, 1, device=device) + 0.02 * torch.randn(count, 3, 1, 1, device=device),
             0.06 * torch.randn(count, 1, 5, 7, device=device),
             (down, right),
@@ -107,6 +107,12 @@ class Doubt(NamedTuple):
     def first(self, count: int) -> Doubt:
         """That of the first windows."""
         return self._replace(contrast=self.contrast[:count], cast=self.cast[:count], clouds=self.clouds[:count])
+
+
+def _contrast(count: int, device: torch.device) -> Tensor:
+    """Factors `[B, 1, 1, 1]`, some of them 0."""
+    flat = torch.rand(count, 1, 1, 1, device=device) < FLAT
+    return torch.empty(count, 1, 1, 1, device=device).uniform_(0.6, 1.15).masked_fill(flat, 0.0)
 
 
 def hints(expected: Tensor, mask: Tensor, hinted: Tensor, doubt: Doubt) -> Tensor:
@@ -145,15 +151,17 @@ class Objective(nn.Module):
         discriminator: Discriminator,
         perceptual: Perceptual | None,
         weights: LossWeights,
+        hinted: float = 0.55,
     ):
         super().__init__()
+        self.hinted = hinted
         self.painter, self.discriminator, self.perceptual, self.weights = painter, discriminator, perceptual, weights
 
     def paint(self, batch: Batch) -> Painting:
         """Fill a batch's windows, with what the painter may be given in some of them."""
         window = soften(batch.window, batch.mask)
         code = torch.randn(len(window), self.painter.config.code, device=window.device)
-        hinted = (torch.rand(len(window), 1, 1, 1, device=window.device) < HINTED).float()
+        hinted = (torch.rand(len(window), 1, 1, 1, device=window.device) < self.hinted).float()
         doubt = Doubt.random(len(window), window.device)
         hint = hints(batch.expected, batch.mask, hinted, doubt)
         with network_autocast(window.device):

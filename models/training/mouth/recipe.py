@@ -18,7 +18,8 @@ class PainterTraining:
     # Spectral normalisation makes a discriminator slow: it needs larger steps (Heusel et al. 2017), and more of them.
     critic_rate: float  # learning rate of the discriminator
     critics: int  # steps of the discriminator to one of the painter, which costs ten times as much
-    adversary_from: float = 0.12  # share of the time after which the discriminator joins
+    critic_from: float = 0.12  # share of the time after which the discriminator learns
+    adversary_from: float = 0.12  # share of the time after which the painter listens to it
     sizes: tuple[float, ...] = (0.3, 0.3, 0.4)  # shares of the steps with each of `examples.SIZES`
     warmup: int = 100  # steps in which the rates rise linearly
     decay: float = 0.998  # of the averaged weights
@@ -46,4 +47,5 @@ class MouthRecipe:
     training: PainterTraining
     painter: PainterConfig = field(default_factory=PainterConfig)
     loss: LossWeights = field(default_factory=LossWeights)
+    hinted: float = 0.55  # share of the examples with a hint
     seed: int = 0

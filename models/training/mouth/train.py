@@ -12,7 +12,7 @@ from avatard.models.mcvdm.layers import channels_last
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
 from avatard.models.training.clips import DataError
 from avatard.models.training.loop import CsvLog, averaged_model, sheet
-from avatard.models.training.mouth.dataset import Mouths
+from avatard.models.training.mouth.dataset import Mouths, opened_mouths
 from avatard.models.training.mouth.examples import Batch, Chance, Examples
 from avatard.models.training.mouth.loss import Discriminator, Objective
 from avatard.models.training.mouth.recipe import MouthRecipe
@@ -28,9 +28,14 @@ LOGGED = ("total", "l1", "colour", "perceptual", "steady", "critic", "fooled", "
 
 
 class Training:
-    """Networks, optimisers and progress of a run; what its state says goes before the recipe's sizes."""
+    """Networks, optimisers and progress of a run; what its state says goes before the recipe's sizes.
 
-    def __init__(self, run: Path, recipe: MouthRecipe, device: torch.device | str = "cpu"):
+    A run without a state begins with the weights of `start`, if given, and a discriminator that knows nothing.
+    """
+
+    def __init__(
+        self, run: Path, recipe: MouthRecipe, device: torch.device | str = "cpu", start: MouthPainter | None = None
+    ):
         self.path, self.settings = run / "state.safetensors", recipe.training
         self.device = torch.device(device)
         groups: dict[str, dict[str, Tensor]] = {}
@@ -38,11 +43,15 @@ class Training:
         if self.path.exists():
             groups, metadata = load_state(self.path)
         torch.manual_seed(recipe.seed)
-        config = PainterConfig.from_json(metadata["config"]) if metadata else recipe.painter
+        config = recipe.painter if start is None else start.config
+        if metadata:
+            config = PainterConfig.from_json(metadata["config"])
         self.painter, self.discriminator = MouthPainter(config), Discriminator()
         if groups:
             self.painter.load_state_dict(groups["painter"])
             self.discriminator.load_state_dict(groups["discriminator"])
+        elif start is not None:
+            self.painter.load_state_dict(start.state_dict())
         for network in (self.painter, self.discriminator):
             network.to(self.device)
             channels_last(network)
@@ -83,7 +92,7 @@ class Training:
                 group["lr"] = factor * rate
         adversarial = progress >= settings.adversary_from
         painting, found = objective.paint(batch), dict[str, Tensor]()
-        for _ in range(settings.critics if adversarial else 0):
+        for _ in range(settings.critics if progress >= settings.critic_from else 0):
             critic = objective.critic(batch, painting)
             critic.backward()  # type: ignore[no-untyped-call]
             self.critic_adam.step()
@@ -105,6 +114,7 @@ def train_mouth_painter(
     trunk: Path | None,
     seconds: Callable[[], float],
     device: torch.device | str = "cpu",
+    start: MouthPainter | None = None,
 ) -> None:
     """Train, or resume, until the recipe's minutes are over.
 
@@ -115,16 +125,17 @@ def train_mouth_painter(
         trunk: of the perceptual loss; None for none.
         seconds: a clock that runs on.
         device: to train on.
+        start: weights that a new run begins with; random ones without.
 
     Raises:
         DataError: there are no mouths.
     """
-    examples = Examples(Mouths(data, "train"), device)
+    examples = Examples(Mouths(data, "train"), device, opened_mouths(data))
     validation = Validation(Mouths(data, "validation"), device)
     run.mkdir(parents=True, exist_ok=True)
-    training = Training(run, recipe, device)
+    training = Training(run, recipe, device, start)
     perceptual = None if trunk is None else Perceptual(trunk).to(training.device)
-    objective = Objective(training.painter, training.discriminator, perceptual, recipe.loss)
+    objective = Objective(training.painter, training.discriminator, perceptual, recipe.loss, recipe.hinted)
     log, figures = CsvLog(run / "log.csv"), CsvLog(run / "validation.csv")
     before, began, settings = training.minutes, seconds(), recipe.training
     while training.minutes < settings.minutes:

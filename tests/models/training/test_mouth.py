@@ -7,19 +7,24 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from avatard.models.face.mesh import FaceMesh
 from avatard.models.face.morphable import MorphableModel
 from avatard.models.face.pose import Pose
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
 from avatard.models.mcvdm.mouth_window import WINDOW_HEIGHT, WINDOW_WIDTH, lip_mask
 from avatard.models.training.clips import DataError
-from avatard.models.training.mouth.dataset import Mouths, part_of, read_mouths, write_mouths
-from avatard.models.training.mouth.examples import SIZES, Chance, Examples, LipError, Views
+from avatard.models.training.mouth.dataset import Mouths, opened_mouths, part_of, read_mouths, write_mouths
+from avatard.models.training.mouth.examples import Examples, LipError
 from avatard.models.training.mouth.loss import PATCH, Discriminator, Doubt, Objective, hints, patches, soften
+from avatard.models.training.mouth.opened import OpenedMouths
+from avatard.models.training.mouth.opening import KEPT, motion_of, open_mouths
 from avatard.models.training.mouth.recipe import LossWeights
 from avatard.models.training.mouth.regenerate import regenerate
 from avatard.models.training.mouth.validation import Group, Validation
+from avatard.models.training.mouth.views import SIZES, Chance, Views
 from avatard.models.training.splits import SplitTable
-from tests.support.mouths import PEOPLE, mouth, write_folder
+from tests.support.faces import portrait
+from tests.support.mouths import PEOPLE, mouth, write_folder, write_opened
 from tests.support.tiny_mcvdm import frontal, someone, tiny
 
 TINY = PainterConfig(widths=(8, 12), full=4, code=3)
@@ -120,6 +125,80 @@ def test_hints_come_from_what_mcvdm_makes_where_that_is_known(tmp_path):
         assert bool((batch.twin_expected[n] < -0.98).all()) == as_made[n]
     others = [n for n, known in enumerate(as_made) if not known]
     assert torch.equal(batch.expected[others], batch.window[others])
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("opened")
+    write_opened(folder)
+    return opened_mouths(folder)
+
+
+def test_only_training_people_are_opened(opened, tmp_path):
+    assert len(opened) == 6 and {part_of("faces", m.person) for m in opened} == {"train"}
+    assert opened_mouths(tmp_path) == []
+
+
+def test_a_blob_suits_a_mouth_by_the_shape_of_its_lips_and_by_its_light(opened, mouths):
+    real = [replace(m, picture=np.full_like(m.picture, 60)) for m in mouths.mouths]
+    bank = OpenedMouths(opened * 12, real, torch.device("cpu"))
+    numbers = torch.arange(len(real))
+    chosen = bank.choose(numbers, torch.rand(len(real)))
+    for number, blob in zip(numbers.tolist(), chosen.tolist(), strict=True):
+        apart = [abs(m.opening - real[number].opening) for m in opened * 12]
+        assert apart[blob] == pytest.approx(min(apart))
+    blobs = bank.blobs(numbers, chosen, Views.middle(len(real), torch.device("cpu")))
+    assert (blobs - 60).abs().max() < 2, "as dark as the real one"
+
+
+def test_lips_of_another_are_moved_onto_those_of_a_portrait(opened, mouths):
+    bank = OpenedMouths(opened, mouths.mouths, torch.device("cpu"))
+    numbers = torch.arange(len(mouths.mouths))
+    chosen = bank.choose(numbers, torch.zeros(len(numbers)))
+    maps, _ = bank.between(numbers, chosen)
+    for number, blob, matrix in zip(numbers.tolist(), chosen.tolist(), maps.numpy(), strict=True):
+        moved = mouths.mouths[number].lips @ matrix[:, :2].T + matrix[:, 2]
+        there = opened[blob].lips
+        assert np.abs(moved.min(0) - there.min(0)).max() < 0.1 and np.abs(moved.max(0) - there.max(0)).max() < 0.1
+
+
+def test_some_examples_are_opened_portraits_with_a_real_mouth(opened, mouths):
+    batch = Examples(mouths, "cpu", opened).batch(40, 12, LARGEST, chance())
+    outside = (batch.mask == 0).expand_as(batch.window)
+
+    def apart(window, expected, where):
+        return (((window - expected).abs() * where).sum((1, 2, 3)) / where.sum((1, 2, 3))).tolist()
+
+    spread = (batch.expected * outside).amax((1, 2, 3)) - (batch.expected.masked_fill(~outside, 9)).amin((1, 2, 3))
+    grafted = [
+        n
+        for n, (a, b) in enumerate(
+            zip(
+                apart(batch.window, batch.expected, outside), apart(batch.window, batch.expected, ~outside), strict=True
+            )
+        )
+        if a < 0.02 and b > 0.05 and spread[n] < 2
+    ]
+    assert 6 < len(grafted) < 28
+    assert (batch.reference[grafted] == 0).all(), "nobody knows the teeth of the portrait"
+
+
+def test_closed_portraits_are_opened_by_the_motion_of_others():
+    morphable = MorphableModel.load()
+    image = np.asarray(portrait())
+    mesh = FaceMesh()
+    (found,) = mesh.detect(image)
+    points = mesh.refine(image, found)[0].astype(np.float64)
+    faces = np.repeat(morphable.mean_68[None], 20, axis=0)
+    faces[:, 55:60, 1] += np.linspace(0, 0.3, 20)[:, None]
+    faces[:, 65:68, 1] += np.linspace(0, 0.3, 20)[:, None]
+    moves = motion_of(faces)
+    assert moves is not None and not moves[0].any() and motion_of(faces[:9]) is None
+    first, second = (open_mouths(tiny(), morphable, image, points, "ada", [moves], 3) for _ in range(2))
+    assert len(first) == KEPT and all(m.person == "ada" and m.made is None for m in first)
+    assert max(m.opening for m in first) - min(m.opening for m in first) > 0.05
+    assert all((a.picture == b.picture).all() for a, b in zip(first, second, strict=True))
+    assert all(np.abs(m.lips.mean(axis=0) - (111.5, 79.5)).max() < 0.1 for m in first)
 
 
 @pytest.mark.parametrize("count", [5, 16, 21])
