@@ -208,9 +208,7 @@ def tap_rtcp(end: RTCRtpSender | RTCRtpReceiver, callback: Callable[[AnyRtcpPack
     end._handle_rtcp_packet = tapped  # type: ignore[method-assign]
 
 
-def on_feedback(
-    sender: RTCRtpSender, estimated: Callable[[float], None], reported: Callable[[float], None]
-) -> None:
+def on_feedback(sender: RTCRtpSender, estimated: Callable[[float], None], reported: Callable[[float], None]) -> None:
     """Call back with what the receiver tells of the network.
 
     Args:

@@ -240,7 +240,7 @@ class Track(MediaStreamTrack):
         super().__init__()
         self.kind = kind
         self.rendition = rendition  # of video; another one where the network carries less
-        self._congestion = Congestion(broadcaster.now())
+        self._congestion = Congestion()
         self.connected = False
         self._broadcaster = broadcaster
         self._on_sent = on_sent

@@ -26,19 +26,14 @@ BELOW, ABOVE = 0.9, 1.15  # of the rate sent: an estimate that asks for less, an
 
 
 class Congestion:
-    """The share of the bit rate for one viewer.
+    """The share of the bit rate for one viewer."""
 
-    Args:
-        now: seconds.
-    """
-
-    def __init__(self, now: float) -> None:
+    def __init__(self) -> None:
         self.tier = 0  # of SHARES
         self._estimates: deque[tuple[float, float]] = deque()  # when, bits a second
         self._lost = self._lost_now = 0.0  # the mean, and the newest
         self._sent: deque[tuple[float, int]] = deque()  # when, bytes
-        self._changed_at = now
-        self._rose_at = float("-inf")
+        self._changed_at = self._rose_at = float("-inf")
         self._rise_seconds = FIRST_RISE_SECONDS
 
     @property
@@ -74,7 +69,9 @@ class Congestion:
         calm = self._lost < CALM_LOST and (estimate is None or estimate > ABOVE * rate)
         since = now - self._changed_at
         if (short or self._lost > MOST_LOST) and since > HOLD_SECONDS:
-            self._fall(min(BELOW, 1 - self._lost_now, estimate / rate if short and estimate is not None else BELOW), now)
+            self._fall(
+                min(BELOW, 1 - self._lost_now, estimate / rate if short and estimate is not None else BELOW), now
+            )
         elif calm and self.tier and since > self._rise_seconds:
             self.tier -= 1
             self._changed_at = self._rose_at = now

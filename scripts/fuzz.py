@@ -31,7 +31,7 @@ def feed(name: str, options: dict[str, Any], last: str, results: Any) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     most = options.pop("memory_mb") * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    report = asyncio.run(fuzz(target, last=Path(last), **options))
+    report = asyncio.run(fuzz(target, on_input=Path(last).write_bytes, **options))
     results.put(
         {
             "parser": name,
@@ -66,7 +66,8 @@ def main(
         print(f"got {unknown[0]}, expected of {', '.join(known)}", file=sys.stderr)
         raise SystemExit(2)
     rows, context = [], multiprocessing.get_context("spawn")
-    print(f"{'parser':<12}{'inputs':>9}{'refused':>9}{'outcomes':>9}{'CPU s':>8}{'slowest ms':>11}{'memory MB':>10}  finds")
+    line = "{:<12}{:>9}{:>9}{:>9}{:>8}{:>11}{:>10}  {}"
+    print(line.format("parser", "inputs", "refused", "outcomes", "CPU s", "slowest ms", "memory MB", "finds"))
     for name in parsers or known:
         results = context.SimpleQueue()
         options = {
@@ -88,7 +89,7 @@ def main(
                 row["finds"][f"it ended with {process.exitcode}"] = [last.read_bytes().hex(), ""]
         rows.append(row)
         figures = [row.get(key, "") for key in ("inputs", "refused", "outcomes", "cpu_s", "slowest_ms", "memory_mb")]
-        print("{:<12}{:>9}{:>9}{:>9}{:>8}{:>11}{:>10}".format(name, *figures), f" {len(row['finds'])}", flush=True)
+        print(line.format(name, *figures, len(row["finds"])), flush=True)
         for number, (what, (data, trace)) in enumerate(row["finds"].items()):
             finds.mkdir(parents=True, exist_ok=True)
             path = finds / f"{name}-{seed}-{number}.bin"

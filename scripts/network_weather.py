@@ -24,6 +24,7 @@ NARROW = 300_000
 async def measure(weather: Any, seconds: float) -> dict[str, Any]:
     """The figures of one network."""
     from avatard.clock import monotonic
+    from avatard.timebase import FPS
     from tests.support.weather import watching
 
     async with watching(weather) as viewer:
@@ -38,7 +39,9 @@ async def measure(weather: Any, seconds: float) -> dict[str, Any]:
             "first_picture_s": round(viewer.shown_at[0] - began, 2) if viewer.shown_at else None,
             "pictures_per_second": round(len(later) / (seconds / 2), 1),
             "longest_freeze_s": round(float(gaps.max()), 2),
-            "sound_received": round(viewer.sounds / (seconds * 25), 3),
+            "pictures_wrong": viewer.wrong,
+            "sound_received": round(viewer.sound_packets / (seconds * FPS), 3),
+            "sound_decoded": round(viewer.sounds / (seconds * FPS), 3),  # aiortc drops what comes late
             "video_kbps": round(8 * second_half / (seconds / 2) / 1000),
             "share_of_bitrate": viewer.share,
             "share_first_fell_s": next((round(at - began, 1) for at, share in viewer.shares if share < 1), None),
@@ -53,7 +56,9 @@ async def measure(weather: Any, seconds: float) -> dict[str, Any]:
 
 
 def main(
-    networks: Annotated[list[str] | None, typer.Argument(help="Of calm, lossy, narrow, storm; all without one.")] = None,
+    networks: Annotated[
+        list[str] | None, typer.Argument(help="Of calm, lossy, narrow, storm; all without one.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=5, help="For each.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Of what happens to packets.")] = 1,
     report: Annotated[Path | None, typer.Option(help="File for the figures, JSON.")] = None,

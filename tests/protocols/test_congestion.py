@@ -8,7 +8,7 @@ class Network:
 
     def __init__(self, bits_per_second, full=1_500_000, loss=0.0, estimates=True):
         self.bits_per_second, self.full, self.loss, self.estimates = bits_per_second, full, loss, estimates
-        self.congestion, self.now, self.tiers = Congestion(0.0), 0.0, list[int]()
+        self.congestion, self.now, self.tiers = Congestion(), 0.0, list[int]()
 
     def live(self, seconds):
         for _ in range(seconds):
@@ -48,7 +48,7 @@ def test_a_network_that_recovers_gets_all_again():
 
 
 def test_an_estimate_that_only_lags_behind_a_rising_rate_is_no_alarm():
-    congestion, now = Congestion(0.0), 0.0
+    congestion, now = Congestion(), 0.0
     for n in range(1000):
         now += 0.04
         congestion.sent(8000, now)  # 1.6 Mb/s

@@ -7,8 +7,10 @@ def test_an_object_is_read():
     assert parse_object('{"a": [1]}') == parse_object(b'{"a": [1]}') == {"a": [1]}
 
 
-@pytest.mark.parametrize("text", ["", "{", b"\xff", "[" * 200_000, '{"a":' * 200_000, "1" * 5000, "[]", "null",
-                                  '{"id": "\\ud800"}', '{"a": NaN}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", b"\xff", "[" * 200_000, '{"a":' * 200_000, "1" * 5000, "[]", "null", '{"id": "\\ud800"}', '{"a": NaN}'],
+)
 def test_anything_else_is_a_value_error_of_one_line(text):
     with pytest.raises(ValueError, match="^expected (JSON|a JSON object)$"):
         parse_object(text)

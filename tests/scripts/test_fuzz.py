@@ -46,6 +46,9 @@ def test_the_script_writes_its_figures(tmp_path, capfd):
     arguments = ["fragment", "zeromq", "--count", "200", "--finds", tmp_path, "--report", tmp_path / "report.json"]
     assert run_script("fuzz", *arguments) == 0
     rows = json.loads((tmp_path / "report.json").read_text())
-    assert [(row["parser"], row["inputs"], row["finds"]) for row in rows] == [("fragment", 200, {}), ("zeromq", 200, {})]
+    assert [(row["parser"], row["inputs"], row["finds"]) for row in rows] == [
+        ("fragment", 200, {}),
+        ("zeromq", 200, {}),
+    ]
     assert run_script("fuzz", "nothing") == 2
     assert "expected of offer, fragment" in capfd.readouterr().err

@@ -145,7 +145,13 @@ class SimulatedSupervisor(Supervisor):
             self._free_at = start + work
             self.frames_in_flight += count
             loop.call_at(
-                start + max(work, self.compute_seconds), self._deliver, self._epoch, self._rendered, frames, work, self.restarts
+                start + max(work, self.compute_seconds),
+                self._deliver,
+                self._epoch,
+                self._rendered,
+                frames,
+                work,
+                self.restarts,
             )
             self._rendered += count
 
@@ -341,10 +347,13 @@ class WatchedSession(Session):
 
     def _check_whole(self, utterance: Utterance) -> None:
         heard = self._heard.pop(utterance, _Heard())
-        self.expect(heard.samples == utterance.played, f"{utterance.id}: {heard.samples} heard, {utterance.played} counted")
+        self.expect(
+            heard.samples == utterance.played, f"{utterance.id}: {heard.samples} heard, {utterance.played} counted"
+        )
         if utterance.id:
             self.expect(
-                heard.samples == utterance.pushed, f"{utterance.id}: {heard.samples} of {utterance.pushed} samples were heard"
+                heard.samples == utterance.pushed,
+                f"{utterance.id}: {heard.samples} of {utterance.pushed} samples were heard",
             )
 
     def _on_event(self, event: events.Event) -> None:
@@ -425,9 +434,7 @@ class Day:
         busy: how much goes on in each hour, from 0 to 1; repeated.
     """
 
-    def __init__(
-        self, session: WatchedSession, rng: random.Random, loop: VirtualLoop, busy: Sequence[float]
-    ) -> None:
+    def __init__(self, session: WatchedSession, rng: random.Random, loop: VirtualLoop, busy: Sequence[float]) -> None:
         self._session, self._rng, self._loop, self._busy = session, rng, loop, busy
         self._offset, self._began = 0.0, loop.time()
 
@@ -438,7 +445,14 @@ class Day:
     async def run(self, hours: int) -> None:
         """Live through it; an invariant that does not hold ends it."""
         actors = [self._agent(n) for n in range(3)]
-        actors += [self._viewers(), self._microphone(), self._interrupts(), self._swaps(), self._faults(), self._hours(hours)]
+        actors += [
+            self._viewers(),
+            self._microphone(),
+            self._interrupts(),
+            self._swaps(),
+            self._faults(),
+            self._hours(hours),
+        ]
         assert self._session._task is not None
         tasks = [self._session._task, *(asyncio.create_task(actor) for actor in actors)]
         done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -550,7 +564,7 @@ class Day:
 
     async def _faults(self) -> None:
         """Of the inference process, of the machine and of its clock."""
-        rng, session, worker, counts = self._rng, self._session, self._session.worker, self._session.report.counts
+        rng, worker, counts = self._rng, self._session.worker, self._session.report.counts
         while True:
             await self._pause(150)
             fault = rng.choice(("death", "stall", "overload", "blocked", "suspended", "step", "step"))

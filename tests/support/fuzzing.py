@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -34,7 +33,8 @@ SHRINK_TRIES = 300
 NEXT = b"\x1e"
 #: What breaks parsers: digits that are none, line ends that are none, numbers at the edges.
 WORDS = (
-    "²", "٣", "\u2028", "\x85", "\x00", "\ufeff", "\U0001f600", "\\ud800", "-1", "0", "1e999", "NaN", "255", "256", "65536",
+    "²", "٣", "\u2028", "\x85", "\x00", "\ufeff", "\U0001f600", "\\ud800", "-1", "0", "1e999", "NaN", "255", "256",
+    "65536",
     "4294967296", "18446744073709551616", "9" * 30, "9" * 5000, "%s", "{}", "../", "\r\n", "\t", "'", '"', "\\",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
@@ -94,7 +94,12 @@ class Report:
 
 
 async def fuzz(
-    target: Target, count: int, seed: int, minutes: float = 1e9, hang_seconds: float = 0.0, last: Path | None = None
+    target: Target,
+    count: int,
+    seed: int,
+    minutes: float = 1e9,
+    hang_seconds: float = 0.0,
+    on_input: Callable[[bytes], object] = len,
 ) -> Report:
     """Feed a parser.
 
@@ -104,7 +109,7 @@ async def fuzz(
         seed: the same one gives the same inputs.
         minutes: end sooner.
         hang_seconds: CPU time after which an input is a find; 0 does not look.
-        last: has the newest input, for a parser that ends the process.
+        on_input: called with each input before it is tried, for a parser that ends the process.
     """
     report, corpus = Report(), list(target.seeds)
     mutator = Mutator(random.Random(f"{seed} {target.name}"), target)
@@ -114,8 +119,7 @@ async def fuzz(
             data = mutator.mutate(corpus)
         else:
             data = target.seeds[number]
-        if last is not None:
-            last.write_bytes(data)
+        on_input(data)
         since = time.process_time()
         outcome, find = await _try(target, data, hang_seconds)
         report.slowest = max(report.slowest, time.process_time() - since)
@@ -153,7 +157,9 @@ async def _try(target: Target, data: bytes, hang_seconds: float) -> tuple[str, F
         trace = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in trace if "site-packages" not in frame.filename] or list(trace)
         where = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].name}"
-        return "failed", Find(f"{type(error).__name__} in {where}", data, "".join(traceback.format_exception(error))[-3000:])
+        return "failed", Find(
+            f"{type(error).__name__} in {where}", data, "".join(traceback.format_exception(error))[-3000:]
+        )
     return f"accepted {outcome}", None
 
 
@@ -224,8 +230,8 @@ class Mutator:
         self._form = target.form
         self._most = target.most_bytes
         self._moves = [
-            self._flip, self._set, self._insert, self._insert_word, self._delete, self._copy, self._repeat, self._splice,
-            self._number, self._swap_lines, self._cut,
+            self._flip, self._set, self._insert, self._insert_word, self._delete, self._copy, self._repeat,
+            self._splice, self._number, self._swap_lines, self._cut,
         ]  # fmt: skip
 
     def mutate(self, corpus: Sequence[bytes]) -> bytes:
@@ -253,7 +259,9 @@ class Mutator:
 
     def _set(self, data: bytes, _: Sequence[bytes]) -> bytes:
         at = self._rng.randrange(len(data) + 1)
-        return data[:at] + bytes([self._rng.choice((0, 1, 0x7F, 0x80, 0xFF, self._rng.randrange(256)))]) + data[at + 1 :]
+        return (
+            data[:at] + bytes([self._rng.choice((0, 1, 0x7F, 0x80, 0xFF, self._rng.randrange(256)))]) + data[at + 1 :]
+        )
 
     def _insert(self, data: bytes, _: Sequence[bytes]) -> bytes:
         at = self._rng.randrange(len(data) + 1)
@@ -294,7 +302,9 @@ class Mutator:
             value = str(int(one[0][:9]) + self._rng.choice((-1, 1, 2**16, 2**31, 2**32))).encode()
             return data[: one.start()] + value + data[one.end() :]
         at = self._rng.randrange(len(data) + 1)
-        value = self._rng.choice((0, 1, 2**15, 2**31 - 1, 2**31, 2**32 - 1)).to_bytes(4, self._rng.choice(("little", "big")))
+        value = self._rng.choice((0, 1, 2**15, 2**31 - 1, 2**31, 2**32 - 1)).to_bytes(
+            4, self._rng.choice(("little", "big"))
+        )
         return data[:at] + value + data[at + 4 :]
 
     def _swap_lines(self, data: bytes, _: Sequence[bytes]) -> bytes:
