@@ -36,6 +36,7 @@ PAYLOAD_TYPES = range(96, 128)
 TYPE = "[0-9]{1,3}"
 ICE_CHARS = "[A-Za-z0-9+/]{%d,256}"
 MAX_QUOTED = 200  # characters of what is wrong with an offer
+MAX_NAMED = 20  # codecs in a message
 #: RFC 8445, section 6.1.2.5, lets an agent check 100 pairs. Browsers have a section for each track, and a dozen paths.
 MAX_CANDIDATES = 100
 MAX_SECTIONS = 100
@@ -105,7 +106,7 @@ class Section:
         names = {0: "pcmu", 8: "pcma", 9: "g722"}  # RFC 3551: these need no rtpmap
         parameters: dict[int, str] = {}
         for line in self.lines:
-            if mapped := re.match(rf"a=rtpmap:({TYPE}) ([^/\s]+)/", line):
+            if mapped := re.match(rf"a=rtpmap:({TYPE}) ([^/\s]{{1,32}})/", line):
                 names[int(mapped[1])] = mapped[2].lower()
             elif formatted := re.match(rf"a=fmtp:({TYPE}) (.*)", line):
                 parameters[int(formatted[1])] = formatted[2]
@@ -414,7 +415,7 @@ def _choose_audio(section: Section, names: Sequence[str]) -> list[Format]:
 
 def _unique(formats: Sequence[Format]) -> list[str]:
     auxiliary = ("rtx", "red", "ulpfec", "flexfec-03", "telephone-event", "cn")
-    return list(dict.fromkeys(format.name for format in formats if format.name not in auxiliary))
+    return list(dict.fromkeys(format.name for format in formats if format.name not in auxiliary))[:MAX_NAMED]
 
 
 def _names(formats: Sequence[Format]) -> str:

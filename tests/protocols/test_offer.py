@@ -110,6 +110,14 @@ def test_obs_is_told_what_is_needed_where_there_is_no_h264():
             "video section has no a=fing",
         ),
         ("m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=fingerprint:1\r\n" * 101, "101 sections, expected at most 100"),
+        (
+            "m=audio 9 RTP "
+            + " ".join(map(str, range(100)))
+            + "\r\na=fingerprint:1\r\n"
+            + "".join(f"a=rtpmap:{n} {'x' * 30}{n}/1\r\n" for n in range(100))
+            + f"a=rtpmap:0 {'y' * 5000}/1\r\n",
+            "XXX19; expected Opus",
+        ),
         ("m=audio 9 UDP/TLS/RTP/SAVPF ² ٣\r\na=fingerprint:1\r\n", "got none; expected Opus"),
         (f"m=audio 9 RTP 0\r\na=rtpmap:{'9' * 5000} x/1\r\na=fingerprint:1\r\n", "got PCMU; expected Opus"),
     ],

@@ -107,6 +107,27 @@ def test_viewers_hear_the_senders_own_samples(play):
     play(scene)
 
 
+@pytest.mark.parametrize("seconds", [0.5, 5, 600])
+def test_a_machine_that_stood_still_goes_on_where_the_speech_was(play, seconds):
+    async def scene(studio):
+        session, screen = studio.session, studio.screen
+        session.attach(screen)
+        spoken = (0.25 + np.arange(16_000 * 12) * 2.0**-25).astype(np.float32)  # each sample is another
+        speaker = session.open_speaker()
+        speaker.push_audio(spoken, 16_000)
+        speaker.flush()
+        await studio.until(lambda: len(screen.entries) > 60)
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            asyncio.get_running_loop().jump(seconds)
+            await session.identify(portrait(99))  # what asks for the position before the play-out has woken up
+        await studio.silent()
+        heard = screen.sound[screen.sound >= 0.25]
+        np.testing.assert_array_equal(heard, spoken)
+
+    play(scene)
+
+
 def test_nothing_is_generated_for_nobody(play):
     async def scene(studio):
         session, screen = studio.session, studio.screen

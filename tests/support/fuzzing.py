@@ -286,7 +286,8 @@ class Mutator:
             start = data.rfind(b"\n", 0, start) + 1
             end = data.find(b"\n", start) + 1 or len(data)
         times = int(2 ** (self._rng.random() * 14)) if self._rng.random() < 0.1 else self._rng.randrange(2, 6)
-        return data[:start] + (data[start:end] * times)[: self._most] + data[end:]
+        times = min(times, self._most // max(1, end - start))
+        return data[:start] + data[start:end] * times + data[end:]
 
     def _splice(self, data: bytes, corpus: Sequence[bytes]) -> bytes:
         other = self._rng.choice(corpus)
