@@ -32,7 +32,7 @@ def main(
     from tests.support.day import BrokenInvariant, run_day
 
     try:
-        day = run_day(hours, seed)
+        day = run_day(hours, seed, on_hour=lambda day: print(f"hour {day.hours:.1f}", file=sys.stderr, flush=True))
     except BrokenInvariant as broken:
         print(f"seed {seed}: {broken}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -13,7 +13,7 @@ from avatard.portrait import Portrait, PortraitError
 from avatard.protocols import events
 from avatard.session.session import Session
 from tests.support.serving import Screen, beeps, config, portrait, said
-from tests.support.virtual import InlineSupervisor, loudness, run_virtually
+from tests.support.virtual import InlineSupervisor, VirtualLoop, loudness, run_virtually
 
 
 class Studio:
@@ -119,7 +119,9 @@ def test_a_machine_that_stood_still_goes_on_where_the_speech_was(play, seconds):
         await studio.until(lambda: len(screen.entries) > 60)
         for _ in range(2):
             await asyncio.sleep(0.5)
-            asyncio.get_running_loop().jump(seconds)
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            loop.jump(seconds)
             await session.identify(portrait(99))  # what asks for the position before the play-out has woken up
         await studio.silent()
         heard = screen.sound[screen.sound >= 0.25]

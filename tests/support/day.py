@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
@@ -220,7 +220,8 @@ def _slope(values: list[float]) -> float:
 class WatchedSession(Session):
     """A session whose frames and events are checked as they leave."""
 
-    def __init__(self, settings: Config, portrait: Portrait) -> None:
+    def __init__(self, settings: Config, portrait: Portrait, on_hour: Callable[[Report], object]) -> None:
+        self._on_hour = on_hour
         super().__init__(settings, portrait, make_supervisor=SimulatedSupervisor)
         assert isinstance(self.generation.supervisor, SimulatedSupervisor)
         self.worker = self.generation.supervisor
@@ -390,7 +391,7 @@ class WatchedSession(Session):
             del self._states[event.id]
             self._done.append(event.id)
             self.report.counts["utterances"] += 1
-            self.report.counts["interrupted utterances"] += event.interrupted
+            self.report.counts["interrupted utterances"] += bool(event.interrupted)
 
     def hour_over(self, hours: float) -> None:
         """Note figures."""
@@ -401,6 +402,7 @@ class WatchedSession(Session):
             self.report.lateness_ms.append(1000 * total / count)
         gc.collect()
         self.report.resident_mb.append(psutil.Process().memory_info().rss / 2**20)
+        self._on_hour(self.report)
 
 
 class Viewer:
@@ -598,13 +600,14 @@ class Day:
         self._session.disturbed_until = max(self._session.disturbed_until, self._loop.time() + seconds)
 
 
-def run_day(hours: int, seed: int, busy: Sequence[float] = BUSY) -> Report:
+def run_day(hours: int, seed: int, busy: Sequence[float] = BUSY, on_hour: Callable[[Report], object] = str) -> Report:
     """Simulate it.
 
     Args:
         hours: how long.
         seed: the same one gives the same day.
         busy: how much goes on in each hour, from 0 to 1; repeated.
+        on_hour: called at the end of each hour.
 
     Raises:
         BrokenInvariant: something did not hold; the text says what, and in which frame.
@@ -614,7 +617,7 @@ def run_day(hours: int, seed: int, busy: Sequence[float] = BUSY) -> Report:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        session = WatchedSession(config(stream=STREAM), Portrait(b""))
+        session = WatchedSession(config(stream=STREAM), Portrait(b""), on_hour)
         reports.append(session.report)
         day = Day(session, random.Random(seed), loop, busy)
         with patch.object(time, "monotonic", day.monotonic):

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from aiohttp import WSMessage, WSMsgType, web
 from aiortc.sdp import SessionDescription
+from av.audio.stream import AudioStream
 from PIL import Image
 
 from avatard.config_loader import ConfigError, load
@@ -252,7 +253,7 @@ def _pictures() -> list[bytes]:
         for mode in ("RGB", "L", "RGBA", "P", "CMYK", "I;16", "1", "LA"):
             file = io.BytesIO()
             with suppress(OSError, ValueError, KeyError):
-                whole.convert(mode if mode != "I;16" else "I").convert(mode).save(file, kind, **options)  # type: ignore[arg-type]
+                whole.convert(mode if mode != "I;16" else "I").convert(mode).save(file, kind, **options)
                 found.append(file.getvalue())
     return found
 
@@ -275,10 +276,11 @@ def _sounds() -> list[bytes]:
         file = io.BytesIO()
         with suppress(av.FFmpegError, ValueError), av.open(file, "w", format=kind) as container:
             stream = container.add_stream(codec, rate=48_000 if codec == "libopus" else 16_000)
+            assert isinstance(stream, AudioStream)
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.int16), format="s16", layout="mono")
-            frame.sample_rate = stream.codec_context.sample_rate  # type: ignore[union-attr]
-            container.mux(stream.encode(frame))  # type: ignore[union-attr]
-            container.mux(stream.encode(None))  # type: ignore[union-attr]
+            frame.sample_rate = stream.codec_context.sample_rate
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
         found.append(file.getvalue())
     return found
 
@@ -310,7 +312,7 @@ def targets(scratch: Path) -> dict[str, Target]:
     shipped = [path.read_bytes() for path in sorted((ROOT / "configs").glob("*.toml"))]
     speech = [
         encode(Speech(id="a", enc=enc, sr=16_000, ch=ch, data=tone)) for enc in ("pcm_s16le", "f32le") for ch in (1, 2)
-    ]  # type: ignore[arg-type]
+    ]
     agent, live = _Conversation(Agent), _Conversation(lambda speaker: LiveAvatar(_Idle(), speaker))  # type: ignore[arg-type]
     refused = OfferError, UnicodeDecodeError
     found = (
