@@ -280,6 +280,9 @@ class WatchedSession(Session):
             heard.samples += end - first
             if utterance.id:
                 high = "@48000" in utterance.id
+                if "@" not in utterance.id:  # the rest of one that lost the floor: its rate is seen in its samples
+                    numbers = np.rint((samples[first:end].astype(np.float64) - LOUDEST) / STEP)
+                    high = end - first > 1 and not (np.diff(numbers) == 1).all()
                 self._check_run(heard, playback[3 * first : 3 * end] if high else samples[first:end], utterance.id)
             else:
                 expected, self._live = np.split(self._live, [end - first])
