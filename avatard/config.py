@@ -240,7 +240,7 @@ class Webrtc(Section, frozen=True):
     ] = "vp8"
     bitrate_kbps: Annotated[
         int,
-        Meta(ge=50, le=20_000, description="video bit rate up to 512x512; beyond, it grows with the sides"),
+        Meta(ge=50, le=20_000, description="video bit rate up to 512x512; larger ones get more, narrow networks less"),
     ] = 1500
     max_viewers: Annotated[int, Meta(ge=0, le=1024, description="WHEP viewers; more are answered 503")] = 64
     ice_servers: Annotated[

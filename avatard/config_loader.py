@@ -6,6 +6,7 @@ overrides a `hop_frames` of the file, and `--set stream.hop_frames=4` overrides 
 
 import difflib
 import json
+import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from avatard.config import PROFILES, Config
 from avatard.errors import UserError
 
 ENVIRONMENT_PREFIX = "AVATARD_"
+MAX_MESSAGE = 800  # characters
 
 
 class ConfigError(UserError):
     """The configuration cannot be used. The message names the key, the value and what is allowed."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message))
+        text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message[: MAX_MESSAGE + 1])
+        super().__init__(text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}...")
 
 
 class Key(NamedTuple):
@@ -150,13 +153,15 @@ def _file(config: str | Path) -> dict[str, Setting]:
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration {str(config)!r}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"cannot read the configuration {str(config)!r}: it is nested too deeply") from None
     settings = {}
     for section, table in tables.items():
         if section not in _sections():
             first = f"{section}.{next(iter(table))}" if isinstance(table, dict) and table else section
             raise ConfigError(f"{_unknown(first)} ({source})")
         if not isinstance(table, dict):
-            raise ConfigError(f"{section} = {table!r} ({source}): expected a table [{section}]")
+            raise ConfigError(f"{section} = {_shown(table)} ({source}): expected a table [{section}]")
         for name, value in table.items():
             settings[f"{section}.{name}"] = _setting(f"{section}.{name}", value, source)
     return settings
@@ -194,8 +199,15 @@ def _setting(path: str, value: object, source: str, text: bool = False) -> Setti
     try:
         return Setting(msgspec.convert(value, key.type, strict=not text), source)
     except msgspec.ValidationError:
-        got = "(secret)" if key.secret else repr(value)
+        got = "(secret)" if key.secret else _shown(value)
         raise ConfigError(f"{path} = {got} ({source}): expected {key.allowed}") from None
+
+
+def _shown(value: object) -> str:
+    """A value in a message: not all of it where it is long, or nested deeply."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 200
+    return short.repr(value)
 
 
 def _sections() -> list[str]:

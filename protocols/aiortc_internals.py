@@ -12,6 +12,8 @@ certificate.
 latency.
 `on_key_frame_request`: `RTCRtpSender._send_keyframe`; ready-made packets do not pass aiortc's encoder.
 `tap_rtp`: `RTCRtpReceiver._handle_rtp_packet` and `.__kind`, for arrival times before the jitter buffer.
+`limit_retransmissions`: `RTCRtpSender._retransmit` and `.__packet_count`; aiortc repeats whatever it is asked to.
+`tap_rtcp`: `RTCRtpSender._handle_rtcp_packet` and the receiver's; aiortc keeps estimates to its own encoders.
 `IceRestart`: `RTCIceTransport._connection`, `._recv`, `._send`, `._monitor`, `.__monitor_task`, and
 `RTCIceGatherer._connection`, `._remote_candidates_end`; aiortc has no ICE restart.
 `use_ports`: aioice's `Connection.get_component_candidates`, `._protocols`, `StunProtocol.local_candidate` and
@@ -34,7 +36,15 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCRtpSe
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport, SRTPProtectionProfile
 from aiortc.rtcicetransport import RTCIceTransport
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import (
+    RTCP_PSFB_APP,
+    AnyRtcpPacket,
+    RtcpPsfbPacket,
+    RtcpRrPacket,
+    RtcpSrPacket,
+    RtpPacket,
+    unpack_remb_fci,
+)
 from aiortc.utils import uint16_gt
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -49,6 +59,8 @@ CIPHERS = ":".join(
     for key in ("ECDSA", "RSA")
 )
 STUN_SECONDS = 5.0  # as aioice waits
+RETRANSMISSION_SECONDS = 0.1  # between two of the same packet
+RETRANSMISSION_SHARE, RETRANSMISSION_BURST = 0.5, 40.0  # of the packets sent; that many at once
 #: RFC 8446, section 6: the alerts that explain a handshake that failed.
 ALERTS = {
     10: "unexpected message",
@@ -224,6 +236,68 @@ async def _reflexive(protocol: StunProtocol, server: tuple[str, int] | None) -> 
             return (await server_reflexive_candidate(protocol, server))[:1]
     except (TimeoutError, OSError, TransactionError):
         return ()
+
+
+def limit_retransmissions(sender: RTCRtpSender, now: Callable[[], float]) -> None:
+    """Repeat lost packets at a pace that a narrow network survives.
+
+    Receivers ask again for what is still on its way, and where packets overtake each other for what was never lost. A
+    packet is repeated once in about a round trip, and all of them are a part of what is sent, as in libwebrtc.
+    """
+    retransmit: Any = sender._retransmit
+    repeated: dict[int, float] = {}
+    credit, counted = RETRANSMISSION_BURST, 0
+
+    async def limited(sequence_number: int) -> None:
+        nonlocal credit, counted
+        sent: int = sender._RTCRtpSender__packet_count  # type: ignore[attr-defined]
+        credit = min(RETRANSMISSION_BURST, credit + RETRANSMISSION_SHARE * (sent - counted))
+        counted = sent
+        at = now()
+        if credit < 1 or at - repeated.get(sequence_number, -1.0) < RETRANSMISSION_SECONDS:
+            return
+        credit -= 1
+        repeated.pop(sequence_number, None)
+        repeated[sequence_number] = at  # the newest is the last
+        while at - next(iter(repeated.values())) >= RETRANSMISSION_SECONDS:
+            del repeated[next(iter(repeated))]
+        await retransmit(sequence_number)
+
+    sender._retransmit = limited  # type: ignore[method-assign]
+
+
+def tap_rtcp(end: RTCRtpSender | RTCRtpReceiver, callback: Callable[[AnyRtcpPacket], None]) -> None:
+    """Call `callback` with each RTCP packet for a sender or a receiver."""
+    handle: Any = end._handle_rtcp_packet
+
+    async def tapped(packet: AnyRtcpPacket) -> None:
+        callback(packet)
+        await handle(packet)
+
+    end._handle_rtcp_packet = tapped  # type: ignore[method-assign]
+
+
+def on_feedback(sender: RTCRtpSender, estimated: Callable[[float], None], reported: Callable[[float], None]) -> None:
+    """Call back with what the receiver tells of the network.
+
+    Args:
+        sender: of the pictures.
+        estimated: called with the bits a second that the receiver can get (REMB).
+        reported: called with the part of the packets that was lost since the report before, 0 to 1.
+    """
+
+    def read(packet: AnyRtcpPacket) -> None:
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == sender._ssrc:
+                    reported(report.fraction_lost / 256)
+        elif isinstance(packet, RtcpPsfbPacket) and packet.fmt == RTCP_PSFB_APP:
+            with contextlib.suppress(ValueError):  # another application's
+                bits_per_second, ssrcs = unpack_remb_fci(packet.fci)
+                if sender._ssrc in ssrcs:
+                    estimated(bits_per_second)
+
+    tap_rtcp(sender, read)
 
 
 class IceRestart:

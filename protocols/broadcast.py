@@ -6,7 +6,8 @@
 Sound and picture of a frame are encoded first and handed to the senders together, because a sender report pairs the
 wall clock at sending with the last RTP timestamp: what is encoded in between would become lip-sync error. aiortc packs
 ready-made packets without encoding them again, so a viewer costs packets only, and the bit rate is the one asked for
-(aiortc's own encoders are bounded by module constants).
+(aiortc's own encoders are bounded by module constants). Viewers whose network carries less share a rendition of a lower
+bit rate (`congestion`); they change to it at a key frame.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from avatard.frame import over_chequers
+from avatard.protocols.congestion import Congestion
 from avatard.protocols.offer import Codec, Kind
 from avatard.protocols.tasks import cancel_and_wait
 from avatard.timebase import FPS, PLAYBACK_RATE_HZ
@@ -43,6 +45,7 @@ AUDIO_CLOCK_HZ = 48_000
 QUEUE_FRAMES = 25  # a viewer that is further behind starts again at a key frame
 ENCODE_QUEUE_FRAMES = 10
 KEY_FRAME_INTERVAL = 10 * FPS
+KEY_FRAME_SECONDS = 0.3  # between two that are asked for, as in libwebrtc: they fill a narrow network
 RETRY_SECONDS = 1.0  # after an encoder that failed, before there is another
 REFERENCE_PIXELS = 512 * 512  # up to here pictures have the configured bit rate
 LEVEL_31_PIXELS = 3600 * 256  # H.264, table A-1: macroblocks of a frame
@@ -81,6 +84,7 @@ class Rendition(NamedTuple):
 
     codec: Codec
     stacked: bool = False  # colour over matte in a picture of double height; else over chequers where transparent
+    share: float = 1.0  # of the configured bit rate
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,10 @@ class Encoded:
 class VideoEncoder:
     """VP8 or H.264; one packet for a picture. A picture of another size starts a new stream with a key frame."""
 
-    def __init__(self, codec: Codec, encoding: Encoding) -> None:
+    def __init__(self, codec: Codec, encoding: Encoding, share: float = 1.0) -> None:
         self._codec = codec
         self._encoding = encoding
+        self._share = share
         self._context: VideoCodecContext | None = None
 
     def encode(self, index: int, rgb: NDArray[np.uint8], key: bool) -> EncodedVideo:
@@ -113,7 +118,8 @@ class VideoEncoder:
         rgb = rgb[: rgb.shape[0] & ~1, : rgb.shape[1] & ~1]
         height, width, _ = rgb.shape
         if self._context is None or (self._context.width, self._context.height) != (width, height):
-            self._context = _video_context(self._codec, self._encoding.video_bitrate_bps(width, height), width, height)
+            bitrate_bps = round(self._share * self._encoding.video_bitrate_bps(width, height))
+            self._context = _video_context(self._codec, bitrate_bps, width, height)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         picture.pts, picture.time_base = index, Fraction(1, FPS)
         if key:
@@ -167,7 +173,7 @@ class Encoder:
             keys: the renditions that get a key frame.
         """
         self._video = {
-            rendition: self._video.get(rendition) or VideoEncoder(rendition.codec, self._encoding)
+            rendition: self._video.get(rendition) or VideoEncoder(rendition.codec, self._encoding, rendition.share)
             for rendition in renditions
         }
         # Of two codecs both get the same picture.
@@ -233,7 +239,8 @@ class Track(MediaStreamTrack):
     ) -> None:
         super().__init__()
         self.kind = kind
-        self.rendition = rendition  # of video
+        self.rendition = rendition  # of video; another one where the network carries less
+        self._congestion = Congestion()
         self.connected = False
         self._broadcaster = broadcaster
         self._on_sent = on_sent
@@ -246,10 +253,26 @@ class Track(MediaStreamTrack):
         if self.rendition is not None:
             self._broadcaster.request_key_frame(self.rendition)
 
+    @property
+    def renditions(self) -> frozenset[Rendition]:
+        """What this client is sent, and what it is to be sent from the next key frame on."""
+        if self.rendition is None:
+            return frozenset()
+        return frozenset((self.rendition, self.rendition._replace(share=self._congestion.share)))
+
+    def estimated(self, bits_per_second: float) -> None:
+        """The client says what it can get."""
+        self._congestion.estimated(bits_per_second, self._broadcaster.now())
+
+    def reported(self, lost: float) -> None:
+        """The client says which part of the packets was lost."""
+        self._congestion.reported(lost, self._broadcaster.now())
+
     def put(self, encoded: Encoded) -> None:
         """Queue a frame; a client that is too far behind starts again at a key frame."""
         if not self.connected:
             return
+        self._change_rendition(encoded)
         if self._queue.qsize() >= QUEUE_FRAMES:
             while not self._queue.empty():
                 self._queue.get_nowait()
@@ -263,7 +286,19 @@ class Track(MediaStreamTrack):
             if self._wait_for_key and not picture.key:
                 return
             self._wait_for_key = False
+            self._congestion.sent(len(picture.data), self._broadcaster.now())
             self._queue.put_nowait((encoded.index, picture.data))
+
+    def _change_rendition(self, encoded: Encoded) -> None:
+        """Change to the bit rate that the network carries as soon as decoding can start there."""
+        if self.rendition is None or self.rendition.share == self._congestion.share:
+            return
+        wanted = self.rendition._replace(share=self._congestion.share)
+        picture = encoded.video.get(wanted)
+        if picture is not None and picture.key:
+            self.rendition = wanted
+        elif picture is not None:  # others have it already
+            self._broadcaster.request_key_frame(wanted)
 
     async def recv(self) -> Any:
         """The next packet, for aiortc's sender."""
@@ -313,6 +348,7 @@ class Broadcaster:
         self._queue: asyncio.Queue[tuple[int, NDArray[np.uint8], NDArray[np.int16]]] = asyncio.Queue()
         self._tracks: list[Track] = []
         self._keys_wanted: set[Rendition] = set()
+        self._keyed_at: dict[Rendition, float] = {}
         self._task: asyncio.Task[None] | None = None
         self._on_skew = on_skew
         self._sent: dict[int, tuple[str, float]] = {}
@@ -352,10 +388,9 @@ class Broadcaster:
         loop = asyncio.get_running_loop()
         while True:
             index, pixels, pcm = await self._queue.get()
-            watched = (track.rendition for track in self._tracks if track.connected)
-            renditions = frozenset(rendition for rendition in watched if rendition is not None)
-            keys, self._keys_wanted = self._keys_wanted, set()
+            renditions = frozenset[Rendition]().union(*(track.renditions for track in self._tracks if track.connected))
             since = self.now()
+            keys = self._take_keys(renditions, since)
             try:
                 encoded = await loop.run_in_executor(self._executor, self._encode, index, pixels, pcm, renditions, keys)
             except Exception:
@@ -367,6 +402,14 @@ class Broadcaster:
             self.encoded += 1
             for track in list(self._tracks):
                 track.put(encoded)
+
+    def _take_keys(self, renditions: Collection[Rendition], now: float) -> frozenset[Rendition]:
+        """Those that get a key frame now; others of them get theirs soon."""
+        self._keyed_at = {rendition: at for rendition, at in self._keyed_at.items() if now - at < KEY_FRAME_SECONDS}
+        keys = frozenset(rendition for rendition in self._keys_wanted if rendition not in self._keyed_at)
+        self._keys_wanted = {rendition for rendition in self._keys_wanted if rendition in renditions} - keys
+        self._keyed_at |= dict.fromkeys(keys, now)
+        return keys
 
     def _encode(
         self,

@@ -32,7 +32,14 @@ SENDS, RECEIVES = ("sendonly", "sendrecv"), ("recvonly", "sendrecv")
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 #: aiortc keeps the payload types of this range only, and static ones.
 PAYLOAD_TYPES = range(96, 128)
+#: A payload type; `\d` and `isdigit` know more digits than `int` does.
+TYPE = "[0-9]{1,3}"
 ICE_CHARS = "[A-Za-z0-9+/]{%d,256}"
+MAX_QUOTED = 200  # characters of what is wrong with an offer
+MAX_NAMED = 20  # codecs in a message
+#: RFC 8445, section 6.1.2.5, lets an agent check 100 pairs. Browsers have a section for each track, and a dozen paths.
+MAX_CANDIDATES = 100
+MAX_SECTIONS = 100
 CANDIDATE_TYPES = ("host", "srflx", "prflx", "relay")
 
 
@@ -99,11 +106,11 @@ class Section:
         names = {0: "pcmu", 8: "pcma", 9: "g722"}  # RFC 3551: these need no rtpmap
         parameters: dict[int, str] = {}
         for line in self.lines:
-            if mapped := re.match(r"a=rtpmap:(\d+) ([^/\s]+)/", line):
+            if mapped := re.match(rf"a=rtpmap:({TYPE}) ([^/\s]{{1,32}})/", line):
                 names[int(mapped[1])] = mapped[2].lower()
-            elif formatted := re.match(r"a=fmtp:(\d+) (.*)", line):
+            elif formatted := re.match(rf"a=fmtp:({TYPE}) (.*)", line):
                 parameters[int(formatted[1])] = formatted[2]
-        types = [int(text) for text in self.formats if text.isdigit()]
+        types = [int(text) for text in self.formats if re.fullmatch(TYPE, text)]
         return [Format(number, names[number], parameters.get(number, "")) for number in types if number in names]
 
 
@@ -205,6 +212,8 @@ def parse_fragment(text: str) -> Fragment:
         if name == "mid":
             mid = value
         elif name == "candidate":
+            if len(candidates) == MAX_CANDIDATES:
+                raise OfferError(f"the fragment has more than {MAX_CANDIDATES} candidates")
             candidates.append(parse_candidate(line, mid))
         elif name == "end-of-candidates":
             ended = True
@@ -233,6 +242,8 @@ def negotiate(text: str, send: Sequence[Codec], receive: bool) -> Served:
         NotAcceptableError: nothing in it, or no codec of a section in it, can be served.
     """
     session, groups = _split(text)
+    if len(groups) > MAX_SECTIONS:
+        raise OfferError(f"the offer has {len(groups):,} sections, expected at most {MAX_SECTIONS}")
     sections = tuple(_section(lines, session) for lines in groups)
     if not any(section.kind in ("video", "audio") for section in sections):
         raise OfferError("the offer has neither a video nor an audio section")
@@ -305,7 +316,7 @@ def parse_candidate(text: str, mid: str | None = None, line: int | None = None) 
     elif not address.endswith(".local") and not _is_address(address):
         wrong = f"{address} is neither an IP address nor a name that ends with .local"
     if wrong:
-        raise OfferError(f"the candidate {_shortened(text)} cannot be used: {wrong}")
+        raise OfferError(f"the candidate {_shortened(text)} cannot be used: {wrong[:MAX_QUOTED]}")
     return Candidate(foundation, int(component), protocol.lower(), int(priority), address, int(port), kind, mid, line)
 
 
@@ -322,7 +333,7 @@ def _split(text: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _section(lines: list[str], session: list[str]) -> Section:
-    found = re.fullmatch(r"m=(\S+) (\d{1,5})(?:/\d+)? (\S+) (.+)", lines[0])
+    found = re.fullmatch(r"m=(\S+) ([0-9]{1,5})(?:/\d+)? (\S+) (.+)", lines[0])
     if found is None:
         raise OfferError(f"the offer cannot be used: expected m=KIND PORT PROTOCOL FORMATS, got {_shortened(lines[0])}")
     mid = next((line.removeprefix("a=mid:") for line in lines if line.startswith("a=mid:")), "")
@@ -404,7 +415,7 @@ def _choose_audio(section: Section, names: Sequence[str]) -> list[Format]:
 
 def _unique(formats: Sequence[Format]) -> list[str]:
     auxiliary = ("rtx", "red", "ulpfec", "flexfec-03", "telephone-event", "cn")
-    return list(dict.fromkeys(format.name for format in formats if format.name not in auxiliary))
+    return list(dict.fromkeys(format.name for format in formats if format.name not in auxiliary))[:MAX_NAMED]
 
 
 def _names(formats: Sequence[Format]) -> str:
@@ -416,11 +427,11 @@ def _rewrite(section: Section, chosen: Sequence[Format], direction: str) -> list
     types = {format.payload_type for format in chosen}
     repairs = [f for f in section.codecs() if f.name == "rtx" and f.payload_type in PAYLOAD_TYPES]
     types |= {repair.payload_type for repair in repairs if repair.parameter("apt") in map(str, types)}
-    formats = [text for text in section.formats if text.isdigit() and int(text) in types]
+    formats = [text for text in section.formats if re.fullmatch(TYPE, text) and int(text) in types]
     # A port of 0 here is that of a bundle-only section.
     lines = [f"m={section.kind} 9 {section.protocol} {' '.join(formats)}"]
     for line in section.lines[1:]:
-        about = re.match(r"a=(?:rtpmap|fmtp|rtcp-fb):(\d+) ", line)
+        about = re.match(rf"a=(?:rtpmap|fmtp|rtcp-fb):({TYPE}) ", line)
         if about and int(about[1]) not in types:
             continue
         if _is_candidate(line) or line[2:] in DIRECTIONS or line == "a=bundle-only":
@@ -454,7 +465,7 @@ def _candidates(sections: Sequence[Section]) -> list[Candidate]:
             if line.startswith("a=candidate:"):
                 with contextlib.suppress(OfferError):
                     found.append(parse_candidate(line, section.mid or None, index))
-    return found
+    return found[:MAX_CANDIDATES]
 
 
 def _is_number(text: str, least: int, most: int) -> bool:

@@ -32,6 +32,8 @@ from avatard.protocols.aiortc_internals import (
     IceRestart,
     PeerConnection,
     bypass_jitter_buffer,
+    limit_retransmissions,
+    on_feedback,
     on_key_frame_request,
 )
 from avatard.protocols.broadcast import Broadcaster, Rendition, Track
@@ -164,7 +166,11 @@ class Peer:
         rendition = Rendition(served.codec, self._stacked) if served.codec is not None else None
         self._tracks = broadcaster.add_client(served.sends, rendition, self._on_sent)
         for track in self._tracks:
-            on_key_frame_request(self._pc.addTrack(track), track.request_key_frame)
+            sender = self._pc.addTrack(track)
+            on_key_frame_request(sender, track.request_key_frame)
+            if track.kind == "video":
+                on_feedback(sender, track.estimated, track.reported)
+                limit_retransmissions(sender, broadcaster.now)
 
     async def _watch(self) -> None:
         """Close the connection of a client that vanished, or never came."""

@@ -18,7 +18,7 @@ from aiohttp import WSMessage, WSMsgType, web
 from avatard.gateways.websocket import Id, Message, serve_socket
 from avatard.media.pcm import PcmDecoder
 from avatard.protocols import events
-from avatard.protocols.json_text import parse_object
+from avatard.protocols.json_text import parse_object, text_of
 from avatard.session.session import Session
 from avatard.session.speaker import PushedSpeaker
 
@@ -102,7 +102,7 @@ class LiveAvatar:
             if message.type is not WSMsgType.TEXT:
                 raise ValueError('got a binary message, expected {"type": "agent.speak", "audio": BASE64}')
             fields = parse_object(message.data)
-            event_id = str(fields.get("event_id", ""))[:64]
+            event_id = text_of(fields, "event_id")
             self._obey(_convert(fields))
         except ValueError as error:
             yield _error(str(error), "bad-message", event_id)

@@ -17,6 +17,7 @@ from avatard.media.pcm import to_pcm16
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.protocols.broadcast import Broadcaster, Encoding
 from avatard.protocols.events import Error, Event, Metrics
+from avatard.protocols.json_text import text_of
 from avatard.protocols.media_ports import MediaPorts
 from avatard.protocols.peer import IceServers, Peer
 from avatard.protocols.tasks import cancel_and_wait
@@ -78,7 +79,7 @@ class Client:
             self._session.interrupt()
         else:
             error = Error(message="unknown message; expected type interrupt", code="bad-message")
-            self.peer.send(error, str(message.get("id", "")))
+            self.peer.send(error, text_of(message, "id"))
 
     def on_event(self, event: Event) -> None:
         """Pass an event of the session on."""

@@ -31,10 +31,23 @@ def open_audio(path: Path) -> InputContainer:
         container = av.open(str(path))
     except (FFmpegError, OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    if not container.streams.audio:
+    if fault := _fault_of(container):
         container.close()
-        raise AudioFileError(f"{path} has no sound in it")
+        raise AudioFileError(f"{path} {fault}")
     return container
+
+
+def _fault_of(container: InputContainer) -> str:
+    """Why the sound of a file cannot be used, if it cannot."""
+    if not container.streams.audio:
+        return "has no sound in it"
+    if container.streams.audio[0].codec_context is None:
+        return "cannot be read as sound: its codec is not known here"
+    try:
+        Resampler(container.streams.audio[0].rate)  # refuses impossible rates here, and not in the middle
+    except ValueError as error:
+        return f"cannot be used: {error}"
+    return ""
 
 
 def read_audio(path: Path) -> Iterator[tuple[Samples, int]]:
@@ -48,11 +61,14 @@ def read_audio(path: Path) -> Iterator[tuple[Samples, int]]:
 
     with open_audio(path) as container:
         stream = container.streams.audio[0]
-        planar = AudioResampler(format="fltp")  # keeps rate and channels; their mean cannot clip
+        # Rate and channels stay; their mean cannot clip. Packed: PyAV writes beyond planes of more than 8 channels.
+        packed = AudioResampler(format="flt")
         try:
             for frame in container.decode(stream):
-                for part in planar.resample(frame):
-                    yield part.to_ndarray().mean(axis=0, dtype=np.float32), stream.rate
+                for part in packed.resample(frame):
+                    channels = part.to_ndarray().reshape(-1, part.layout.nb_channels)
+                    mono = np.nan_to_num(channels.mean(axis=1, dtype=np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
+                    yield mono.clip(-1, 1), stream.rate
         except (FFmpegError, OSError, ValueError) as error:
             raise unreadable(path, error) from None
 

@@ -68,7 +68,9 @@ class Resampler:
         rest = np.zeros(0, np.float32)
         if self._stream is not None:
             rest = np.asarray(self._stream.resample_chunk(rest, last=True), np.float32)
-            rest = np.append(rest, np.zeros(max(0, self.delay_samples - len(rest)), np.float32))[self._shift :]
+            # Of a stream of a few milliseconds nothing has come before, and the extra delay is still to be left out.
+            missing = max(0, self.delay_samples + self._shift - len(rest))
+            rest = np.append(rest, np.zeros(missing, np.float32))[self._shift :]
             self._stream.clear()
         self._begin()
         return rest

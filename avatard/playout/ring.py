@@ -35,9 +35,11 @@ class AudioRing:
     def append(self, samples: Samples) -> None:
         """Append `samples` (float32 [T]), forgetting the oldest ones where they no longer fit."""
         capacity = len(self._buffer)
-        skipped = max(0, len(samples) - capacity)
-        positions = np.arange(self._end + skipped, self._end + len(samples)) % capacity
-        self._buffer[positions] = samples[skipped:]
+        kept = samples[max(0, len(samples) - capacity) :]
+        at = (self._end + len(samples) - len(kept)) % capacity
+        before = min(len(kept), capacity - at)  # the rest goes round to the beginning
+        self._buffer[at : at + before] = kept[:before]
+        self._buffer[: len(kept) - before] = kept[before:]
         self._end += len(samples)
         self._start = max(self._start, self._end - capacity)
 
@@ -46,9 +48,10 @@ class AudioRing:
         samples = np.zeros(count, np.float32)
         held_from, held_to = max(first, self._start), min(first + count, self._end)
         if held_from < held_to:
-            samples[held_from - first : held_to - first] = self._buffer[
-                np.arange(held_from, held_to) % len(self._buffer)
-            ]
+            held, at = samples[held_from - first : held_to - first], held_from % len(self._buffer)
+            before = min(len(held), len(self._buffer) - at)
+            held[:before] = self._buffer[at : at + before]
+            held[before:] = self._buffer[: len(held) - before]
         return samples
 
     def truncate(self, end: int) -> None:

@@ -84,6 +84,8 @@ class PlayoutLoop:
         clock.start(scheduler.next_frame)
         scheduler.resume(self.position)
         while self._host.wants_frames():
+            # First: the sound up to a position that nobody will hear would push out what was not played yet.
+            self._move_late_clock()
             self._host.before_frame()
             self._play_due()
             due = -clock.lateness(scheduler.next_frame)
@@ -98,17 +100,21 @@ class PlayoutLoop:
 
     @property
     def position(self) -> float:
-        """The play position in frames."""
-        clock = self._clock
-        return clock.lateness(0) * FPS if clock.running else float(self._scheduler.next_frame)
+        """The play position in frames; never so late that the clock is about to move."""
+        clock, following = self._clock, self._scheduler.next_frame
+        return min(clock.lateness(0) * FPS, following + STARVED_FRAMES) if clock.running else float(following)
 
-    def _play_due(self) -> None:
-        """Play one frame if it is due: where frames take longer than they last, others must have their turn too."""
+    def _move_late_clock(self) -> None:
+        """Go on where the play-out stopped, as after a suspended machine."""
         scheduler, clock = self._scheduler, self._clock
         behind = clock.frame() - scheduler.next_frame
         if behind > STARVED_FRAMES:
             logger.warning("play-out stalled, clock moved", extra={"frames": behind})
             clock.start(scheduler.next_frame)
+
+    def _play_due(self) -> None:
+        """Play one frame if it is due: where frames take longer than they last, others must have their turn too."""
+        scheduler, clock = self._scheduler, self._clock
         if scheduler.next_frame > clock.frame():
             return
         entry = scheduler.play(self.position)

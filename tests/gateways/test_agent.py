@@ -94,6 +94,8 @@ async def test_listening_is_a_state_and_keep_alive_is_nothing(agent):
         ({"type": "agent.speak", "audio": "A" * 1_400_001}, "length <= 1400000"),
         ({"type": "agent.speak", "audio": base64.b64encode(b"RIFF....WAVE").decode()}, "got a WAV file"),
         ({"type": "agent.speak", "audio": "", "event_id": "x" * 65}, "length <= 64"),
+        ('{"type": "session.keep_alive", "event_id": "\\ud800"}', "expected JSON"),
+        ('{"type": "x", "event_id": ' + "[" * 900 + "]" * 900 + "}", "expected a type of"),
     ],
 )
 async def test_what_cannot_be_read_is_an_error_and_not_the_end(agent, message, text):

@@ -86,3 +86,12 @@ def test_what_viewers_hear_keeps_its_treble(rate_hz, upper_hz):
     band = (heard_hz > 100) & (heard_hz < upper_hz)
     loss = 10 * np.log10(np.convolve(after[band], np.ones(9) / 9, "valid").min() / before[5:-5].mean())
     assert loss > -1
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 24000, 44100, 48000])
+@pytest.mark.parametrize("milliseconds", [0.1, 1, 4, 12, 30])
+def test_a_stream_of_milliseconds_has_its_whole_length(rate_hz, milliseconds):
+    samples = np.full(round(rate_hz * milliseconds / 1000), 0.1, np.float32)
+    assert len(convert(samples, rate_hz, [])) == pytest.approx(16 * milliseconds, abs=1)
+    converter = SoundConverter(rate_hz)
+    assert len(converter.push(samples)) + len(converter.flush()) == pytest.approx(16 * milliseconds, abs=1)

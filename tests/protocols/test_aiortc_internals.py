@@ -7,13 +7,25 @@ from typing import Any
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcdtlstransport import RTCCertificate
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import (
+    RTCP_PSFB_APP,
+    RtcpPsfbPacket,
+    RtcpReceiverInfo,
+    RtcpRrPacket,
+    RtpPacket,
+    pack_remb_fci,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL
 
-from avatard.protocols.aiortc_internals import PassthroughJitterBuffer, PeerConnection
+from avatard.protocols.aiortc_internals import (
+    PassthroughJitterBuffer,
+    PeerConnection,
+    limit_retransmissions,
+    on_feedback,
+)
 from tests.support.serving import until
 
 
@@ -89,3 +101,56 @@ async def test_a_dtls_handshake_that_fails_has_its_reason():
         "DTLS failed: the client sent alert 40 (handshake failure: no shared cipher suite, curve or SRTP profile)"
     )
     await asyncio.gather(ours.close(), client.close())
+
+
+class Repeating:
+    """A sender that is asked to repeat packets."""
+
+    def __init__(self) -> None:
+        self._RTCRtpSender__packet_count = 0
+        self.repeated: list[int] = []
+
+    async def _retransmit(self, sequence_number: int) -> None:
+        self.repeated.append(sequence_number)
+
+
+async def test_a_packet_is_repeated_once_in_a_round_trip_and_not_more_are_than_are_sent():
+    sender, now = Repeating(), [0.0]
+    limit_retransmissions(sender, lambda: now[0])  # type: ignore[arg-type]
+    for _ in range(10):
+        await sender._retransmit(7)
+    assert sender.repeated == [7]
+    now[0] = 0.2
+    await sender._retransmit(7)
+    assert sender.repeated == [7, 7]
+    for number in range(1000):
+        await sender._retransmit(number + 100)
+    assert len(sender.repeated) == 40, "a burst"
+    sender._RTCRtpSender__packet_count += 100
+    for number in range(1000):
+        await sender._retransmit(number + 5000)
+    assert len(sender.repeated) == 80
+
+
+async def test_what_a_receiver_tells_of_the_network_is_read():
+    class Sender:
+        _ssrc = 5
+
+        async def _handle_rtcp_packet(self, packet: Any) -> None:
+            handled.append(packet)
+
+    handled: list[Any] = []
+    told: list[float] = []
+    sender: Any = Sender()
+    on_feedback(sender, told.append, lambda lost: told.append(-lost))
+    info = {"packets_lost": 3, "highest_sequence": 9, "jitter": 1, "lsr": 0, "dlsr": 0}
+    reports = [RtcpReceiverInfo(ssrc=ssrc, fraction_lost=64, **info) for ssrc in (5, 6)]
+    packets = [
+        RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=1, media_ssrc=0, fci=pack_remb_fci(250_000, [5])),
+        RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=1, media_ssrc=0, fci=pack_remb_fci(99_000, [6])),
+        RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=1, media_ssrc=0, fci=b"none"),
+        RtcpRrPacket(ssrc=1, reports=reports),
+    ]
+    for packet in packets:
+        await sender._handle_rtcp_packet(packet)
+    assert told == [250_000, -0.25] and handled == packets

@@ -207,3 +207,46 @@ def test_a_codec_without_an_encoder_is_not_offered(monkeypatch):
     assert Encoding("h264").codecs == ("h264", "vp8")
     monkeypatch.setattr(broadcast, "ENCODERS", {"vp8": "libvpx", "h264": "libnosuch"})
     assert Encoding("h264").codecs == Encoding("vp8").codecs == ("vp8",)
+
+
+async def test_a_viewer_of_a_lower_bit_rate_has_it_from_a_key_frame_on_and_others_keep_theirs():
+    now = [0.0]
+    broadcaster = Broadcaster(Encoding(), lambda: now[0])
+    (good,), (bad,) = (broadcaster.add_client(["video"], Rendition("vp8"), nobody) for _ in range(2))
+    for track in (good, bad):
+        await sent(broadcaster, asyncio.create_task(track.recv()), 0)
+    bad.reported(0.9)
+    now[0] = 10.0
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    index = 1000
+    async with asyncio.timeout(20):
+        while bad.rendition == Rendition("vp8"):
+            broadcaster.send(index, noise, np.zeros(1920, np.int16))
+            index += 1
+            await asyncio.sleep(0.01)
+    assert bad.rendition == Rendition("vp8", share=0.125) and good.rendition == Rendition("vp8")
+    packets = [bytes(await bad.recv()) for _ in range(bad._queue.qsize())]
+    assert any(decodes(data) for data in packets), "from a key frame on"
+    await broadcaster.close()
+
+
+def decodes(data: bytes) -> bool:
+    try:
+        return bool(decoded("vp8", data))
+    except av.FFmpegError:
+        return False
+
+
+async def test_key_frames_that_are_asked_for_at_once_are_one():
+    now = [0.0]
+    broadcaster = Broadcaster(Encoding(), lambda: now[0])
+    rendition = Rendition("vp8")
+    taken = []
+    for now[0] in (0.0, 0.04, 0.08, 0.4):
+        broadcaster.request_key_frame(rendition)
+        taken.append(broadcaster._take_keys({rendition}, now[0]))
+    assert taken == [{rendition}, set(), set(), {rendition}]
+    broadcaster.request_key_frame(rendition)
+    assert broadcaster._take_keys({rendition}, 0.5) == set()
+    assert broadcaster._take_keys({rendition}, 0.8) == {rendition}, "it is not forgotten"
+    await broadcaster.close()

@@ -13,7 +13,7 @@ from avatard.portrait import Portrait, PortraitError
 from avatard.protocols import events
 from avatard.session.session import Session
 from tests.support.serving import Screen, beeps, config, portrait, said
-from tests.support.virtual import InlineSupervisor, loudness, run_virtually
+from tests.support.virtual import InlineSupervisor, VirtualLoop, loudness, run_virtually
 
 
 class Studio:
@@ -103,6 +103,29 @@ def test_viewers_hear_the_senders_own_samples(play):
         start = int(np.flatnonzero(heard)[0])
         np.testing.assert_array_equal(heard[start : start + len(noise)], noise)
         assert start % 3 == 0, "in step with what the networks hear"
+
+    play(scene)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 5, 600])
+def test_a_machine_that_stood_still_goes_on_where_the_speech_was(play, seconds):
+    async def scene(studio):
+        session, screen = studio.session, studio.screen
+        session.attach(screen)
+        spoken = (0.25 + np.arange(16_000 * 12) * 2.0**-25).astype(np.float32)  # each sample is another
+        speaker = session.open_speaker()
+        speaker.push_audio(spoken, 16_000)
+        speaker.flush()
+        await studio.until(lambda: len(screen.entries) > 60)
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            loop.jump(seconds)
+            await session.identify(portrait(99))  # what asks for the position before the play-out has woken up
+        await studio.silent()
+        heard = screen.sound[screen.sound >= 0.25]
+        np.testing.assert_array_equal(heard, spoken)
 
     play(scene)
 

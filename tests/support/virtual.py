@@ -44,6 +44,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
+    def jump(self, seconds: float) -> None:
+        """Let so much time pass in which nothing runs."""
+        self._jumping.now += seconds
+
 
 def run_virtually(monkeypatch: Any, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a coroutine function in virtual time, which is also what `time.monotonic` tells."""
