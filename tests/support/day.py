@@ -26,6 +26,7 @@ import psutil
 from avatard.config import Config
 from avatard.frame import Frame, HeadPose, Samples, Sound
 from avatard.inference.ipc import FramesReady, QualityLevel, Ready
+from avatard.inference.pool import InferencePool
 from avatard.inference.supervisor import Listener, Supervisor, WorkerError
 from avatard.playout.audio_timeline import DECLICK_SAMPLES
 from avatard.playout.scheduler import PlayoutFrame
@@ -65,14 +66,14 @@ class SimulatedSupervisor(Supervisor):
     """
 
     def __init__(self, settings: Config, portrait: Portrait, engine: str) -> None:
-        super().__init__(settings, portrait, engine)
+        super().__init__(1, settings, portrait, InferencePool(settings, engine))
         self.compute_seconds = 0.12
         self.seconds_per_frame = 0.02  # of the slowest stage
         self.stalled_until = 0.0
         self.frames_in_flight = 0
         self._stream = settings.stream
         self._up, self._person = False, 0
-        self._epoch, self._next, self._rendered = -1, 0, 0
+        self._epoch, self._upcoming, self._rendered = -1, 0, 0
         self._sound = np.zeros(0, np.float32)
         self._held: list[Frame] = []
         self._free_at = 0.0
@@ -113,13 +114,13 @@ class SimulatedSupervisor(Supervisor):
 
     def start_epoch(self, epoch: int, first_frame: int) -> None:
         if self._up:
-            self._epoch, self._next, self._rendered = epoch, first_frame, first_frame
+            self._epoch, self._upcoming, self._rendered = epoch, first_frame, first_frame
             self._sound, self._held = np.zeros(0, np.float32), []
             # What is queued is dropped; what a stage is at now is not.
             self._free_at = min(self._free_at, asyncio.get_running_loop().time() + self.seconds_per_frame)
             self.frames_in_flight = 0
 
-    def push_audio(self, epoch: int, samples: Samples) -> None:
+    def push_audio(self, epoch: int, samples: Samples, zero: float = 0.0) -> None:
         if not self._up or epoch != self._epoch:
             return
         self._sound = np.concatenate([self._sound, samples])
@@ -132,11 +133,11 @@ class SimulatedSupervisor(Supervisor):
         stream, loop = self._stream, asyncio.get_running_loop()
         for n in range(stream.hop_frames):
             heard = self._sound[n * SAMPLES_PER_FRAME]
-            head = HeadPose((self._epoch, self._person, 0, 1), (self._next, float(heard), 0), 1)
+            head = HeadPose((self._epoch, self._person, 0, 1), (self._upcoming, float(heard), 0), 1)
             self._held.append(
                 Frame(self._still.pixels, self._still.landmarks, self._still.blendshapes, head),
             )
-            self._next += 1
+            self._upcoming += 1
         count = len(self._held) - stream.fade_frames
         if count > 0:
             frames, self._held = self._held[:count], self._held[count:]
@@ -162,7 +163,7 @@ class SimulatedSupervisor(Supervisor):
             self.listener.frames_ready(made, frames)
 
     def set_quality(self, level: QualityLevel) -> None:
-        self._level = level if level.video_steps < self._config.stream.video_steps else None
+        self._level = level if level.video_steps < self.config.stream.video_steps else None
 
     async def identify(self, portrait: Portrait) -> tuple[str, Frame]:
         if not self._up:

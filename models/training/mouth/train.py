@@ -13,10 +13,11 @@ from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig
 from avatard.models.training.clips import DataError
 from avatard.models.training.loop import CsvLog, averaged_model, sheet
 from avatard.models.training.mouth.dataset import Mouths, opened_mouths
-from avatard.models.training.mouth.examples import Batch, Chance, Examples
+from avatard.models.training.mouth.examples import Batch, Examples
 from avatard.models.training.mouth.loss import Discriminator, Objective
 from avatard.models.training.mouth.recipe import MouthRecipe
 from avatard.models.training.mouth.validation import Validation
+from avatard.models.training.mouth.views import Chance
 from avatard.models.training.perceptual import Perceptual
 from avatard.models.training.schedule import warmup_cosine
 from avatard.models.training.state import load_state, restore_optimizer, save_state
