@@ -89,10 +89,12 @@ def _boxes(mouths: Sequence[Mouth]) -> NDArray[np.floating]:
 def _shapes(mouths: Sequence[Mouth]) -> NDArray[np.float32]:
     """The lips about their middle, in a row `[N, 2 * POINTS]`, pixels: a smile is not a vowel of the same size."""
     lines = rings(mouths)
-    return (lines - lines.mean(axis=1, keepdims=True)).reshape(len(lines), -1)
+    about: NDArray[np.float32] = (lines - lines.mean(axis=1, keepdims=True)).reshape(len(lines), -1)
+    return about
 
 
 def _lights(mouths: Sequence[Mouth]) -> NDArray[np.floating]:
     """Median colour of the skin `[N, 3]`, grey levels."""
     medians = [np.median(mouth.picture[SKIN].reshape(-1, 3), axis=0) for mouth in mouths]
-    return np.maximum(np.stack(medians), 8.0)
+    lights: NDArray[np.floating] = np.maximum(np.stack(medians), 8.0)
+    return lights

@@ -21,10 +21,11 @@ from avatard.models.training.loop import (
     warmup_cosine,
 )
 from avatard.models.training.mouth.dataset import Mouths, opened_mouths
-from avatard.models.training.mouth.examples import Batch, Chance, Examples
+from avatard.models.training.mouth.examples import Batch, Examples
 from avatard.models.training.mouth.loss import Discriminator, Objective
 from avatard.models.training.mouth.recipe import MouthRecipe
 from avatard.models.training.mouth.validation import Validation
+from avatard.models.training.mouth.views import Chance
 from avatard.models.training.perceptual import Perceptual
 
 #: Of the rates, where their half cosine ends.

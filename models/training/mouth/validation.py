@@ -16,7 +16,8 @@ from avatard.models.evaluation import image_metrics
 from avatard.models.mcvdm.mouth_painter import MouthPainter, blurred, fill, observe
 from avatard.models.pixels import to_bytes
 from avatard.models.training.mouth.dataset import Mouths
-from avatard.models.training.mouth.examples import Batch, Chance, Examples
+from avatard.models.training.mouth.examples import Batch, Examples
+from avatard.models.training.mouth.views import Chance
 
 #: Windows that go through the network together.
 TOGETHER = 8

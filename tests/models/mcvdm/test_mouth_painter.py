@@ -4,7 +4,8 @@ import torch
 from avatard.models import checkpoint
 from avatard.models.mcvdm.mouth_painter import MouthPainter, PainterConfig, blurred, fill, observe
 from avatard.models.training.mouth.dataset import Mouths
-from avatard.models.training.mouth.examples import Chance, Examples
+from avatard.models.training.mouth.examples import Examples
+from avatard.models.training.mouth.views import Chance
 from tests.support.mouths import write_folder
 
 #: Of the shipped weights: mean red, green and blue in the mask, and the standard deviation of all that is painted.
