@@ -47,7 +47,7 @@ class Stream(Section, frozen=True):
 PROFILES: dict[Profile, dict[str, int]] = {
     "quality": {
         "clip_frames": 16,
-        "hop_frames": 12,
+        "hop_frames": 8,
         "fade_frames": 4,
         "lookahead_ms": 160,
         "motion_steps": 4,

@@ -89,8 +89,8 @@ def _boxes(mouths: Sequence[Mouth]) -> NDArray[np.floating]:
 def _shapes(mouths: Sequence[Mouth]) -> NDArray[np.float32]:
     """The lips about their middle, in a row `[N, 2 * POINTS]`, pixels: a smile is not a vowel of the same size."""
     lines = rings(mouths)
-    shapes: NDArray[np.float32] = (lines - lines.mean(axis=1, keepdims=True)).reshape(len(lines), -1)
-    return shapes
+    about: NDArray[np.float32] = (lines - lines.mean(axis=1, keepdims=True)).reshape(len(lines), -1)
+    return about
 
 
 def _lights(mouths: Sequence[Mouth]) -> NDArray[np.floating]:

@@ -59,8 +59,7 @@ def open_mouths(
     canonical, pose = morphable.frontal(crop.points(mesh[None]))
     still, portrait = canonical[0, MESH_TO_68], crop.image(image)
     poses = Pose(*(np.repeat(part, CLIP, axis=0) for part in (pose.rotation, pose.scale, pose.translation)))
-    scale = float(pose.scale[0])
-    yaw, _, roll = map(float, pose.yaw_pitch_roll[0])
+    scale, yaw, roll = float(pose.scale[0]), float(pose.yaw_pitch_roll[0, 0]), float(pose.yaw_pitch_roll[0, 2])
     found = []
     for move in moves:
         # Around a wide moment: there are enough small ones on the way to it.
