@@ -120,10 +120,10 @@ def track(job: Job, target: Path) -> None:
     from avatard.models.training.registration import register  # imports torch
 
     _, morphable = networks()
+    images, meshes = load(job.path)
     sound = sound_of(job)
     if sound is None and not job.pictures:
         raise Rejected("silent")
-    images, meshes = load(job.path)
     rough = morphable.pose(meshes)
     if np.median(rough.scale) < MIN_INTEROCULAR:
         raise Rejected("face too small")

@@ -45,7 +45,7 @@ def test_config_prints_toml_and_the_source_of_each_value():
     assert ran.returncode == 0
     assert tomllib.loads(ran.stdout)["server"]["port"] == 9000
     assert "port = 9000  # environment AVATARD_SERVER__PORT: " in ran.stdout
-    assert "hop_frames = 12  # command line, profile quality: " in ran.stdout
+    assert "fade_frames = 4  # command line, profile quality: " in ran.stdout
 
 
 def test_a_mistake_in_the_configuration_is_one_line_and_exit_code_2():

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avatard.config import PROFILES, Motion, Speech, Stream
 from avatard.engine.motion_stream import LEAVING_FRAMES, MotionStream, start_noise, without_step
 from avatard.inference.engine_api import EngineError
 from avatard.models.atom.model import Atom, AtomConfig, reference_of
@@ -201,3 +202,11 @@ def test_it_opens_for_speech_and_closes_after_it(shipped):
     rest = opening[-1]
     assert opening[:50].max() > rest + 0.02
     assert opening[56:].max() < rest + 0.015
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_every_profile_fits_the_shipped_networks(profile):
+    settings = Stream(**PROFILES[profile])
+    atom, speech = Atom.load(Motion().weights), WhisperFeatures.load(Speech().weights)
+    stream = MotionStream(atom, speech, FACE, hop_frames=settings.hop_frames, lookahead_ms=settings.lookahead_ms)
+    assert stream.window_samples % FRAME == 0
