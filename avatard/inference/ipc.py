@@ -115,6 +115,7 @@ class Ready(Event, frozen=True):
     width: int
     hop_seconds: float  # of a hop through all stages to its first frames, as measured in the warm-up of the process
     room: int = 0
+    core_seconds: float = 0.0  # of a frame in all stages, as measured in the same warm-up
 
 
 class RoomFailed(Event, frozen=True):

@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 import zmq
 
-from avatard.clock import monotonic, thread_cpu
+from avatard.clock import monotonic, process_cpu, thread_cpu
 from avatard.config import Config
 from avatard.errors import UserError
 from avatard.frame import Backdrop, Frame
@@ -102,7 +102,7 @@ class Worker:
         self._engine_name = engine
         self._engine: Engine | None = None  # without a portrait: those of the rooms are made from it
         self._warm: tuple[tuple[bytes, Portrait], _Shown] | None = None  # of the warm-up, until the first room
-        self._frame_seconds = 0.0  # of a frame through all stages, in the warm-up
+        self._warmed_up = WarmUp(0.0, 0.0)
         self._rooms: dict[int, _Room] = {}
         self._turns = Turns()
         self._since: dict[int, float] = {}  # by stage thread: when its current step began; 0 without one
@@ -157,7 +157,7 @@ class Worker:
                 load = partial(_load, self._engine_name, config, portrait)
                 shown = _in_background(load) if command.gently else load()
                 engine = shown.engine
-                self._frame_seconds = _warm_up(engine, config.stream.hop_frames, command.gently)
+                self._warmed_up = _warm_up(engine, config.stream.hop_frames, command.gently)
                 self._engine = engine.another(config)
                 self._warm = (command.config, portrait), shown
                 for number, stage in enumerate(list(Stage) * engine.at_once):
@@ -206,8 +206,9 @@ class Worker:
             return
         self._rooms[command.room] = _Room(command.room, config, shown.engine)
         height, width, _ = shown.picture.pixels.shape
-        hop_seconds = self._frame_seconds * config.stream.hop_frames
-        self._send(ipc.Ready(shown.digest, height, width, hop_seconds, command.room), *_raw(shown.picture))
+        hop_seconds = self._warmed_up.seconds * config.stream.hop_frames
+        ready = ipc.Ready(shown.digest, height, width, hop_seconds, command.room, self._warmed_up.core_seconds)
+        self._send(ready, *_raw(shown.picture))
 
     def _close(self, number: int) -> None:
         """Portraits thread."""
@@ -256,6 +257,13 @@ class Worker:
             self._send(ipc.WorkerFailed(f"{type(error).__name__}: {error}"))
 
 
+class WarmUp(NamedTuple):
+    """What a frame took in the warm-up."""
+
+    seconds: float  # of its hop through all stages to the first frames
+    core_seconds: float  # in all stages
+
+
 class _Shown(NamedTuple):
     """An engine with a portrait."""
 
@@ -291,7 +299,7 @@ def _in_background(job: Callable[[], _Shown]) -> _Shown:
     return result.result()
 
 
-def _warm_up(engine: Engine, hop_frames: int, gently: bool) -> float:
+def _warm_up(engine: Engine, hop_frames: int, gently: bool) -> WarmUp:
     """Run silence through all stages until it is known how long the first pictures of a hop take.
 
     One stage after the other, on one thread: a hop of live speech finds the stages idle, or nearly so. An engine's own
@@ -303,26 +311,29 @@ def _warm_up(engine: Engine, hop_frames: int, gently: bool) -> float:
         gently: leave the cores to others half of the time.
 
     Returns:
-        Seconds for each frame of a hop.
+        What it took.
     """
     stream = engine.begin(0, warm_up=True)
     silence = np.zeros(hop_frames * SAMPLES_PER_FRAME, np.float32)
     seconds: list[float] = []
+    used: list[float] = []
     # A hop at a time; a stream that makes nothing of a hundred is broken.
     for _ in range(100):
-        since = began = monotonic()
+        since, before = monotonic(), process_cpu()
+        began = since
         for motion in stream.motion(silence):
             for clip in stream.generate(motion):
                 for n, _ in enumerate(stream.render(clip)):
                     if n == 0:
                         seconds.append(monotonic() - since)
-            since = monotonic()
+                used.append(process_cpu() - before)
+            since, before = monotonic(), process_cpu()
         if len(seconds) >= WARM_UP_HOPS:
             break
         if gently:
             time.sleep(monotonic() - began)
     # The first hop pays for allocations and caches.
-    return float(np.median(seconds[1:] or [1.0])) / hop_frames
+    return WarmUp(*(float(np.median(took[1:] or [1.0])) / hop_frames for took in (seconds, used)))
 
 
 def _raw(picture: Frame) -> tuple[bytes, bytes]:

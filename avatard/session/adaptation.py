@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from avatard.clock import monotonic
 from avatard.config import Stream
 from avatard.inference.ipc import FramesReady, QualityLevel
+from avatard.inference.pool import cores
 from avatard.playout.audio_timeline import MAX_COMPUTE_FRAMES
 from avatard.playout.scheduler import AudioChunk, Scheduler
 from avatard.session.load import STAGES, StageLoad
@@ -31,6 +32,7 @@ LEVEL_SECONDS = 5.0  # a level is kept for at least this long
 MAX_STRIDE = 4  # 6.25 pictures a second
 FAR_LOAD = 1.8  # half the size, without painted teeth, about halves rendering at 512 pixels: beyond, that is not enough
 WHOLE_SIZE_GROWTH = 2.0  # of the load of rendering when pictures get their whole size back
+LIVE_GROWTH = 1.4  # of what a frame takes, beside the warm-up, when nothing else runs
 LEAST_SIDE = 192  # pixels: smaller pictures are not composed at half of their size, which would save little
 
 
@@ -99,14 +101,24 @@ class LoadController:
     rises when after that both would hold with time to spare: a step more may double the load of its network, twice as
     many pictures that of the video network and of rendering.
 
+    It begins a level lower where the warm-up says that the cores will not do: to find that out with the first viewer
+    would cost them seconds of repeated frames.
+
     Args:
         stream: the configuration; its steps are what is wanted.
+        core_seconds: what a frame took in the warm-up, in all stages.
+        side: of the pictures, the longer one, in pixels.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, core_seconds: float = 0.0, side: int = 0) -> None:
         self.level = self.wanted = QualityLevel(stream.motion_steps, stream.video_steps)
         self._hop_frames = stream.hop_frames
-        self._side = 0  # the longer one of the pictures
+        self._side = side
+        if LIVE_GROWTH * core_seconds * FPS / cores() > CALM_LOAD:
+            if self.wanted.video_steps > 1:
+                self.level = structs.replace(self.wanted, video_steps=self.wanted.video_steps // 2)
+            elif side >= 2 * LEAST_SIDE:
+                self.level = structs.replace(self.wanted, size_divisor=2)
         self._level_at = monotonic()
         self._load = StageLoad(LOAD_CLIPS[1])
 
@@ -190,4 +202,4 @@ def stride_within(hop_frames: int, stride: int) -> int:
 
 def first_estimate(hop_seconds: float) -> float:
     """What a hop is given at first, in frames: a good third more than in the warm-up, when nothing else ran."""
-    return min(1.4 * hop_seconds * FPS + SPARE_FRAMES, MAX_COMPUTE_FRAMES)
+    return min(LIVE_GROWTH * hop_seconds * FPS + SPARE_FRAMES, MAX_COMPUTE_FRAMES)

@@ -139,7 +139,11 @@ class Generation:
         """Start, or go on with the sound where it is now."""
         logger.info("inference process ready", extra={"hop_seconds": round(ready.hop_seconds, 4)})
         self.digest, self.at_rest, self.hop_seconds = ready.digest, portrait, ready.hop_seconds
-        self._latency, self._load, self._stride = LatencyEstimator(), LoadController(self._stream), 1
+        self._latency, self._stride = LatencyEstimator(), 1
+        self._load = LoadController(self._stream, ready.core_seconds, max(ready.width, ready.height))
+        if self.level != self._load.wanted:
+            self.supervisor.set_quality(self.level)
+            logger.info("quality level lowered from the start", extra={"scale": self.level.picture_scale})
         self._metrics.quality(self.level)
         if self._playout.playing:
             self._scheduler.restart(self._playout.position)

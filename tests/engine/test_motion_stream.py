@@ -1,6 +1,7 @@
 import tracemalloc
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,7 +207,8 @@ def test_it_opens_for_speech_and_closes_after_it(shipped):
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_every_profile_fits_the_shipped_networks(profile):
-    settings = Stream(**PROFILES[profile])
+    keys: dict[str, Any] = {**PROFILES[profile]}
+    stream_keys = Stream(**keys)
     atom, speech = Atom.load(Motion().weights), WhisperFeatures.load(Speech().weights)
-    stream = MotionStream(atom, speech, FACE, hop_frames=settings.hop_frames, lookahead_ms=settings.lookahead_ms)
+    stream = MotionStream(atom, speech, FACE, hop_frames=stream_keys.hop_frames, lookahead_ms=stream_keys.lookahead_ms)
     assert stream.window_samples % FRAME == 0
