@@ -114,11 +114,13 @@ class LoadController:
         self.level = self.wanted = QualityLevel(stream.motion_steps, stream.video_steps)
         self._hop_frames = stream.hop_frames
         self._side = side
-        if LIVE_GROWTH * core_seconds * FPS / cores() > CALM_LOAD:
-            if self.wanted.video_steps > 1:
-                self.level = structs.replace(self.wanted, video_steps=self.wanted.video_steps // 2)
-            elif side >= 2 * LEAST_SIDE:
-                self.level = structs.replace(self.wanted, size_divisor=2)
+        demand = LIVE_GROWTH * core_seconds * FPS / cores()
+        if demand > CALM_LOAD and self.wanted.video_steps > 1:
+            self.level = structs.replace(self.wanted, video_steps=self.wanted.video_steps // 2)
+        elif demand > CALM_LOAD:
+            divisor = 2 if side >= 2 * LEAST_SIDE else 1
+            stride = stride_within(stream.hop_frames, 2) if demand > BUSY_LOAD else 1
+            self.level = structs.replace(self.wanted, size_divisor=divisor, frame_stride=stride)
         self._level_at = monotonic()
         self._load = StageLoad(LOAD_CLIPS[1])
 
@@ -152,10 +154,7 @@ class LoadController:
         loads = dict(zip(STAGES, self._load.stages.round(2).tolist(), strict=True))
         self.level, self._level_at = level, monotonic()
         self._load.clear()
-        figures = {"motion_steps": level.motion_steps, "video_steps": level.video_steps, "scale": level.picture_scale}
-        logger.warning(
-            "quality level changed", extra={**figures, "pictures_per_second": FPS / level.frame_stride, **loads}
-        )
+        logger.warning("quality level changed", extra={**figures(level), **loads})
         return level
 
     def _next_level(self) -> QualityLevel:
@@ -191,6 +190,12 @@ class LoadController:
             level = QualityLevel(motion, video)
             growth = (motion / now.motion_steps, video / now.video_steps, 1.0)
         return level if self._load.demand(loads * growth) < CALM_LOAD else now
+
+
+def figures(level: QualityLevel) -> dict[str, float]:
+    """A quality level for the log."""
+    steps = {"motion_steps": level.motion_steps, "video_steps": level.video_steps}
+    return {**steps, "scale": level.picture_scale, "pictures_per_second": FPS / level.frame_stride}
 
 
 def stride_within(hop_frames: int, stride: int) -> int:

@@ -14,7 +14,14 @@ from avatard.inference.supervisor import Supervisor
 from avatard.playout.scheduler import Scheduler, StartEpoch
 from avatard.portrait import Portrait
 from avatard.protocols import events
-from avatard.session.adaptation import MAX_STRIDE, LatencyEstimator, LoadController, first_estimate, stride_within
+from avatard.session.adaptation import (
+    MAX_STRIDE,
+    LatencyEstimator,
+    LoadController,
+    figures,
+    first_estimate,
+    stride_within,
+)
 from avatard.session.events import EventBus
 from avatard.session.metrics import Metrics
 from avatard.session.playout_loop import PlayoutLoop
@@ -143,7 +150,7 @@ class Generation:
         self._load = LoadController(self._stream, ready.core_seconds, max(ready.width, ready.height))
         if self.level != self._load.wanted:
             self.supervisor.set_quality(self.level)
-            logger.info("quality level lowered from the start", extra={"scale": self.level.picture_scale})
+            logger.info("quality level lowered from the start", extra=figures(self.level))
         self._metrics.quality(self.level)
         if self._playout.playing:
             self._scheduler.restart(self._playout.position)

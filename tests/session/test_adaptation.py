@@ -56,14 +56,22 @@ def test_who_falls_behind_gets_more_time_at_once_and_loses_it_when_it_is_not_nee
 
 @pytest.mark.parametrize(
     ("core_ms", "side", "video_steps", "expected"),
-    [(48, 512, 1, (1, 2)), (40, 512, 1, (1, 1)), (48, 256, 1, (1, 1)), (48, 512, 2, (1, 1)), (0, 512, 2, (2, 1))],
+    [
+        (0, 512, 2, (2, 1, 1)),
+        (40, 512, 1, (1, 1, 1)),
+        (48, 512, 2, (1, 1, 1)),
+        (48, 512, 1, (1, 2, 1)),
+        (48, 256, 1, (1, 1, 1)),
+        (58, 512, 1, (1, 2, 2)),
+        (58, 256, 1, (1, 1, 2)),
+    ],
 )
 def test_it_begins_lower_where_the_warm_up_says_that_the_cores_will_not_do(
     monkeypatch, core_ms, side, video_steps, expected
 ):
     monkeypatch.setattr("avatard.session.adaptation.cores", lambda: 2)
     level = LoadController(Stream(video_steps=video_steps), core_ms / 1000, side).level
-    assert (level.video_steps, level.size_divisor) == expected
+    assert (level.video_steps, level.size_divisor, level.frame_stride) == expected
 
 
 @pytest.fixture
