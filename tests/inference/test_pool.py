@@ -276,7 +276,9 @@ async def test_rooms_that_come_and_go_leave_nothing(pools, monkeypatch, tmp_path
     before, tasks = held(), len(asyncio.all_tasks())
     for number in range(195):
         await once(number)
-    assert held() == before and len(asyncio.all_tasks()) == tasks
+    # Less is no fault: threads of others may end meanwhile.
+    await until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
+    assert len(asyncio.all_tasks()) <= tasks
     assert lasting.room.ready and not lasting.lost
     await pool.stop()
     assert not list(tmp_path.iterdir()) and not worker.is_running()
