@@ -44,8 +44,8 @@ def cores() -> int:
 
 
 def default_workers() -> int:
-    """One process can keep two cores busy; with a second one, no room waits until another one's has started anew."""
-    return max(2, cores() // 2)
+    """One process keeps two cores busy. Another one beside it would take them from who speaks while it starts."""
+    return max(1, cores() // 2)
 
 
 class InferencePool:

@@ -78,6 +78,7 @@ class Viewer:
 @pytest.fixture
 async def pools(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("avatard.inference.pool.cores", lambda: 4)  # two processes, where none are asked for
     made: list[InferencePool] = []
 
     def make(workers: int = 1, engine: str = ENGINE, keep: bool = True) -> InferencePool:
