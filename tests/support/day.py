@@ -26,8 +26,7 @@ import psutil
 from avatard.config import Config
 from avatard.frame import Frame, HeadPose, Samples, Sound
 from avatard.inference.ipc import FramesReady, QualityLevel, Ready
-from avatard.inference.pool import InferencePool
-from avatard.inference.supervisor import Listener, Supervisor, WorkerError
+from avatard.inference.supervisor import Listener, WorkerError
 from avatard.playout.audio_timeline import DECLICK_SAMPLES
 from avatard.playout.scheduler import PlayoutFrame
 from avatard.playout.utterance import Utterance
@@ -38,7 +37,7 @@ from avatard.session.session import Session
 from avatard.session.speaker import MAX_WAITING_SECONDS, LiveSpeaker, PushedSpeaker
 from avatard.timebase import BLENDSHAPES, FRAME_SECONDS, LANDMARKS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SAMPLES_PER_MS
 from tests.support.serving import STREAM, config
-from tests.support.virtual import VirtualLoop
+from tests.support.virtual import SupervisorWithoutProcess, VirtualLoop
 
 LOUDEST, STEP, POSITIONS = 0.25, 2.0**-25, 1 << 23
 QUIET = np.float32(0.001)  # of a microphone in a pause
@@ -59,20 +58,20 @@ def position(sample: float) -> int:
     return round((float(sample) - LOUDEST) / STEP)
 
 
-class SimulatedSupervisor(Supervisor):
+class SimulatedSupervisor(SupervisorWithoutProcess):
     """An inference process that takes time, stalls and dies as it is told.
 
     The head of each picture says what it is: epoch and person, then frame and the first sample that was heard for it.
     """
 
     def __init__(self, settings: Config, portrait: Portrait, engine: str) -> None:
-        super().__init__(1, settings, portrait, InferencePool(settings, engine))
+        super().__init__(settings, portrait, engine)
         self.compute_seconds = 0.12
         self.seconds_per_frame = 0.02  # of the slowest stage
         self.stalled_until = 0.0
         self.frames_in_flight = 0
         self._stream = settings.stream
-        self._up, self._person = False, 0
+        self._person = 0
         self._epoch, self._upcoming, self._rendered = -1, 0, 0
         self._sound = np.zeros(0, np.float32)
         self._held: list[Frame] = []
@@ -85,20 +84,9 @@ class SimulatedSupervisor(Supervisor):
             HeadPose((-1, 0, 0, 1), (-1, 0, 0), 1),
         )
 
-    @property
-    def ready(self) -> bool:
-        return self._up
-
-    @property
-    def pid(self) -> int | None:
-        return None
-
     async def start(self, listener: Listener) -> None:
         self.listener = listener
         self.come_back()
-
-    async def stop(self) -> None:
-        self._up = False
 
     def die(self) -> None:
         """Be killed."""

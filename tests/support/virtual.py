@@ -57,20 +57,11 @@ def run_virtually(monkeypatch: Any, main: Callable[[], Coroutine[Any, Any, None]
         monkeypatch.undo()
 
 
-class InlineSupervisor(Supervisor):
-    """The test engine in this process; its frames come `compute_seconds` after their sound."""
-
-    compute_seconds = COMPUTE_SECONDS
+class SupervisorWithoutProcess(Supervisor):
+    """A room whose frames are made in this process; `_up` while that is there."""
 
     def __init__(self, config: Config, portrait: Portrait, engine: str) -> None:
         super().__init__(1, config, portrait, InferencePool(config, engine))
-        self.engine = WarpEngine(config)
-        self.engine.seconds_per_frame = 0
-        self.first_portrait = portrait
-        self.chunks: list[int] = []  # lengths of what was pushed
-        self.level: QualityLevel | None = None
-        self._epoch = -1
-        self._stream: WarpStream | None = None
         self._up = False
 
     @property
@@ -81,15 +72,31 @@ class InlineSupervisor(Supervisor):
     def pid(self) -> int | None:
         return None
 
+    async def stop(self) -> None:
+        self._up = False
+
+
+class InlineSupervisor(SupervisorWithoutProcess):
+    """The test engine in this process; its frames come `compute_seconds` after their sound."""
+
+    compute_seconds = COMPUTE_SECONDS
+
+    def __init__(self, config: Config, portrait: Portrait, engine: str) -> None:
+        super().__init__(config, portrait, engine)
+        self.engine = WarpEngine(config)
+        self.engine.seconds_per_frame = 0
+        self.first_portrait = portrait
+        self.chunks: list[int] = []  # lengths of what was pushed
+        self.level: QualityLevel | None = None
+        self._epoch = -1
+        self._stream: WarpStream | None = None
+
     async def start(self, listener: Listener) -> None:
         self.listener = listener
         try:
             self.come_back()
         except EngineError as error:
             raise PortraitError(str(error), code=error.code, **error.fields) from None
-
-    async def stop(self) -> None:
-        self._up = False
 
     def die(self, reason: str = "it was killed by signal 9") -> None:
         self._up, self._stream = False, None

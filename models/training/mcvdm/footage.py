@@ -130,10 +130,6 @@ class Footage:
         """Faces `[..., 68, 3]` under the head poses of frames `[...]`: pixels `[..., 68, 2]`."""
         return faces @ self.camera[frames].transpose(-1, -2) + self.origin[frames][..., None, :]
 
-    def person_of(self) -> list[tuple[str, str]]:
-        """Source and speaker of each clip."""
-        return [(entry.source, entry.speaker) for entry in self.entries]
-
 
 def footage_of(
     data: Path, split: str, mean_68: Floats, device: torch.device, *, resident: bool, sources: Sequence[str] = ()
